@@ -1,0 +1,316 @@
+"""The command `nopull`: a click group whose verbs are loaded only when they are used.
+
+It holds what every verb shares – the table of verbs, the one table from errors to exit codes, the log level,
+what is printed when something fails – and no work of its own. Help for the group must not import a verb:
+starting the interpreter and click is all that `nopull --help` may cost.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# verb: (module, attribute, what it does); grouped as the help shows them.
+VERB_GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Build": {
+        "convert": ("builder.convert_verb", "convert", "Make an image lazily loadable and publish it."),
+    },
+    "Mount and run": {
+        "mount": ("launch.mount_verbs", "mount", "Show an image as a directory before its data is here."),
+        "umount": ("launch.mount_verbs", "umount", "Take such a directory away again."),
+        "ps": ("launch.mount_verbs", "ps", "List what is mounted and how much of it is local."),
+        "run": ("launch.run_verb", "run", "Run a container of an image."),
+    },
+    "Look": {
+        "check": ("launch.inspect_verbs", "check", "Check an image's structure and digests."),
+        "inspect": ("launch.inspect_verbs", "inspect", "Tell what an image is made of."),
+        "explain": ("launch.inspect_verbs", "explain", "Tell what is lazy, what is not, and why."),
+    },
+    "Cache and measure": {
+        "cache": ("chunk_store.cache_verbs", "cache", "Look at what is kept on this machine."),
+        "bench": ("bench.verbs", "bench", "Measure start-up against a full pull."),
+    },
+}
+VERBS = {verb: entry for verbs in VERB_GROUPS.values() for verb, entry in verbs.items()}
+
+OTHER = 1
+USAGE = 2
+UNREACHABLE = 3
+UNAUTHORISED = 4
+NOT_FOUND = 5
+BROKEN = 6
+MOUNT_IMPOSSIBLE = 7
+NO_PERMISSION = 8
+DISK_FULL = 9
+RUN_FAILED = 125
+INTERRUPTED = 130
+TERMINATED = 143
+
+# Errors by "module.Class"; the nearest class of an error's ancestry that is listed decides. Names, not classes:
+# a table of classes would have to import every package.
+EXIT_CODES: dict[str, int] = {
+    "registry_client.errors.ReferenceInvalid": USAGE,
+    "registry_client.errors.Unreachable": UNREACHABLE,
+    "registry_client.errors.ResponseInvalid": UNREACHABLE,
+    "registry_client.errors.Unauthorized": UNAUTHORISED,
+    "registry_client.errors.NotFound": NOT_FOUND,
+    "registry_client.errors.DigestMismatch": BROKEN,
+    "registry_client.errors.MediaTypeUnknown": BROKEN,
+    "registry_client.errors.LayoutInvalid": BROKEN,
+    "registry_client.errors.RegistryError": OTHER,
+    "rafs.errors.RafsError": BROKEN,
+    "chunk_store.errors.ChunkUnavailable": UNREACHABLE,
+    "chunk_store.errors.ChunkCorrupt": BROKEN,
+    "chunk_store.errors.StoreFull": DISK_FULL,
+    "chunk_store.errors.StoreError": OTHER,
+    "builder.errors.BuilderError": OTHER,
+    "fuse_fs.errors.FuseError": MOUNT_IMPOSSIBLE,
+    "launch.run_errors.RuntimeMissing": MOUNT_IMPOSSIBLE,
+    "launch.run_errors.RootNeeded": NO_PERMISSION,
+    "launch.errors.LaunchError": OTHER,
+    "builtins.PermissionError": NO_PERMISSION,
+    "builtins.OSError": OTHER,
+}
+
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+EPILOG = """\b
+Examples:
+  Convert an image, from one registry to another:
+    nopull convert docker://registry.example/app:1 docker://registry.example/app:1-lazy
+  Run a container of it while its data still travels:
+    nopull run registry.example/app:1-lazy
+  Look into it without running anything:
+    nopull mount registry.example/app:1-lazy /mnt
+    nopull explain /mnt
+    nopull umount /mnt
+
+\b
+Images are named as skopeo does:
+  docker://host/repo:tag (or bare), oci:DIR[:tag], oci-archive:FILE[:tag],
+  docker-archive:FILE, rafs:BOOTSTRAP
+
+\b
+Exit codes:
+  0  done                          5  no such image, tag or blob
+  1  another failure               6  image broken or not understood
+  2  wrong usage                   7  cannot mount or run here
+  3  registry not reached          8  no permission
+  4  not authorised                9  disk full
+  `nopull run` exits as its container does; 125 when nopull itself failed,
+  126 when the command cannot be executed, 127 when it is not there.
+  130 interrupted, 143 terminated.
+
+\b
+Environment:
+  NOPULL_ROOT   where state and cache live (default: /var/lib/nopull for root,
+                ${XDG_CACHE_HOME:-~/.cache}/nopull for others)
+
+`nopull VERB --help` shows a verb's options, with an example.
+"""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; a BaseException, so that every `finally` tidies up and no `except Exception` stops it."""
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What `main` needs to know about this call after it failed: set while click parses."""
+
+    verb: str | None = None
+    log_level: str = "warning"
+
+
+class VerbGroup(click.Group):
+    """Lists verbs from the table; imports the module of the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = VERBS.get(cmd_name)
+        if entry is None:
+            return None
+        if isinstance(ctx.obj, Invocation):
+            ctx.obj.verb = cmd_name
+            ctx.obj.log_level = ctx.params.get("log_level", ctx.obj.log_level)
+        module, attribute, _ = entry
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "`nopull --help` lists the verbs."
+            raise click.UsageError(f"there is no verb `{args[0]}`: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in VERB_GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb, text) for verb, (_, _, text) in verbs.items()], col_max=10)
+
+
+def version() -> str:
+    """The version of the checkout this file is in, else of the installed distribution."""
+    here = Path(__file__).resolve().parent
+    if (here / "setup.py").exists():
+        return (here / "VERSION").read_text(encoding="ascii").strip()
+    from importlib.metadata import version as installed_version
+
+    return installed_version("nopull")
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        click.echo(f"nopull {version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=VerbGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True,
+    help="What is logged to standard error; debug adds tracebacks to errors.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli(log_level: str) -> None:
+    """Start containers before their image has been downloaded.
+
+    nopull converts OCI images to a lazily loadable form, publishes them to any registry, and mounts them so that
+    only what a container touches travels first; the rest follows in the background.
+    """
+    import logging
+
+    logging.basicConfig(level=log_level.upper(), format="nopull: %(levelname)s: %(message)s")
+    # urllib3 logs whole request lines at debug, and a redirect's query is a signature, a credential.
+    logging.getLogger("urllib3").setLevel(max(logging.INFO, logging.getLogger().level))
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for *error*: a full disk by its errno, else what the nearest listed class of its ancestry says."""
+    if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
+        return DISK_FULL
+    for ancestor in type(error).__mro__:
+        code = EXIT_CODES.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
+        if code is not None:
+            return code
+    return OTHER
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one `nopull` command line (by default this process's) and return its exit code; never raises."""
+    invocation = Invocation()
+    try:
+        _raise_on_sigterm()
+        returned = cli.main(args, "nopull", standalone_mode=False, obj=invocation)
+        code = returned if isinstance(returned, int) else 0
+    except Terminated:
+        code = TERMINATED
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    except click.ClickException as refused:
+        _say(_usage_sentence(refused))
+        code = RUN_FAILED if invocation.verb == "run" else refused.exit_code
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else OTHER
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: nothing may end in a bare traceback
+        _report(error, invocation.log_level)
+        code = RUN_FAILED if invocation.verb == "run" else exit_code(error)
+    return _flushed(code)
+
+
+def _raise_on_sigterm() -> None:
+    import signal
+    import threading
+
+    def terminate(signum: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _usage_sentence(refused: click.ClickException) -> str:
+    sentence = refused.format_message()
+    if isinstance(refused, click.UsageError) and refused.ctx is not None:
+        return f"{sentence.rstrip('.')} (see `{refused.ctx.command_path} --help`)"
+    return sentence
+
+
+def _is_ours(error: Exception) -> bool:
+    return any(f"{a.__module__}.{a.__qualname__}" in EXIT_CODES for a in type(error).__mro__)
+
+
+def _report(error: Exception, log_level: str) -> None:
+    if log_level == "debug":
+        import traceback
+
+        click.echo(without_secrets("".join(traceback.format_exception(error)).rstrip()), err=True)
+    sentence = " ".join(str(error).split())
+    if _is_ours(error):
+        _say(sentence or type(error).__name__)
+    else:
+        name = type(error).__name__
+        _say(f"unexpected {name}: {sentence}; this is a defect, `nopull --log-level debug …` shows where")
+
+
+def without_secrets(text: str) -> str:
+    """*text* with passwords in URLs, signed queries and authorisation headers blotted out."""
+    import re
+
+    text = re.sub(r"(?<=://)[^/\s@]+@", "…@", text)
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1?…", text)
+    return re.sub(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", r"\1 …", text)
+
+
+def _say(sentence: str) -> None:
+    try:
+        click.echo(f"nopull: {without_secrets(sentence)}", err=True)
+    except OSError:
+        _silence(sys.stderr.fileno())
+
+
+def _flushed(code: int) -> int:
+    """Flush standard output now: at interpreter exit a reader that went away would cost an ugly message."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout.fileno())
+    except OSError as error:
+        _say(f"could not write to standard output: {error.strerror}")
+        _silence(sys.stdout.fileno())
+        return code or exit_code(error)
+    return code
+
+
+def _silence(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
