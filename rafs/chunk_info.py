@@ -1,0 +1,72 @@
+"""The bit fields of one chunk info entry, both versions, read and written.
+
+The array they stand in is `blob_meta`'s; this is arithmetic on integers only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .codes import BLOCK
+from .records import ChunkInfoV1, ChunkInfoV2
+
+_LOW20 = (1 << 20) - 1
+_LOW24 = (1 << 24) - 1
+_LOW32 = (1 << 32) - 1
+_LOW40 = (1 << 40) - 1
+
+
+class ChunkInfo(NamedTuple):
+    """One chunk of a blob. Sizes and offsets in bytes."""
+
+    offset: int  # in the uncompressed address space, multiple of 4096
+    size: int  # 1 .. 2**24
+    compressed_offset: int
+    compressed_size: int  # 0: member of a batch unit
+    flags: int = 0  # codes.ChunkFlag; 0 in V1
+    context: int = 0  # batch, zran: index of the context
+    context_offset: int = 0  # batch, zran: where the chunk starts in the context's output
+    crc32c: int = 0  # neither batch nor zran, flag HAS_CRC
+
+
+def decode_v1(entry: ChunkInfoV1) -> ChunkInfo:
+    u0, u1 = entry
+    return ChunkInfo(
+        offset=u0 & 0xFFF_FFFF_F000,
+        size=((u0 >> 44) | ((u0 >> 8 & 0xF) << 20)) + 1,
+        compressed_offset=u1 & _LOW40,
+        compressed_size=((u1 >> 44) | ((u1 >> 40 & 0xF) << 20)) + 1,
+    )
+
+
+def encode_v1(chunk: ChunkInfo) -> ChunkInfoV1:
+    size, compressed = chunk.size - 1, chunk.compressed_size - 1
+    return ChunkInfoV1(
+        (size & _LOW20) << 44 | chunk.offset | size >> 20 << 8,
+        (compressed & _LOW20) << 44 | compressed >> 20 << 40 | chunk.compressed_offset,
+    )
+
+
+def decode_v2(entry: ChunkInfoV2) -> ChunkInfo:
+    u0, u1, u2 = entry
+    flags = u0 >> 56
+    in_context = flags & 0x6
+    return ChunkInfo(
+        offset=(u0 & _LOW32) * BLOCK,
+        size=(u0 >> 32 & _LOW24) + 1,
+        compressed_offset=u1 & _LOW40,
+        compressed_size=u1 >> 40,
+        flags=flags,
+        context=u2 >> 32 if in_context else 0,
+        context_offset=u2 & _LOW32 if in_context else 0,
+        crc32c=u2 & _LOW32 if not in_context and flags & 0x10 else 0,
+    )
+
+
+def encode_v2(chunk: ChunkInfo) -> ChunkInfoV2:
+    in_context = chunk.flags & 0x6
+    return ChunkInfoV2(
+        chunk.flags << 56 | chunk.size - 1 << 32 | chunk.offset // BLOCK,
+        chunk.compressed_size << 40 | chunk.compressed_offset,
+        chunk.context << 32 | chunk.context_offset if in_context else chunk.crc32c,
+    )
