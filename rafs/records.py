@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from .codes import CHUNK_META_MAGIC, DEVICE_SLOT_INDEX, EROFS_MAGIC, FEATURE_COMPAT_RAFS_V6, FEATURE_INCOMPAT
 from .errors import FormatInvalid
@@ -42,8 +42,9 @@ class Layout(Generic[Record]):
     """Reads and writes one kind of record. Immutable; safe from any thread."""
 
     def __init__(self, record: type[Record], size: int) -> None:
-        hints = get_type_hints(record, include_extras=True)
-        self.struct = struct.Struct("<" + "".join(hint.__metadata__[0] for hint in hints.values()))
+        # Not typing.get_type_hints: it compiles each annotation again, 4 ms at every start of the command.
+        widths = [globals()[hint.__forward_arg__] for hint in record.__annotations__.values()]
+        self.struct = struct.Struct("<" + "".join(width.__metadata__[0] for width in widths))
         self.size = size
         self._record = record
         self._make = record._make  # type: ignore[attr-defined]
@@ -57,7 +58,7 @@ class Layout(Generic[Record]):
         """
         if offset < 0 or offset + self.size > len(raw):
             raise FormatInvalid(
-                f"{self._record.__name__} at {offset:#x}: {self.size} bytes needed, the bytes end at {len(raw):#x}"
+                f"{self._record.__name__} at {offset:#x} needs {self.size} bytes, but all end at {len(raw):#x}"
             )
         record: Record = self._make(self.struct.unpack_from(raw, offset))
         return record
