@@ -50,7 +50,6 @@ setup(
     entry_points={"console_scripts": ["nopull = nopull:main"]},
     classifiers=[
         "Environment :: Console",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",

@@ -1,0 +1,93 @@
+"""What holds for every test: a fixed random profile, system tests for root only, required tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+NO_ROOT = "needs root"
+
+# A run must not depend on luck or on a busy machine: the same examples every time and no clock.
+# `HYPOTHESIS_PROFILE=search` looks for new ones.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--required FILE`."""
+    parser.addoption(
+        "--required",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="fail unless every test named in FILE (one id a line, # for remarks) was run and has passed",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch the required tests when a list of them was given."""
+    listed: Path | None = config.getoption("--required")
+    if listed is not None:
+        config.pluginmanager.register(RequiredTests(read_required(listed)), "required-tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out system tests when we are not root."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("system") is not None:
+            item.add_marker(pytest.mark.skip(reason=NO_ROOT))
+
+
+def read_required(listed: Path) -> list[str]:
+    """Return the test ids of a list; a line may name a test, a class or a whole file."""
+    lines = (line.partition("#")[0].strip() for line in listed.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+class RequiredTests:
+    """Turns the run into a failure when a required test is absent, was skipped or did not pass.
+
+    Without this a system test that nobody can run any more (a missing program, a wrong mark) would
+    leave a green run behind.
+    """
+
+    def __init__(self, required: list[str]) -> None:
+        self._required = required
+        self._passed: set[str] = set()
+        self._other: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self._passed.add(report.nodeid)
+        elif not report.passed:
+            self._other.add(report.nodeid)
+
+    def unmet(self) -> Iterator[str]:
+        """Yield one line for each required id that did not pass."""
+        for wanted in self._required:
+            if any(_belongs(nodeid, wanted) for nodeid in self._other):
+                yield f"{wanted}: skipped or failed"
+            elif not any(_belongs(nodeid, wanted) for nodeid in self._passed):
+                yield f"{wanted}: no such test was run"
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if any(self.unmet()) and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self.unmet():
+            terminalreporter.write_line(f"required test not passed: {line}", red=True)
+
+
+def _belongs(nodeid: str, wanted: str) -> bool:
+    return nodeid == wanted or nodeid.startswith((f"{wanted}::", f"{wanted}["))

@@ -1,0 +1,50 @@
+"""A run with a list of required tests is green only if each of them was run and has passed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SUITE = """
+import pytest
+
+def test_good(): pass
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_many(n): pass
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_partly(n):
+    if n == 2: pytest.skip("no reason")
+
+@pytest.mark.skip(reason="left out")
+def test_skipped(): pass
+"""
+
+
+def run_with_required(directory: Path, *ids: str) -> subprocess.CompletedProcess[str]:
+    """Run the suite above with the given list of required ids."""
+    (directory / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    (directory / "required").write_text("# remark\n" + "\n".join(ids), encoding="utf-8")
+    plugin = ["-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", str(directory)]
+    suite = [str(directory / "test_suite.py"), "--required", str(directory / "required")]
+    command = [sys.executable, "-m", "pytest", "-q", *plugin, *suite]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_run_is_green_when_all_required_tests_passed(tmp_path: Path) -> None:
+    done = run_with_required(tmp_path, "test_suite.py::test_good", "test_suite.py::test_many  # both")
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+
+
+@pytest.mark.parametrize("test", ["test_skipped", "test_partly", "test_go"])
+def test_run_fails_when_a_required_test_is_skipped_or_absent(tmp_path: Path, test: str) -> None:
+    unmet = f"test_suite.py::{test}"
+    done = run_with_required(tmp_path, "test_suite.py::test_good", unmet)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert f"required test not passed: {unmet}" in done.stdout
