@@ -56,8 +56,8 @@ RUN_FAILED = 125
 INTERRUPTED = 130
 TERMINATED = 143
 
-# Errors by "module.Class"; the nearest class of an error's ancestry that is listed decides. Names, not classes:
-# a table of classes would have to import every package.
+# Errors by "module.Class"; the nearest class of an error's ancestry that is listed decides. Names instead of
+# classes: a table of classes would have to import every package.
 EXIT_CODES: dict[str, int] = {
     "registry_client.errors.ReferenceInvalid": USAGE,
     "registry_client.errors.Unreachable": UNREACHABLE,
@@ -121,7 +121,7 @@ Environment:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; a BaseException, so that every `finally` tidies up and no `except Exception` stops it."""
+    """SIGTERM came; a BaseException, so that every `finally` tidies up and no `except Exception` stops it."""
 
 
 @dataclass(slots=True)
@@ -199,8 +199,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 def cli(log_level: str) -> None:
     """Start containers before their image has been downloaded.
 
-    nopull converts OCI images to a lazily loadable form, publishes them to any registry, and mounts them so that
-    only what a container touches travels first; the rest follows in the background.
+    nopull converts OCI images to a lazily loadable form, publishes them to any registry, and mounts them so
+    that only what a container touches travels first; the rest follows in the background.
     """
     import logging
 
@@ -210,7 +210,7 @@ def cli(log_level: str) -> None:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code for *error*: a full disk by its errno, else what the nearest listed class of its ancestry says."""
+    """The exit code for *error*: a full disk by its errno, others by the nearest listed class above them."""
     if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
         return DISK_FULL
     for ancestor in type(error).__mro__:
