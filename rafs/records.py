@@ -58,7 +58,7 @@ class Layout(Generic[Record]):
         """
         if offset < 0 or offset + self.size > len(raw):
             raise FormatInvalid(
-                f"{self._record.__name__} at {offset:#x} needs {self.size} bytes, but all end at {len(raw):#x}"
+                f"{self._record.__name__} at {offset:#x} needs {self.size} bytes, all end at {len(raw):#x}"
             )
         record: Record = self._make(self.struct.unpack_from(raw, offset))
         return record
