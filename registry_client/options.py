@@ -1,0 +1,31 @@
+"""How to talk to registries: the choices a user can make, frozen; what they mean is decided elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryOptions:
+    """Defaults are right for most: credentials from the docker configuration, HTTPS except on loopback."""
+
+    plain_http: bool | None = None
+    """True: HTTP to every registry; False: HTTPS to every registry; None: HTTP to loopback addresses only."""
+    tls_verify: bool = True
+    """False accepts any certificate. It never turns HTTPS into HTTP."""
+    authfile: Path | None = None
+    """A docker `config.json` or podman `auth.json` to read instead of the usual ones."""
+    creds: str | None = field(default=None, repr=False)
+    """`user:password`; goes before every other source of credentials."""
+    ca_file: Path | None = None
+    """Certificate authorities to trust in addition to the system's (PEM)."""
+    timeout: float = 60.0
+    """Total deadline of one call in seconds: all attempts, tokens, redirects and waits included. Reading or
+    sending a whole blob renews it with every MiB that went through."""
+    connect_timeout: float = 10.0
+    """Seconds for one TCP and TLS connection to come up."""
+    stall_timeout: float = 20.0
+    """Seconds without a byte after which a connection is given up and another one tried."""
+    connections: int = 16
+    """Most connections open to one host at a time; further reads wait for one."""

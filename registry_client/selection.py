@@ -1,0 +1,33 @@
+"""From what a reference names to the manifest for one platform, through as many indexes as it takes.
+
+Written once over the `ImageSource` protocol, so every transport has it.
+"""
+
+from __future__ import annotations
+
+from registry_client.errors import ManifestInvalid
+from registry_client.manifest import Descriptor, Manifest
+from registry_client.platform import Platform, select
+from registry_client.source import ImageSource
+
+_DEPTH = 4  # indexes within indexes occur with one level of nesting; more is a mistake or a trap
+
+
+def find_manifest(source: ImageSource, platform: Platform, descriptor: Descriptor | None = None) -> Manifest:
+    """The manifest for *platform* that *descriptor* (default: what *source* names now) leads to.
+
+    A single manifest is returned whatever its platform is: only its config could tell.
+
+    Raises:
+        NotFound: no entry serves *platform*.
+        ManifestInvalid: indexes are nested more than four levels deep.
+        and what `ImageSource.resolve` and `ImageSource.manifest` raise.
+    """
+    current = source.resolve() if descriptor is None else descriptor
+    for _ in range(_DEPTH + 1):
+        document = source.manifest(current)
+        if isinstance(document, Manifest):
+            return document
+        current = select(document.manifests, platform)
+    raise ManifestInvalid(f"index {current.digest} lies more than {_DEPTH} levels deep in other indexes")
+

@@ -1,0 +1,75 @@
+"""What an image can come from and go to: two protocols, fulfilled by registries, OCI layouts and archives.
+
+One contract suite runs over all of them, so nothing above this package has to know which one it talks to.
+Not here: following an index to a platform's manifest (`selection`), opening one (`open_source`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol
+
+from registry_client.manifest import Descriptor, Index, Manifest
+
+
+class ImageSource(Protocol):
+    """One image somewhere. All methods may be called from any number of threads."""
+
+    def resolve(self) -> Descriptor:
+        """What the reference names now (asks again each time).
+
+        Raises:
+            NotFound, Unauthorized, Unreachable, ResponseInvalid, LayoutInvalid, ManifestInvalid.
+        """
+
+    def manifest(self, descriptor: Descriptor) -> Manifest | Index:
+        """The document *descriptor* promises, verified against its digest and size.
+
+        Raises:
+            DigestMismatch, MediaTypeUnknown, ManifestInvalid, and what `resolve` raises.
+        """
+
+    def read_blob(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """The whole blob in pieces of at most 256 KiB; the digest is checked when the last one was taken.
+
+        Raises (while iterating):
+            DigestMismatch: at the end, or at once when the blob is longer than promised.
+            and what `resolve` raises.
+        """
+
+    def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+        """Exactly *size* bytes of *blob* from byte *offset*, in pieces of at most 256 KiB as they arrive.
+
+        Where they lie is verified, what they are is not: check chunk digests before use. Retries what may
+        succeed within the total deadline; an iterator that is dropped early gives up its connection.
+
+        Raises (while iterating):
+            RangeInvalid: the blob has no such bytes.
+            and what `resolve` raises.
+        """
+
+    def close(self) -> None:
+        """Give up connections and files. Reads under way fail; further calls are errors."""
+
+
+class ImageDestination(Protocol):
+    """Somewhere an image can be put. Blobs first, then manifests, then indexes."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the blob is there with the promised size; one round trip."""
+
+    def put_blob(self, descriptor: Descriptor, open_blob: Callable[[], BinaryIO]) -> None:
+        """Make the blob be there; sends nothing when it already is.
+
+        *open_blob* is called once per attempt and must give the whole content from its start; what it gives
+        is closed here. Safe to call from several threads.
+
+        Raises:
+            DigestMismatch: the content is not what *descriptor* promises; nothing was kept.
+        """
+
+    def put_manifest(self, raw: bytes, media_type: str, *, tag: str | None) -> Descriptor:
+        """Store exactly *raw* and return its descriptor; with *tag*, make the tag name it."""
+
+    def close(self) -> None:
+        """Finish. An archive appears under its name only now, and only if its manifest was put."""
