@@ -1,0 +1,155 @@
+"""The command itself: cheap to ask for help, one sentence per failure, an exit code from one table."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+import nopull
+
+CHECKOUT = Path(nopull.__file__).parent
+OUR_PACKAGES = ("registry_client", "rafs", "chunk_store", "builder", "fuse_fs", "launch", "bench")
+HEAVY = ("urllib3", "requests", "rich", "ssl", "zstandard", "logging", "subprocess", "importlib.metadata")
+
+
+def run_python(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=CHECKOUT, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )
+
+
+def run_nopull(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_python("-m", "nopull", *arguments)
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_and_version_import_click_and_no_package_of_ours(argument: str) -> None:
+    ran = run_python("-X", "importtime", "-m", "nopull", argument)
+    assert ran.returncode == 0
+    imported = {line.rsplit("|", 1)[-1].strip() for line in ran.stderr.splitlines() if "|" in line}
+    assert "click" in imported
+    assert not {name for name in imported if name.split(".")[0] in OUR_PACKAGES}
+    assert not imported.intersection(HEAVY)
+
+
+def test_version_is_the_checkouts() -> None:
+    assert run_nopull("--version").stdout == f"nopull {(CHECKOUT / 'VERSION').read_text().strip()}\n"
+
+
+def test_help_teaches_every_verb_the_exit_codes_and_an_example() -> None:
+    text = run_nopull("--help").stdout
+    for verb, (_, _, what) in nopull.VERBS.items():
+        assert f"  {verb} " in text
+        assert what in text
+    for phrase in ("Examples:", "Exit codes:", "NOPULL_ROOT", "nopull convert docker://"):
+        assert phrase in text
+
+
+@pytest.mark.parametrize("verb", nopull.VERBS)
+def test_every_verbs_help_has_an_example(verb: str) -> None:
+    ran = run_nopull(verb, "--help")
+    assert ran.returncode == 0, ran.stderr
+    assert "Example" in ran.stdout
+    assert f"nopull {verb}" in ran.stdout.split("Example", 1)[1]
+
+
+@pytest.mark.parametrize("name", nopull.EXIT_CODES)
+def test_every_error_in_the_table_exists(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute)
+    assert issubclass(found, BaseException)
+
+
+def test_an_error_takes_the_code_of_its_nearest_listed_class() -> None:
+    class Local(PermissionError):
+        pass
+
+    assert nopull.exit_code(Local(1, "no")) == nopull.NO_PERMISSION
+    assert nopull.exit_code(FileNotFoundError(2, "gone")) == nopull.OTHER
+    assert nopull.exit_code(OSError(28, "full")) == nopull.DISK_FULL
+    assert nopull.exit_code(ValueError("defect")) == nopull.OTHER
+
+
+def verb_that(error: BaseException) -> click.Command:
+    @click.command()
+    @click.argument("rest", nargs=-1)
+    def fail(rest: tuple[str, ...]) -> None:
+        raise error
+
+    return fail
+
+
+Failing = Callable[..., None]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """Puts a verb that raises a given error into the table: no other way meets every kind."""
+
+    def install(error: BaseException, name: str = "check") -> None:
+        module = ModuleType("failing_verb")
+        vars(module)["verb"] = verb_that(error)
+        monkeypatch.setitem(sys.modules, "failing_verb", module)
+        monkeypatch.setitem(nopull.VERBS, name, ("failing_verb", "verb", ""))
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), 8),
+        (OSError(28, "No space left on device"), 9),
+        (KeyboardInterrupt(), 130),
+        (nopull.Terminated(), 143),
+        (click.UsageError("wrong"), 2),
+        (SystemExit(77), 77),
+        (KeyError("defect"), 1),
+    ],
+)
+def test_failures_end_in_their_exit_code(failing: Failing, error: BaseException, code: int) -> None:
+    failing(error)
+    assert nopull.main(["check"]) == code
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), click.UsageError("wrong"), KeyError("x")])
+def test_run_fails_with_125_whatever_failed(failing: Failing, error: Exception) -> None:
+    failing(error, "run")
+    assert nopull.main(["run"]) == 125
+
+
+def test_a_failure_is_one_sentence(failing: Failing, capfd: pytest.CaptureFixture[str]) -> None:
+    failing(OSError("two\nlines with https://me:secret@host/x?sig=secret inside"))
+    assert nopull.main(["check"]) == 1
+    assert capfd.readouterr().err == "nopull: two lines with https://…@host/x?… inside\n"
+
+
+def test_debug_shows_no_secret(failing: Failing, capfd: pytest.CaptureFixture[str]) -> None:
+    failing(KeyError("Authorization: Bearer abcdef0123456789"))
+    assert nopull.main(["--log-level", "debug", "check"]) == 1
+    shown = capfd.readouterr().err
+    assert "Traceback" in shown
+    assert "abcdef0123456789" not in shown
+
+
+def test_an_unknown_verb_is_a_usage_error_that_offers_the_nearest() -> None:
+    ran = run_nopull("mout")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("nopull: there is no verb `mout`: did you mean `mount`?")
+
+
+def test_a_reader_that_went_away_is_no_error_message() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    ran = run_python("-m", "nopull", "--help", stdout=write_end)
+    os.close(write_end)
+    assert ran.stderr == ""
