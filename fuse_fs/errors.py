@@ -1,0 +1,55 @@
+"""What can go wrong with a FUSE mount, and the answers that are no failures.
+
+A `Refusal` is the right answer to a question about the tree (no such name); everything else that reaches a
+callback is a failure, and the one table from both to errnos is in `answers`.
+"""
+
+from __future__ import annotations
+
+
+class FuseError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class FuseMissing(FuseError):
+    """This machine lacks a part that FUSE mounts need; the message names the package."""
+
+
+class MountpointInvalid(FuseError):
+    """The directory to mount on is missing, no directory, or not empty."""
+
+
+class MountFailed(FuseError):
+    """libfuse or the kernel refused the mount."""
+
+
+class ReadIncomplete(FuseError):
+    """Fewer bytes came than the file has there. Never passed on: a short reply truncates the file for its reader."""
+
+
+class Refusal(FuseError):
+    """The right answer to a question about the tree."""
+
+
+class NoSuchEntry(Refusal):
+    """The directory has no such name."""
+
+
+class NotADirectory(Refusal):
+    """A component of the path is not a directory."""
+
+
+class IsADirectory(Refusal):
+    """A directory was to be read as a file."""
+
+
+class NotASymlink(Refusal):
+    """What is to be followed is not a symbolic link."""
+
+
+class NotAFile(Refusal):
+    """What is to be read is neither a file nor a directory."""
+
+
+class NoSuchAttribute(Refusal):
+    """The inode has no such extended attribute."""

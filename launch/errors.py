@@ -1,0 +1,39 @@
+"""What can keep an image from being opened, mounted or unmounted, one class per decision of the caller.
+
+What the packages below raise (registry, format, store, FUSE) passes through as it is. What can go wrong with a
+container is in `run_errors`.
+"""
+
+from __future__ import annotations
+
+
+class LaunchError(Exception):
+    """Root of everything `launch` raises on purpose."""
+
+
+class ImageNotConverted(LaunchError):
+    """An ordinary image: `nopull convert` makes it lazily loadable, or it is run from a full pull."""
+
+
+class ImageInvalid(LaunchError):
+    """A converted image whose parts contradict each other. Only converting it again helps."""
+
+
+class MountImpossible(LaunchError):
+    """The place or this machine does not allow the mount; the image is fine."""
+
+
+class MountBusy(MountImpossible):
+    """Something is mounted there, or still uses what is mounted there."""
+
+
+class NotMounted(LaunchError):
+    """Nothing of ours is mounted at that place."""
+
+
+class ServerFailed(LaunchError):
+    """The mount server ended before its mount was ready; its log says more."""
+
+
+class StateUnusable(LaunchError):
+    """The state directory cannot be created, read or written."""

@@ -1,0 +1,62 @@
+"""Where state and cache live: the one rule, and the option that overrides it.
+
+Creates the directories below the root when they are first used; what lies in each is in docs/operating.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from launch.errors import StateUnusable
+
+ENVIRONMENT = "NOPULL_ROOT"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def default_root() -> Path:
+    """`$NOPULL_ROOT`, else /var/lib/nopull for root and the XDG cache folder for everybody else."""
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        return Path(named).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/nopull")
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "nopull"
+
+
+def root_option(command: Command) -> Command:
+    """Add `--root DIR`; the command gets *root*, an absolute path."""
+
+    def absolute(_: click.Context, __: click.Parameter, given: Path | None) -> Path:
+        return default_root() if given is None else given.absolute()
+
+    return click.option(
+        "--root",
+        type=click.Path(path_type=Path, file_okay=False),
+        callback=absolute,
+        metavar="DIR",
+        help="Where state and cache live [default: $NOPULL_ROOT, else /var/lib/nopull for root, "
+        "~/.cache/nopull for others].",
+    )(command)
+
+
+def state_directory(root: Path, name: str) -> Path:
+    """The directory *name* below *root*, made if it is not there; for this user's eyes only.
+
+    Raises:
+        StateUnusable: it cannot be made.
+    """
+    directory = root / name
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise StateUnusable(f"making {directory}: {error.strerror}; choose another place with --root") from error
+    return directory
