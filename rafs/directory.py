@@ -1,0 +1,52 @@
+"""One block of a directory: how many entries it has and what each is called.
+
+The search over blocks is `bootstrap`'s. Positions are counted from 0, offsets are bytes in the bootstrap.
+"""
+
+from __future__ import annotations
+
+from .codes import MAX_NAME
+from .errors import FormatInvalid
+from .records import DIRENT
+
+_NAME_OFFSET = 8  # of the name's place in an entry
+
+
+def entry_count(raw: bytes, start: int, end: int, nid: int) -> int:
+    """The number of entries, at least 1, in the directory block raw[start:end] of inode *nid*.
+
+    Raises:
+        FormatInvalid: the block cannot hold what it says.
+    """
+    if end - start < DIRENT.size:
+        raise FormatInvalid(f"directory inode {nid}: a block of {end - start} bytes holds no entry")
+    offset = raw[start + _NAME_OFFSET] | raw[start + _NAME_OFFSET + 1] << 8
+    if offset < DIRENT.size or offset % DIRENT.size or start + offset > end:
+        raise FormatInvalid(f"directory inode {nid}: names start at {offset} of {end - start} bytes")
+    return offset // DIRENT.size
+
+
+def entry_name(raw: bytes, start: int, end: int, nid: int, position: int, count: int) -> bytes:
+    """The name of entry *position* of *count* in the directory block raw[start:end] of inode *nid*.
+
+    Raises:
+        FormatInvalid: the name is misplaced, has no byte or more than 255, or holds a slash or a NUL.
+    """
+    at = start + position * DIRENT.size + _NAME_OFFSET
+    name_start = start + (raw[at] | raw[at + 1] << 8)
+    if position + 1 < count:
+        at += DIRENT.size
+        name_end = start + (raw[at] | raw[at + 1] << 8)
+        if name_end > end:
+            raise FormatInvalid(f"directory inode {nid}: name {position} ends outside its block")
+    else:
+        # Only the last name may be followed by padding, which starts with a NUL.
+        name_end = raw.find(b"\0", name_start, end)
+        if name_end < 0:
+            name_end = end
+    name = raw[name_start:name_end]
+    if not 0 < len(name) <= MAX_NAME or name_start < start + count * DIRENT.size:
+        raise FormatInvalid(f"directory inode {nid}: name {position} is empty, too long or misplaced")
+    if b"/" in name or b"\0" in name:
+        raise FormatInvalid(f"directory inode {nid}: name {name!r} has a slash or a NUL")
+    return name
