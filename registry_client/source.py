@@ -32,7 +32,7 @@ class ImageSource(Protocol):
     def read_blob(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The whole blob in pieces of at most 256 KiB; the digest is checked when the last one was taken.
 
-        Raises (while iterating):
+        Raises (when called or while iterating):
             DigestMismatch: at the end, or at once when the blob is longer than promised.
             and what `resolve` raises.
         """
@@ -43,7 +43,7 @@ class ImageSource(Protocol):
         Where they lie is verified, what they are is not: check chunk digests before use. Retries what may
         succeed within the total deadline; an iterator that is dropped early gives up its connection.
 
-        Raises (while iterating):
+        Raises (when called or while iterating):
             RangeInvalid: the blob has no such bytes.
             and what `resolve` raises.
         """

@@ -1,0 +1,140 @@
+"""Byte regions of files on this host, and the two trees they come from: a directory, and a plain tar file.
+
+A tar is read where it lies, by offsets, never unpacked. Nothing here knows what the files mean.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from registry_client.errors import LayoutInvalid, NotFound, RangeInvalid
+
+PIECE = 256 * 1024
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\x00", "bzip2": b"BZh"}
+_LINKS = 8  # docker save writes repeated layers as symlinks; a longer chain is a loop
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """*size* bytes of *file* from *offset*."""
+
+    file: Path
+    offset: int
+    size: int
+
+    def read(self, what: str, limit: int) -> bytes:
+        """All of it, if it has at most *limit* bytes; *what* names it in errors."""
+        if self.size > limit:
+            raise LayoutInvalid(f"{what} has {self.size} bytes, more than the {limit} that make sense")
+        return b"".join(self.pieces(what, 0, self.size))
+
+    def pieces(self, what: str, offset: int, size: int) -> Iterator[bytes]:
+        """*size* bytes from *offset* within the region, in pieces of at most 256 KiB.
+
+        Raises:
+            RangeInvalid: the region has no such bytes.
+            LayoutInvalid: the file has become shorter, or cannot be read.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise RangeInvalid(
+                f"{what} has {self.size} bytes; asked for {size} bytes from offset {offset}"
+            )
+        position = self.offset + offset
+        end = position + size
+        try:
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise LayoutInvalid(f"cannot open {self.file} to read {what}: {error.strerror}") from error
+        try:
+            while position < end:
+                piece = os.pread(descriptor, min(PIECE, end - position), position)
+                if not piece:
+                    raise LayoutInvalid(f"{self.file} ends at byte {position}, in the middle of {what}")
+                position += len(piece)
+                yield piece
+        except OSError as error:
+            raise LayoutInvalid(f"cannot read {what} in {self.file}: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+
+
+class Tree(Protocol):
+    """Files by their relative names, such as `blobs/sha256/…`."""
+
+    root: Path
+
+    def find(self, name: str) -> Region | None:
+        """Where the file *name* lies; None when there is no such regular file."""
+
+
+class DirectoryTree:
+    """The files below a directory, as they are now."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, name: str) -> Region | None:
+        path = self.root / name
+        try:
+            size = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise LayoutInvalid(f"cannot look at {path}: {error.strerror}") from error
+        return Region(path, 0, size) if path.is_file() else None
+
+
+class TarTree:
+    """The members of an uncompressed tar; its table is read once, when it is first needed."""
+
+    def __init__(self, file: Path) -> None:
+        self.root = file
+        self._lock = threading.Lock()  # protects filling _members; held while the headers are read
+        self._members: dict[str, Region | str] | None = None
+
+    def find(self, name: str) -> Region | None:
+        with self._lock:
+            if self._members is None:
+                self._members = _read_table(self.root)
+        for _ in range(_LINKS):
+            found = self._members.get(name)
+            if not isinstance(found, str):
+                return found
+            name = found
+        raise LayoutInvalid(f"{self.root} has a loop of links at {name!r}")
+
+
+def _read_table(file: Path) -> dict[str, Region | str]:
+    members: dict[str, Region | str] = {}
+    try:
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                name = posixpath.normpath(member.name)
+                if member.isreg() and not member.issparse():
+                    members[name] = Region(file, member.offset_data, member.size)
+                elif member.issym():
+                    target = posixpath.join(posixpath.dirname(name), member.linkname)
+                    members[name] = posixpath.normpath(target)
+                elif member.islnk():
+                    members[name] = posixpath.normpath(member.linkname)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no archive {file}") from error
+    except OSError as error:
+        raise LayoutInvalid(f"cannot read the archive {file}: {error.strerror}") from error
+    except tarfile.TarError as error:
+        raise LayoutInvalid(f"{file} is not a readable tar archive ({error}){_compression(file)}") from error
+    return members
+
+
+def _compression(file: Path) -> str:
+    with file.open("rb") as opened:
+        magic = opened.read(6)
+    name = next((name for name, start in _MAGIC.items() if magic.startswith(start)), None)
+    return f"; it is compressed with {name}: decompress it first" if name else ""
