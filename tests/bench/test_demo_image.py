@@ -1,0 +1,135 @@
+"""The demo image's layers say exactly what changed, and the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bench.demo_image import (
+    HIDDEN,
+    LINKED,
+    build_demo_image,
+    cache_directory,
+    remove_leftovers,
+    write_app_layer,
+)
+from bench.demo_program import MODULES
+from bench.oci_directory import write_oci_directory
+from bench.tar_difference import write_difference
+
+
+def make_tar(path: Path, entries: dict[str, str | None]) -> Path:
+    """Write files (name: text) and directories (name: None), in the given order."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, text in entries.items():
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if text is None else tarfile.REGTYPE
+            member.size = len(text or "")
+            tar.addfile(member, io.BytesIO((text or "").encode()))
+    return path
+
+
+LOWER: dict[str, str | None] = {
+    "./": None,
+    "./a": None,
+    "./a/same": "1",
+    "./a/old": "1",
+    "./gone": None,
+    "./gone/x": "1",
+}
+UPPER: dict[str, str | None] = {
+    "./": None,
+    "./a": None,
+    "./a/same": "1",
+    "./a/old": "2",
+    "./b": None,
+    "./b/new": "3",
+}
+
+
+def test_difference_names_changes_their_folders_and_what_vanished(tmp_path: Path) -> None:
+    lower, upper = make_tar(tmp_path / "l.tar", LOWER), make_tar(tmp_path / "u.tar", UPPER)
+    write_difference(lower, upper, tmp_path / "d.tar")
+    with tarfile.open(tmp_path / "d.tar") as layer:
+        assert [member.name for member in layer] == [".", "./a", "./a/old", "./b", "./b/new", ".wh.gone"]
+
+
+def test_difference_of_equal_trees_is_empty(tmp_path: Path) -> None:
+    lower = make_tar(tmp_path / "l.tar", LOWER)
+    write_difference(lower, lower, tmp_path / "d.tar")
+    with tarfile.open(tmp_path / "d.tar") as layer:
+        assert layer.getmembers() == []
+
+
+def test_app_layer_links_to_and_hides_files_of_the_layers_below(tmp_path: Path) -> None:
+    write_app_layer(tmp_path / "app.tar")
+    with tarfile.open(tmp_path / "app.tar") as layer:
+        members = {member.name: member for member in layer}
+    assert members["opt/app/python"].islnk()
+    assert members["opt/app/python"].linkname == LINKED
+    assert "etc/.wh.motd" in members
+    assert HIDDEN == "etc/motd"
+
+
+def test_program_imports_what_the_demo_claims() -> None:
+    assert len(set(MODULES)) == len(MODULES) >= 100
+    assert {"ssl", "sqlite3", "asyncio", "ctypes"} <= set(MODULES)
+
+
+def test_layout_digests_are_those_of_its_blobs_and_the_same_each_time(tmp_path: Path) -> None:
+    layer = make_tar(tmp_path / "one.tar", UPPER)
+    written = []
+    for name in ("first", "second"):
+        write_oci_directory(
+            tmp_path / name,
+            name="n",
+            layers=[layer],
+            config={"Cmd": ["/x"]},
+            architecture="amd64",
+            created="2023",
+        )
+        written.append(
+            {blob.name: blob.read_bytes() for blob in (tmp_path / name / "blobs/sha256").iterdir()}
+        )
+    assert written[0] == written[1]
+    assert all(hashlib.sha256(raw).hexdigest() == name for name, raw in written[0].items())
+    index = json.loads((tmp_path / "first/index.json").read_bytes())
+    manifest = json.loads(written[0][index["manifests"][0]["digest"].removeprefix("sha256:")])
+    config = json.loads(written[0][manifest["config"]["digest"].removeprefix("sha256:")])
+    plain = gzip.decompress(written[0][manifest["layers"][0]["digest"].removeprefix("sha256:")])
+    assert plain == layer.read_bytes()
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(plain).hexdigest()}"]
+
+
+def test_leftovers_of_a_dead_build_are_removed_and_those_of_a_live_one_kept(tmp_path: Path) -> None:
+    dead, live = (
+        tmp_path / "building-4194305-x",
+        tmp_path / "building-1-x",
+    )  # the first is above any process id
+    dead.mkdir()
+    live.mkdir()
+    remove_leftovers(tmp_path)
+    assert (dead.exists(), live.exists()) == (False, True)
+
+
+@pytest.mark.system
+def test_demo_image_has_three_layers_and_ordinary_contents() -> None:
+    image = build_demo_image(cache_directory(), tell=print)
+    index = json.loads((image.layout / "index.json").read_bytes())
+    digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+    manifest = json.loads((image.layout / "blobs/sha256" / digest).read_bytes())
+    names: list[set[str]] = []
+    for layer in manifest["layers"]:
+        with tarfile.open(image.layout / "blobs/sha256" / layer["digest"].removeprefix("sha256:")) as tar:
+            names.append({member.name.removeprefix("./") for member in tar})
+    base, python, app = names
+    assert HIDDEN in base
+    assert LINKED in python
+    assert not any(name.startswith("usr/share/doc/dpkg/") for name in python), "only what Python adds"
+    assert "opt/app/main.py" in app
