@@ -24,7 +24,7 @@ class MountFailed(FuseError):
 
 
 class ReadIncomplete(FuseError):
-    """Fewer bytes came than the file has there. Never passed on: a short reply truncates the file for its reader."""
+    """Fewer bytes came than the file has there; passed on, they would truncate the file for its reader."""
 
 
 class Refusal(FuseError):
