@@ -1,0 +1,176 @@
+"""What an image's command needs first: program, interpreter and shared libraries, in the order of loading.
+
+Computed from the image's config and the merged tree, without running anything: PATH and symlinks are
+followed as the kernel would, `#!` lines too, and libraries are searched where the dynamic loader looks when
+it has no cache. It is advice only. Whatever cannot be found is left out, nothing here fails a conversion,
+and all of it is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from builder.elf import ReadAt, read_needs
+from builder.errors import BuildError
+from builder.tree_paths import Unresolvable, directory_at, file_at
+from rafs.tree import Node
+
+FileReader = Callable[[Node, int, int], bytes]  # (file, offset, size) -> bytes, fewer at the end
+
+_FILES_LIMIT: Final = 256
+_SCRIPTS_LIMIT: Final = 4  # the kernel follows as many #! lines
+_LINE_LIMIT: Final = 256  # bytes of a #! line the kernel looks at
+_ARGUMENTS_LIMIT: Final = 16
+_CONF_LIMIT: Final = 16 << 10  # bytes
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOADER_FOLDERS: Final = (b"/lib64", b"/usr/lib64", b"/lib", b"/usr/lib", b"/usr/local/lib")
+_ENV_NAMES: Final = (b"/usr/bin/env", b"/bin/env")
+
+
+def find_hot_files(root: Node, config: Mapping[str, Any], read: FileReader) -> list[Node]:
+    """Regular files of the tree below *root* that the command in an image's *config* opens first.
+
+    *config* is the whole config document; *read* gives bytes of a file of the tree. Never raises for what
+    config, tree or files say.
+    """
+    settings = config.get("config")
+    if not isinstance(settings, dict):
+        return []
+    command = [*_strings(settings.get("Entrypoint")), *_strings(settings.get("Cmd"))]
+    if not command:
+        return []
+    search = _Search(root, settings, read)
+    search.program(_raw(command[0]))
+    for argument in command[1 : 1 + _ARGUMENTS_LIMIT]:
+        search.argument(_raw(argument))
+    return list(search.found)
+
+
+def _strings(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _raw(text: str) -> bytes:
+    # JSON can hold lone surrogates, which no other error handler takes.
+    return text.encode("utf-8", "surrogatepass")
+
+
+class _Search:
+    """Collects files once each, in the order of loading."""
+
+    def __init__(self, root: Node, settings: Mapping[str, Any], read: FileReader) -> None:
+        self._root = root
+        self._read = read
+        environment = dict(item.partition("=")[::2] for item in _strings(settings.get("Env")))
+        self._path = _raw(environment.get("PATH") or _DEFAULT_PATH).split(b":")
+        folder = settings.get("WorkingDir")
+        self._folder = _raw(folder) if isinstance(folder, str) and folder else b"/"
+        self._libraries = [part for part in _raw(environment.get("LD_LIBRARY_PATH", "")).split(b":") if part]
+        self._standard: list[bytes] | None = None
+        self.found: dict[Node, None] = {}
+
+    def program(self, name: bytes) -> None:
+        """Add the program *name*, the scripts and interpreters on the way, and what they are linked to."""
+        for _ in range(_SCRIPTS_LIMIT):
+            located = self._locate(name)
+            if located is None or not self._add(located[1]):
+                return
+            path, node = located
+            line = self._bytes(node, 0, _LINE_LIMIT)
+            if not line.startswith(b"#!"):
+                self._closure(path, node)
+                return
+            words = line[2:].split(b"\n")[0].split()
+            if not words:
+                return
+            if words[0] in _ENV_NAMES:
+                self.program(words[0])
+                words = [word for word in words[1:] if not word.startswith(b"-") and b"=" not in word]
+            if not words:
+                return
+            name = words[0]
+
+    def argument(self, text: bytes) -> None:
+        """Add the file that an argument of the command names, if it names one."""
+        if text and not text.startswith(b"-"):
+            located = file_at(self._root, self._absolute(text))
+            if located is not None:
+                self._add(located[1])
+
+    def _locate(self, name: bytes) -> tuple[bytes, Node] | None:
+        if b"/" in name:
+            return file_at(self._root, self._absolute(name))
+        candidates = (file_at(self._root, self._absolute(folder + b"/" + name)) for folder in self._path)
+        return next((one for one in candidates if one is not None and one[1].mode & 0o111), None)
+
+    def _absolute(self, path: bytes) -> bytes:
+        return path if path.startswith(b"/") else self._folder + b"/" + path
+
+    def _add(self, node: Node) -> bool:
+        """Whether *node* was new and there was room."""
+        if node in self.found or len(self.found) >= _FILES_LIMIT:
+            return False
+        self.found[node] = None
+        return True
+
+    def _bytes(self, node: Node, offset: int, size: int) -> bytes:
+        try:
+            return self._read(node, offset, min(size, max(0, node.size - offset)))
+        except BuildError:
+            return b""
+
+    def _closure(self, path: bytes, program: Node) -> None:
+        """The loader and the libraries of *program*, breadth first as the loader opens them."""
+        pending = [(path, program)]
+        for where, node in pending:
+            needs = read_needs(self._reader(node))
+            if needs is None:
+                continue
+            origin = where.rpartition(b"/")[0] or b"/"
+            wanted = [file_at(self._root, needs.interpreter)] if needs.interpreter.startswith(b"/") else []
+            own = (part.replace(b"${ORIGIN}", origin).replace(b"$ORIGIN", origin) for part in needs.search)
+            folders = [folder for folder in own if folder.startswith(b"/")]
+            wanted += [self._library(name, folders) for name in needs.libraries]
+            for located in wanted:
+                if located is not None and self._add(located[1]):
+                    pending.append(located)
+
+    def _reader(self, node: Node) -> ReadAt:
+        return lambda offset, size: self._bytes(node, offset, size)
+
+    def _library(self, name: bytes, folders: list[bytes]) -> tuple[bytes, Node] | None:
+        if b"/" in name:
+            return file_at(self._root, self._absolute(name))
+        if self._standard is None:
+            self._standard = [*self._libraries, *self._configured(), *self._multiarch(), *_LOADER_FOLDERS]
+        for folder in [*folders, *self._standard]:
+            if (located := file_at(self._root, folder + b"/" + name)) is not None:
+                return located
+        return None
+
+    def _configured(self) -> Iterator[bytes]:
+        """Folders that /etc/ld.so.conf and /etc/ld.so.conf.d name, in the order of the files' names."""
+        files = [b"/etc/ld.so.conf"]
+        folder = self._folder_at(b"/etc/ld.so.conf.d")
+        if folder is not None:
+            names = sorted(folder.children)
+            files += [b"/etc/ld.so.conf.d/" + name for name in names if name.endswith(b".conf")]
+        for path in files[:_FILES_LIMIT]:
+            located = file_at(self._root, path)
+            if located is not None:
+                lines = self._bytes(located[1], 0, _CONF_LIMIT).splitlines()
+                yield from (line.strip() for line in lines if line.strip().startswith(b"/"))
+
+    def _multiarch(self) -> Iterator[bytes]:
+        """Debian's /lib/x86_64-linux-gnu and the like."""
+        for base in (b"/lib", b"/usr/lib"):
+            folder = self._folder_at(base)
+            if folder is not None:
+                yield from (base + b"/" + name for name in sorted(folder.children) if b"-linux-" in name)
+
+    def _folder_at(self, path: bytes) -> Node | None:
+        try:
+            return directory_at(self._root, path, create=False)
+        except Unresolvable:
+            return None

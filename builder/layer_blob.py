@@ -1,0 +1,214 @@
+"""One layer's files packed into one blob, on several cores, in an order that only the content decides.
+
+Chunks that an earlier layer of the same image has are not stored again, so a blob depends on its layer and
+on those below it, never on what lies above, on timing or on the number of workers. Memory is bounded by the
+units in flight.
+
+Not here: unit borders, compression and the blob's tables (`rafs`), and uploading.
+"""
+
+from __future__ import annotations
+
+import stat
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from builder.scratch import ScratchFile
+from builder.sparse import Piece
+from builder.tar_index import TarEntry
+from rafs.blob_writer import BlobWriter, PackedUnit, pack_unit
+from rafs.finished_blob import FinishedBlob
+from rafs.tree import Node, chunk_ref, split_ref
+from rafs.unit_cutter import UnitCutter, chunk_digest
+
+_TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memory as an array
+_NOWHERE: Final = (1 << 64) - 1  # a chunk that is partly zeros a sparse file does not store
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBlob:
+    """A finished blob with its object in a scratch file, and where its chunks came from."""
+
+    blob: FinishedBlob
+    content: ScratchFile  # the whole blob object, owned by whoever has this
+    spool: ScratchFile  # the layer's tar, not owned
+    origins: array[int]  # per chunk: byte offset in spool
+
+
+@dataclass(frozen=True, slots=True)
+class PackOptions:
+    """Sizes in bytes; *level* is zstd's."""
+
+    chunk_size: int
+    batch_size: int
+    level: int
+
+
+class ImagePacker:
+    """Packs the layers of one image, lowest first, into blobs numbered from 0. Used by one thread."""
+
+    def __init__(
+        self, options: PackOptions, pool: ThreadPoolExecutor, *, jobs: int, directory: Path | None
+    ) -> None:
+        """*pool* compresses, with at most *jobs* units at a time; blobs are made in *directory*."""
+        self._options = options
+        self._pool = pool
+        self._in_flight = jobs + 2
+        self._directory = directory
+        self._known: dict[bytes, int] = {}
+        self.blobs: list[LayerBlob] = []
+        self.chunks_shared = 0
+
+    def pack(
+        self, files: Sequence[TarEntry], spool: ScratchFile, proceed: Callable[[int], None]
+    ) -> LayerBlob | None:
+        """Store what is new in *files*, whose bytes lie in *spool*, and set the nodes' chunks.
+
+        None if nothing was new; such a layer has no blob. *proceed* is told the bytes read, and may raise.
+
+        Raises:
+            SpoolFull, SpoolFailed: of the blob's scratch file or the spool.
+            ImageTooLarge: the blob has more chunks than the format can number.
+        """
+        run = _BlobRun(self._options, self._pool, self._in_flight, ScratchFile(self._directory))
+        try:
+            for entry in files:
+                assert entry.node is not None
+                entry.node.chunks = self._store(entry, spool, run)
+                proceed(entry.node.size)
+            if not run.count:
+                run.content.close()
+                return None
+            made = LayerBlob(run.finish(), run.content, spool, run.origins)
+        except BaseException:
+            run.abandon()
+            raise
+        self.blobs.append(made)
+        return made
+
+    def read(self, node: Node, offset: int, size: int) -> bytes:
+        """Bytes of a regular file that was packed, for a look inside; fewer where they are hard to get at."""
+        chunk_size = self._options.chunk_size
+        found = []
+        for ref in node.chunks[offset // chunk_size : -(-(offset + size) // chunk_size)]:
+            key, index = split_ref(ref)
+            blob = self.blobs[key]
+            if blob.origins[index] == _NOWHERE:
+                break
+            found.append(blob.spool.read(blob.origins[index], blob.blob.sizes[index]))
+        start = offset % chunk_size
+        return b"".join(found)[start : start + size]
+
+    def _store(self, entry: TarEntry, spool: ScratchFile, run: _BlobRun) -> Sequence[int]:
+        known = self._known
+        key = len(self.blobs)
+        refs = []
+        for origin, content, digest in _chunks(entry, spool, self._options.chunk_size):
+            ref = known.get(digest)
+            if ref is None:
+                ref = known[digest] = chunk_ref(key, run.count)
+                run.add(content, digest, origin)
+            else:
+                self.chunks_shared += 1
+            refs.append(ref)
+        return tuple(refs) if len(refs) <= _TUPLE_LIMIT else array("Q", refs)
+
+
+class _BlobRun:
+    """One blob in the making: chunks go in, units are compressed by the pool and written in order."""
+
+    def __init__(
+        self, options: PackOptions, pool: ThreadPoolExecutor, in_flight: int, content: ScratchFile
+    ) -> None:
+        self.content = content
+        self.count = 0
+        self.origins: array[int] = array("Q")
+        self._writer = BlobWriter(chunk_size=options.chunk_size)
+        self._cutter = UnitCutter(options.batch_size)
+        self._pack = partial(pack_unit, level=options.level)
+        self._pool = pool
+        self._in_flight = in_flight
+        self._waiting: deque[Future[PackedUnit]] = deque()
+        self._chunks: list[bytes] = []
+        self._digests: list[bytes] = []
+
+    def add(self, content: bytes, digest: bytes, origin: int) -> None:
+        if self._cutter.begins_unit(len(content), digest):
+            self._submit()
+        self._chunks.append(content)
+        self._digests.append(digest)
+        self.origins.append(origin)
+        self.count += 1
+
+    def finish(self) -> FinishedBlob:
+        self._submit()
+        while self._waiting:
+            self._write_next()
+        tail, blob = self._writer.finish()
+        self.content.append(tail)
+        return blob
+
+    def abandon(self) -> None:
+        for future in self._waiting:
+            future.cancel()
+        self.content.close()
+
+    def _submit(self) -> None:
+        if not self._chunks:
+            return
+        if len(self._waiting) >= self._in_flight:
+            self._write_next()
+        self._waiting.append(self._pool.submit(self._pack, self._chunks, self._digests))
+        self._chunks, self._digests = [], []
+
+    def _write_next(self) -> None:
+        self.content.append(self._writer.add_unit(self._waiting.popleft().result()))
+
+
+def _chunks(entry: TarEntry, spool: ScratchFile, chunk_size: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """(offset in the spool, bytes, digest) of each chunk of a regular file."""
+    node = entry.node
+    assert node is not None and stat.S_ISREG(node.mode)
+    pieces = entry.pieces
+    if len(pieces) == 1 and pieces[0].size == node.size:
+        start = pieces[0].tar_offset
+        for offset in range(0, node.size, chunk_size):
+            size = min(chunk_size, node.size - offset)
+            content = spool.read(start + offset, size)
+            assert len(content) == size, "the index promised these bytes"
+            yield start + offset, content, chunk_digest(content)
+        return
+    # Hashed once: a sparse file may be all zeros for a terabyte.
+    zeros = bytes(min(chunk_size, node.size))
+    zeros_digest = chunk_digest(zeros) if zeros else b""
+    at = 0
+    for offset in range(0, node.size, chunk_size):
+        size = min(chunk_size, node.size - offset)
+        while at < len(pieces) and pieces[at].file_offset + pieces[at].size <= offset:
+            at += 1
+        if at == len(pieces) or pieces[at].file_offset >= offset + size:
+            content = zeros[:size]
+            yield _NOWHERE, content, zeros_digest if content is zeros else chunk_digest(content)
+        else:
+            content = _assembled(pieces, at, spool, offset, size)
+            yield _NOWHERE, content, chunk_digest(content)
+
+
+def _assembled(pieces: Sequence[Piece], first: int, spool: ScratchFile, offset: int, size: int) -> bytes:
+    chunk = bytearray(size)
+    for at in range(first, len(pieces)):
+        piece = pieces[at]
+        start = max(piece.file_offset, offset)
+        end = min(piece.file_offset + piece.size, offset + size)
+        if start >= end:
+            break
+        chunk[start - offset : end - offset] = spool.read(
+            piece.tar_offset + start - piece.file_offset, end - start
+        )
+    return bytes(chunk)
