@@ -9,8 +9,9 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
+from .blob_record import BlobIndex, BlobRecord
 from .codes import BLOCK, DIGEST_SIZE, BlobFeature, Compressor, Digester
-from .records import BATCH_CONTEXT, CHUNK_INFO_HEADER, CHUNK_INFO_V2, BlobEntry, ChunkInfoHeader
+from .records import BATCH_CONTEXT, CHUNK_INFO_HEADER, CHUNK_INFO_V2, ChunkInfoHeader
 
 # What is written here and by nobody else: every chunk is a member of a batch unit.
 FEATURES = (
@@ -53,12 +54,12 @@ class FinishedBlob:
         """Where the chunk lies in the uncompressed address space."""
         return self.blocks[chunk_index] * BLOCK
 
-    def entry(self, blob_index: int) -> BlobEntry:
-        """The blob's row of the blob table at position *blob_index*. The blob must have chunks."""
+    def record(self, blob_index: int) -> BlobRecord:
+        """The blob as the blob table describes it at position *blob_index*. The blob must have chunks."""
         assert self.chunk_count > 0, "a blob without chunks makes an image unusable"
-        return BlobEntry(
-            blob_id=self.id.encode("ascii"),
-            blob_index=blob_index,
+        return BlobRecord(
+            index=BlobIndex(blob_index),
+            id=self.id,
             chunk_size=self.chunk_size,
             chunk_count=self.chunk_count,
             compressor=Compressor.ZSTD,
@@ -67,11 +68,11 @@ class FinishedBlob:
             compressed_size=self.object_size,
             uncompressed_size=self.uncompressed_size,
             toc_size=self.toc_size,
+            toc_digest=self.toc_digest,
             ci_compressor=self.ci_compressor,
             ci_offset=self.ci_offset,
             ci_compressed_size=self.ci_compressed_size,
             ci_uncompressed_size=len(self.chunk_info),
-            toc_digest=self.toc_digest,
         )
 
     def cache_form(self) -> bytes:

@@ -127,7 +127,7 @@ def test_the_cache_form_is_the_array_padded_and_then_the_header_of_the_object() 
 
 def test_the_blob_table_row_repeats_the_header() -> None:
     raw, blob = written([[TEXT, NOISE], [NOISE[:10]]])
-    row = blob.entry(7)
+    row = blob.record(7).entry()
     assert row.blob_id.decode() == hashlib.sha256(raw).hexdigest()
     assert (row.blob_index, row.chunk_size, row.chunk_count) == (7, CHUNK_SIZE, 3)
     assert (row.compressor, row.digester, row.features, row.cipher) == (3, 0, FEATURES, 0)
