@@ -53,6 +53,8 @@ MOUNT_IMPOSSIBLE = 7
 NO_PERMISSION = 8
 DISK_FULL = 9
 RUN_FAILED = 125
+COMMAND_NOT_EXECUTABLE = 126
+COMMAND_NOT_FOUND = 127
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -66,6 +68,8 @@ EXIT_CODES: dict[str, int] = {
     "registry_client.errors.NotFound": NOT_FOUND,
     "registry_client.errors.DigestMismatch": BROKEN,
     "registry_client.errors.MediaTypeUnknown": BROKEN,
+    "registry_client.errors.ManifestInvalid": BROKEN,
+    "registry_client.errors.RangeInvalid": BROKEN,
     "registry_client.errors.LayoutInvalid": BROKEN,
     "registry_client.errors.RegistryError": OTHER,
     "rafs.errors.RafsError": BROKEN,
@@ -81,6 +85,12 @@ EXIT_CODES: dict[str, int] = {
     "fuse_fs.errors.FuseError": MOUNT_IMPOSSIBLE,
     "launch.run_errors.RuntimeMissing": MOUNT_IMPOSSIBLE,
     "launch.run_errors.RootNeeded": NO_PERMISSION,
+    "launch.run_errors.CommandNotFound": COMMAND_NOT_FOUND,
+    "launch.run_errors.CommandNotExecutable": COMMAND_NOT_EXECUTABLE,
+    "launch.errors.ImageNotConverted": BROKEN,
+    "launch.errors.ImageInvalid": BROKEN,
+    "launch.errors.MountImpossible": MOUNT_IMPOSSIBLE,
+    "launch.errors.NotMounted": NOT_FOUND,
     "launch.errors.LaunchError": OTHER,
     "builtins.PermissionError": NO_PERMISSION,
     "builtins.OSError": OTHER,
@@ -242,7 +252,9 @@ def main(args: Sequence[str] | None = None) -> int:
         code = leaving.code if isinstance(leaving.code, int) else OTHER
     except Exception as error:  # noqa: BLE001 - the outermost boundary: nothing may end in a bare traceback
         _report(error, invocation.log_level)
-        code = RUN_FAILED if invocation.verb == "run" else exit_code(error)
+        code = exit_code(error)
+        if invocation.verb == "run" and code not in (COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND):
+            code = RUN_FAILED
     return _flushed(code)
 
 

@@ -98,6 +98,7 @@ class Host:
     capability_bits: int
     filesystems: frozenset[str]
     bound_files: tuple[str, ...]
+    own_cgroup_view: bool = False
 
 
 def parse_config(document: Mapping[str, Any]) -> ImageConfig:
@@ -171,6 +172,8 @@ def runtime_spec(
     Raises:
         RunError: there is no command to run.
     """
+    # With unified cgroups docker hides the host's tree; with the older ones runc needs to see it.
+    own = ("pid", "ipc", "uts", "mount", *(("cgroup",) if host.own_cgroup_view else ()))
     return {
         "ociVersion": SPEC_VERSION,
         "hostname": host.hostname,
@@ -186,7 +189,7 @@ def runtime_spec(
         },
         "mounts": _mounts(host),
         "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
+            "namespaces": [{"type": kind} for kind in own],
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "maskedPaths": list(MASKED_PATHS),
             "readonlyPaths": list(READONLY_PATHS),

@@ -1,0 +1,181 @@
+"""A container of a lazily mounted image, from reference to exit code, with nothing left behind.
+
+Order matters, for the time to start and for tidying up: what needs no image is done before the mount is
+asked for, and everything made is taken away in reverse, also after a failure or a signal. After `kill -9`
+the kernel takes the mounts (they are in a namespace of ours), the mount server ends with its starter, and
+`containers` removes the rest at the next `run`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from launch import containers, overlay
+from launch.in_root import check_command, make_directory_in_root, mode_in_root, read_in_root
+from launch.oci_spec import Host, ImageConfig, Wanted, arguments, parse_config, runtime_spec, working_dir
+from launch.run_errors import ConfigInvalid, RootNeeded, RunError
+from launch.runtime import WATCHED, find_runtime, run_container
+from launch.users import resolve_user
+
+if TYPE_CHECKING:
+    from registry_client.options import RegistryOptions
+    from registry_client.platform import Platform
+    from registry_client.reference import Reference
+
+# The host's, because the network is the host's.
+HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
+UNIFIED_CGROUP = Path("/sys/fs/cgroup/cgroup.controllers")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One container: which image, from where, and what to change of what the image says."""
+
+    reference: Reference
+    options: RegistryOptions
+    root: Path
+    wanted: Wanted
+    platform: Platform | None = None
+    blob_dir: Path | None = None
+    name: str | None = None
+    runtime: str | None = None
+    attach_input: bool = False
+
+
+def run_image(request: RunRequest) -> int:
+    """Run the container and return its exit code. Main thread only; signals stay blocked afterwards.
+
+    Raises:
+        RunError: it could not be prepared or started (see `run_errors`).
+        What opening and mounting an image raises, as it is.
+    """
+    if os.geteuid() != 0:
+        raise RootNeeded("cannot run a container without root: use sudo, or `nopull mount` for the files alone")
+    if request.wanted.terminal and not any(os.isatty(stream) for stream in (0, 1, 2)):
+        raise RunError("cannot give the container a terminal (-t): there is none here; leave -t out")
+    runtime = find_runtime(request.runtime)
+    with _signals_end_us():
+        containers.remove_stale(request.root)
+        overlay.enter_private_namespace()
+        with ExitStack() as undo:
+            try:
+                directory = containers.create(request.root, request.name, runtime)
+                undo.callback(directory.remove)
+                config = _mount_image(request, directory.path, undo)
+                spec = _prepare(request.wanted, config, directory.path, undo)
+                _write_spec(directory.path / "config.json", spec)
+                return run_container(
+                    runtime, directory.path, directory.name, attach_input=request.attach_input
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+
+
+def this_host() -> Host:
+    """What a specification has to know about this machine and about us."""
+    held = (1 << 64) - 1
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(("CapBnd:", "CapPrm:")):
+            held &= int(line.split()[1], 16)
+    known = Path("/proc/filesystems").read_text(encoding="ascii").splitlines()
+    filesystems = {line.split()[-1] for line in known}
+    if "cgroup2" in filesystems:
+        filesystems.add("cgroup")
+    return Host(
+        hostname=os.uname().nodename,
+        environment=os.environ,
+        capability_bits=held,
+        filesystems=frozenset(filesystems),
+        bound_files=tuple(file for file in HOST_FILES if Path(file).is_file()),
+        own_cgroup_view=UNIFIED_CGROUP.exists(),
+    )
+
+
+def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> ImageConfig:
+    from launch.server import MountRequest, start_mount
+    from launch.umount import unmount
+
+    lower = directory / "lower"
+    record = start_mount(
+        MountRequest(
+            reference=request.reference,
+            mountpoint=lower,
+            options=request.options,
+            root=request.root,
+            platform=request.platform,
+            blob_dir=request.blob_dir,
+        )
+    )
+    undo.callback(unmount, lower, request.root, lazy=True)
+    if record.config is None:
+        return ImageConfig()
+    try:
+        document = json.loads(record.config.read_bytes())
+    except ValueError as error:
+        raise ConfigInvalid(f"cannot use the image's config: it is not JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise ConfigInvalid("cannot use the image's config: it is not a JSON object")
+    return parse_config(document)
+
+
+def _prepare(wanted: Wanted, config: ImageConfig, directory: Path, undo: ExitStack) -> dict[str, Any]:
+    """Mount the writable layer and say what is to run on it."""
+    with _opened(directory / "lower") as image:
+        passwd, group = (read_in_root(image, file) for file in (b"/etc/passwd", b"/etc/group"))
+        user = resolve_user(config.user if wanted.user is None else wanted.user, passwd, group)
+        spec = runtime_spec(config, wanted, this_host(), user, directory / "merged")
+        where = working_dir(config, wanted)
+        search_path = next((line[5:] for line in spec["process"]["env"] if line.startswith("PATH=")), "")
+        check_command(image, arguments(config, wanted)[0], search_path, where)
+        mode = mode_in_root(image, os.fsencode(where))
+    overlay.mount_overlay(directory)
+    undo.callback(overlay.unmount, directory / "merged")
+    if mode is None or not stat.S_ISDIR(mode):
+        with _opened(directory / "merged") as container_root:
+            make_directory_in_root(container_root, os.fsencode(where))
+    return spec
+
+
+def _write_spec(path: Path, spec: dict[str, Any]) -> None:
+    try:
+        path.write_bytes(json.dumps(spec, ensure_ascii=False).encode())
+    except UnicodeEncodeError as error:
+        raise RunError(
+            "cannot run the container: an argument or environment value is not UTF-8, which is all that the"
+            " OCI runtime specification can carry"
+        ) from error
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _signals_end_us() -> Iterator[None]:
+    """Signals that would kill us outright become exits, so that whatever is there by then is taken away."""
+
+    def leave(signum: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    caught = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = {signum: signal.signal(signum, leave) for signum in caught}
+    try:
+        yield
+    finally:
+        for signum, former in before.items():
+            with suppress(TypeError):
+                signal.signal(signum, former)
