@@ -1,0 +1,201 @@
+"""The chunks of one blob and the compressed units they lie in.
+
+Built once per blob and mount; afterwards every number in it is consistent: chunks are dense in the
+uncompressed address space, units ascend in the object, and the members of a unit are neighbours that fill it.
+Decoding units is `units`'.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from .blob_record import BlobRecord
+from .chunk_columns import judge_units, read_v1, read_v2
+from .codes import BLOCK, CHUNK_META_MAGIC, DIGEST_SIZE, BlobFeature
+from .decompress import decompress
+from .errors import FormatInvalid, FormatUnsupported
+from .records import BATCH_CONTEXT, CHUNK_INFO_HEADER, CHUNK_INFO_V2, ChunkInfoHeader
+
+
+class Unit(NamedTuple):
+    """What is compressed and fetched as one. Bytes; a chunk that is no batch member is a unit of its own."""
+
+    compressed_offset: int  # in the blob object
+    compressed_size: int
+    uncompressed_size: int  # sum of its chunks, without padding
+    raw: bool  # stored uncompressed
+    first_chunk: int
+    chunk_count: int
+
+
+class Chunk(NamedTuple):
+    """One chunk. Bytes."""
+
+    index: int  # type: ignore[assignment]  # hides a method of tuples nobody needs here
+    digest: bytes  # of the uncompressed bytes, by the blob's digester
+    offset: int  # in the uncompressed address space, multiple of 4096
+    size: int
+    unit_offset: int  # in the decompressed unit
+
+
+class BlobMeta:
+    """All chunks and units of one blob. Immutable; safe from any thread."""
+
+    def __init__(self, record: BlobRecord, array: bytes, digests: bytes) -> None:
+        """Read *array*, the uncompressed chunk info with its contexts; *digests*: 32 bytes per chunk.
+
+        Raises:
+            FormatUnsupported: a feature without which the chunks cannot be read.
+            FormatInvalid: record, array and digests do not fit together, or a rule is broken.
+        """
+        feature = record.unread_feature()
+        where = f"blob {record.id}"
+        if feature is not None:
+            raise FormatUnsupported(feature, f"the chunks of {where} cannot be read")
+        if len(array) != record.ci_uncompressed_size:
+            raise FormatInvalid(
+                f"{where}: chunk info has {len(array)} bytes, its blob says {record.ci_uncompressed_size}"
+            )
+        if not record.chunk_count or len(digests) != DIGEST_SIZE * record.chunk_count:
+            raise FormatInvalid(f"{where}: {len(digests)} bytes of digests for {record.chunk_count} chunks")
+        self.record = record
+        self.id = record.id
+        self.compressor = record.compressor
+        self.digester = record.digester
+        self.chunk_count = record.chunk_count
+        self.uncompressed_size = record.uncompressed_size
+        self.digests = digests
+        if record.features & BlobFeature.CHUNK_INFO_V2:
+            columns = read_v2(record, array)
+        else:
+            columns = read_v1(record, array)
+        judge_units(record, columns)
+        self.unit_count = len(columns.unit_first)
+        self.sizes = columns.size
+        self._blocks = columns.block
+        self._unit_offsets = columns.unit_offset
+        columns.unit_first.append(record.chunk_count)
+        self._first = columns.unit_first
+        self._compressed_offsets = columns.unit_compressed_offset
+        self._compressed_sizes = columns.unit_compressed_size
+        self._unit_sizes = columns.unit_size
+        self._raw = bytes(columns.unit_raw)
+
+    def unit(self, index: int) -> Unit:
+        """Unit *index*, 0 to unit_count - 1; units are in the order of their chunks and of their bytes.
+
+        Raises:
+            FormatInvalid: there is no such unit.
+        """
+        if not 0 <= index < self.unit_count:
+            raise FormatInvalid(f"blob {self.id}: there is no unit {index} among {self.unit_count}")
+        first = self._first[index]
+        return Unit(
+            self._compressed_offsets[index],
+            self._compressed_sizes[index],
+            self._unit_sizes[index],
+            bool(self._raw[index]),
+            first,
+            self._first[index + 1] - first,
+        )
+
+    def chunk(self, index: int) -> Chunk:
+        """Chunk *index*, 0 to chunk_count - 1.
+
+        Raises:
+            FormatInvalid: there is no such chunk.
+        """
+        if not 0 <= index < self.chunk_count:
+            raise FormatInvalid(f"blob {self.id}: there is no chunk {index} among {self.chunk_count}")
+        return Chunk(
+            index,
+            self.digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE],
+            self._blocks[index] * BLOCK,
+            self.sizes[index],
+            self._unit_offsets[index],
+        )
+
+    def unit_of_chunk(self, index: int) -> int:
+        """The index of the unit that chunk *index* lies in.
+
+        Raises:
+            FormatInvalid: there is no such chunk.
+        """
+        if not 0 <= index < self.chunk_count:
+            raise FormatInvalid(f"blob {self.id}: there is no chunk {index} among {self.chunk_count}")
+        return bisect_right(self._first, index) - 1
+
+    def chunk_at(self, offset: int) -> int:
+        """The index of the chunk whose blocks hold byte *offset* of the uncompressed address space.
+
+        Raises:
+            FormatInvalid: *offset* lies outside it.
+        """
+        if not 0 <= offset < self.uncompressed_size:
+            raise FormatInvalid(f"blob {self.id}: there is no byte {offset} among {self.uncompressed_size}")
+        return bisect_right(self._blocks, offset // BLOCK) - 1
+
+
+def parse_blob_meta(record: BlobRecord, cache_form: bytes, digests: bytes) -> BlobMeta:
+    """The chunks of a blob from *cache_form*: array, zeros up to a multiple of 4096, 4096-byte header.
+
+    Raises:
+        FormatUnsupported, FormatInvalid: as `BlobMeta`, or the header contradicts the blob table.
+    """
+    for _, message in header_faults(record, cache_form):
+        raise FormatInvalid(f"blob {record.id}: {message}")
+    return BlobMeta(record, cache_form[: record.ci_uncompressed_size], digests)
+
+
+def read_chunk_info(record: BlobRecord, stored: bytes) -> bytes:
+    """The uncompressed array from the bytes at ci_offset of the blob object.
+
+    Raises:
+        ChunkInvalid: they are not its compressed form.
+        FormatInvalid: the blob table promises an impossible size.
+    """
+    limit = record.chunk_count * (CHUNK_INFO_V2.size + BATCH_CONTEXT.size)
+    if record.ci_uncompressed_size > limit:
+        raise FormatInvalid(
+            f"blob {record.id}: {record.ci_uncompressed_size} bytes of chunk info, at most {limit}"
+        )
+    return decompress(record.ci_compressor, stored, record.ci_uncompressed_size)
+
+
+def header_faults(record: BlobRecord, cache_form: bytes) -> list[tuple[str, str]]:
+    """(rule, message) for everything that is wrong with the size and the header of *cache_form*."""
+    size = record.ci_uncompressed_size
+    expected = size + -size % BLOCK + CHUNK_INFO_HEADER.size
+    if len(cache_form) != expected:
+        return [("meta-size", f"chunk info file has {len(cache_form)} bytes, expected {expected}")]
+    header = CHUNK_INFO_HEADER.unpack(cache_form, expected - CHUNK_INFO_HEADER.size)
+    found = [
+        ("meta-header", f"chunk info header: {name} is {value}, expected {wanted}")
+        for name, value, wanted in _header_fields(record, header)
+        if value != wanted
+    ]
+    if any(cache_form[size : expected - CHUNK_INFO_HEADER.size]):
+        found.append(("meta-padding", "chunk info is not padded with zeros"))
+    return found
+
+
+def _header_fields(record: BlobRecord, header: ChunkInfoHeader) -> list[tuple[str, int, int]]:
+    fields = [
+        ("magic", header.magic, CHUNK_META_MAGIC),
+        ("second magic", header.magic2, CHUNK_META_MAGIC),
+        ("entries", header.ci_entries, record.chunk_count),
+        ("compressor", header.ci_compressor, record.ci_compressor),
+        ("offset", header.ci_offset, record.ci_offset),
+        ("compressed size", header.ci_compressed_size, record.ci_compressed_size),
+        ("uncompressed size", header.ci_uncompressed_size, record.ci_uncompressed_size),
+    ]
+    if record.features & BlobFeature.BATCH:
+        entries = CHUNK_INFO_V2.size * record.chunk_count
+        contexts = record.ci_uncompressed_size - entries
+        fields += [
+            ("context offset", header.context_offset, entries),
+            ("context bytes", header.context_size, contexts),
+            ("context count", header.context_count, contexts // BATCH_CONTEXT.size),
+        ]
+    return fields
