@@ -28,6 +28,11 @@ def command_in(namespace: str | None, argv: Sequence[str]) -> list[str]:
     return ["nsenter", f"--net=/var/run/netns/{namespace}", "--", *argv]
 
 
+def bound_command(argv: Sequence[str]) -> list[str]:
+    """Return *argv* as a command that gets SIGTERM when the thread that starts it dies, even by SIGKILL."""
+    return ["setpriv", "--pdeathsig", "TERM", *argv]
+
+
 def start_child(
     argv: Sequence[str],
     *,
@@ -50,7 +55,7 @@ def start_child(
         out = files.enter_context(stdout.open("ab"))
         err = subprocess.STDOUT if stderr is None else files.enter_context(stderr.open("ab"))
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command_in(namespace, argv)],
+            bound_command(command_in(namespace, argv)),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,

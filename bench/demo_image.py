@@ -35,7 +35,7 @@ CREATED = "2023-11-14T22:13:20Z"
 SCRATCH = "building-"
 BUILD_SECONDS = 1200.0
 HIDDEN = "etc/motd"  # of the lowest layer (base-files)
-LINKED = "usr/bin/python3.11"  # of the middle one
+LINKED = "./usr/bin/pydoc3.11"  # of the middle one
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def build_demo_image(cache: Path, *, tell: Callable[[str], None]) -> DemoImage:
         tell("writing three layers")
         python, app = scratch / "python.tar", scratch / "app.tar"
         tar_difference.write_difference(base, full, python)
-        write_app_layer(app)
+        write_app_layer(app, full)
         platform = host_platform()
         oci_directory.write_oci_directory(
             scratch / "layout",
@@ -162,16 +162,21 @@ def bootstrap(scratch: Path) -> tuple[Path, Path]:
     return scratch / "base.tar", scratch / "full.tar"
 
 
-def write_app_layer(layer: Path) -> None:
-    """Write the uppermost layer: the program, a hard link to a file below, a whiteout of another one."""
+def write_app_layer(layer: Path, below: Path) -> None:
+    """Write the uppermost layer: the program, a hard link to a file below, a whiteout of another one.
+
+    The linked file is in the layer once more, from the tar *below*: so do build tools write such a link, and
+    containerd's overlay snapshotter refuses one whose target is in a lower layer only.
+    """
     program = PROGRAM.read_bytes()
-    with tarfile.open(layer, "w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(below) as lower, tarfile.open(layer, "w", format=tarfile.PAX_FORMAT) as tar:
         for directory in ("opt", "opt/app"):
             tar.addfile(_member(directory, tarfile.DIRTYPE, 0o755))
         tar.addfile(
             _member("opt/app/main.py", tarfile.REGTYPE, 0o644, size=len(program)), io.BytesIO(program)
         )
-        tar.addfile(_member("opt/app/python", tarfile.LNKTYPE, 0o755, target=LINKED))
+        tar.addfile(lower.getmember(LINKED), lower.extractfile(LINKED))
+        tar.addfile(_member("opt/app/pydoc", tarfile.LNKTYPE, 0o755, target=LINKED))
         tar.addfile(tar_difference.whiteout(HIDDEN))
 
 
