@@ -1,0 +1,137 @@
+"""Opening a store: its directory, its lock, and what an unclean boot may have damaged.
+
+A window's length is trusted while the kernel that wrote it runs, because a file grows only after its bytes
+are in the page cache. A new boot id means that the page cache is gone, so everything that is not in the
+durable record (`sums`) is dropped then, once, by the first process that opens the store, under the exclusive
+lock. Everyone else holds the shared lock for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from chunk_store import sums
+from chunk_store.errors import StoreUnusable
+from chunk_store.window_file import DIRECTORY_MODE, FILE_MODE, WindowDirectory
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_LOCK = "windows.lock"  # holds the boot id under which the store was last checked
+_BLOCK = 1 << 18
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What the check after a new boot did: windows kept because they are recorded, windows dropped."""
+
+    kept: int
+    dropped: int
+
+
+def current_boot() -> str:
+    """This boot's id, as the kernel tells it."""
+    return BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
+    """Create *root* if need be, check it if it was last used under another boot, return (shared lock's
+    descriptor, what was done).
+
+    The caller closes the descriptor to let the store go. Waits while another process checks the store.
+
+    Raises:
+        StoreUnusable: the directory cannot be created, locked or checked.
+    """
+    fd = -1
+    try:
+        root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        fd = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        recovery = None
+        if _checked_under(fd) != boot_id:
+            # Whoever holds the shared lock checked under this boot, so waiting for the exclusive one ends.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if _checked_under(fd) != boot_id:
+                recovery = _recover(root)
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, boot_id.encode("ascii"), 0)
+                os.fsync(fd)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        reason = error.strerror or error
+        advice = (
+            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another with --root"
+        )
+        raise StoreUnusable(f"opening the store {root}: {reason}; {advice}") from error
+    if recovery is not None and recovery.dropped:
+        log.warning(
+            "store %s: the machine went down since the last checkpoint; dropped %d windows, kept %d",
+            root,
+            recovery.dropped,
+            recovery.kept,
+        )
+    return fd, recovery
+
+
+def _checked_under(fd: int) -> str:
+    return os.pread(fd, 64, 0).decode("ascii", "replace").strip()
+
+
+def _recover(root: Path) -> Recovery:
+    recorded = sums.load(root)
+    kept = list(_survivors(WindowDirectory(root), recorded))
+    dropped = _drop_others(WindowDirectory(root), {found.window_id for found in kept})
+    if recorded or kept:
+        sums.replace(root, kept)
+    return Recovery(kept=len(kept), dropped=dropped)
+
+
+def _survivors(directory: WindowDirectory, recorded: dict[str, sums.Sum]) -> Iterator[sums.Sum]:
+    for name, path in directory.names():
+        record = recorded.get(name)
+        if record is not None and _still_holds(Path(path), record):
+            yield record
+
+
+def _still_holds(path: Path, record: sums.Sum) -> bool:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size != record.length:
+        return False
+    return found.st_mtime_ns == record.mtime_ns or checksum(path) == record.checksum
+
+
+def checksum(path: Path) -> int:
+    """XXH3-64 of the file's bytes."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.intdigest()
+
+
+def _drop_others(directory: WindowDirectory, keep: set[str]) -> int:
+    dropped = 0
+    for name, path in directory.names():
+        if name in keep:
+            continue
+        found = Path(path)
+        if found.is_dir() and not found.is_symlink():
+            continue
+        # An empty file is an absent window that a mount of the last boot held open; it costs nothing to count
+        # it out.
+        dropped += found.lstat().st_size > 0
+        found.unlink()
+    return dropped

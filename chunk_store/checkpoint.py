@@ -1,0 +1,133 @@
+"""Moves completed windows from "in the page cache" to "recorded as on the disk".
+
+One thread per open store, started by the first completed window: every half minute with news, and when asked,
+it syncs the file system and appends what was complete before the sync to the record. Nobody waits for it
+except `close`, and not for long.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from chunk_store import sums
+from chunk_store.window_file import WindowDirectory
+
+INTERVAL = (
+    30.0  # seconds of filling that a power cut may cost; the kernel's own write-back takes as long by default
+)
+
+log = logging.getLogger(__name__)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Write back everything of the file system that holds *path*.
+
+    Raises:
+        OSError: some of it could not be written since the last call.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), os.fspath(path))
+    finally:
+        os.close(fd)
+
+
+class Checkpoints:
+    """Collects what was completed and records it. Thread-safe."""
+
+    def __init__(self, root: Path, interval: float = INTERVAL) -> None:
+        self._root = root
+        self._interval = interval
+        # Protects `_news` and `_thread`. A leaf: only list and thread bookkeeping happens under it.
+        self._lock = threading.Lock()
+        self._news: list[sums.Sum] = []
+        self._thread: threading.Thread | None = None
+        # One checkpoint at a time; taken before `_lock`, held across the sync.
+        self._turn = threading.Lock()
+        self._asked = threading.Event()
+        self._closed = False
+
+    def note(self, completed: sums.Sum) -> None:
+        """Remember a window that was just completed."""
+        with self._lock:
+            self._news.append(completed)
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+                self._thread.start()
+
+    def ask(self) -> None:
+        """Have a checkpoint made soon, without waiting for it."""
+        self._asked.set()
+
+    def make(self) -> int:
+        """Sync, then record; return how many windows were recorded.
+
+        A failure is logged; windows that did not reach the disk are emptied.
+        """
+        with self._turn:
+            with self._lock:
+                news, self._news = self._news, []
+            if not news:
+                return 0
+            try:
+                sync_filesystem(self._root)
+            except OSError as error:
+                log.error(
+                    "store %s: write-back failed (%s); checking what was filled since", self._root, error
+                )
+                news = [completed for completed in news if self._reached_disk(completed)]
+            try:
+                sums.append(self._root, news)
+            except OSError as error:
+                log.warning(
+                    "store %s: cannot record %d windows: %s; trying later", self._root, len(news), error
+                )
+                with self._lock:
+                    self._news[:0] = news
+                return 0
+            return len(news)
+
+    def flush(self, patience: float) -> None:
+        """Make a checkpoint now; wait for it at most *patience* seconds, after which it goes on by itself."""
+        flusher = threading.Thread(target=self.make, name="checkpoint", daemon=True)
+        flusher.start()
+        flusher.join(patience)
+
+    def close(self, patience: float) -> None:
+        """Make the last checkpoint; what it does not reach in time is fetched again after a power cut."""
+        with self._lock:
+            self._closed = True
+        self._asked.set()
+        self.flush(patience)
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._asked.wait(self._interval)
+            self._asked.clear()
+            self.make()
+
+    def _reached_disk(self, completed: sums.Sum) -> bool:
+        """Whether the window's own write-back went well; if not, the window is emptied, because its pages may
+        be lost already.
+
+        The error that `syncfs` reported is still unseen by the file itself, so its `fsync` tells which one it
+        was.
+        """
+        try:
+            window = WindowDirectory(self._root).try_lock(completed.window_id, completed.length)
+        except OSError:
+            return False
+        if window is None:
+            return False
+        try:
+            return window.sync_or_empty()
+        finally:
+            window.close()

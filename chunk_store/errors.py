@@ -1,0 +1,32 @@
+"""What can go wrong in the store, one class per decision of the caller.
+
+Not here: what the remote raises (its own types, kept as the cause) and what a hostile blob's tables raise
+(`rafs.errors`). Serves the mounts, which turn these into errnos, and the command, which turns them into exit
+codes.
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Root of everything `chunk_store` raises on purpose."""
+
+
+class ChunkUnavailable(StoreError):
+    """The bytes could not be fetched in time. Nothing is wrong with them: the next read tries again."""
+
+
+class ChunkCorrupt(StoreError):
+    """What the remote sends did not match the digest twice in a row. None of it was kept or served."""
+
+
+class StoreFull(StoreError):
+    """The file system takes no more windows. Readers are still served, from memory; filling has stopped."""
+
+
+class StoreUnusable(StoreError):
+    """The store's directory cannot be created, locked or checked; nothing was attached."""
+
+
+class RangeOutside(StoreError):
+    """A read names bytes that no window of the blob holds: the bootstrap and the blob's tables disagree."""

@@ -1,0 +1,361 @@
+"""Decides who fetches what when: readers first, then the hot list, then everything else.
+
+Up to `Limits.demand_connections` threads answer readers, each miss at once and on its own;
+`Limits.bulk_connections` more fetch the hot list and the background. A miss takes the windows right behind it
+along in the same request, so they arrive without a round trip and strictly after it. While a reader waits, no
+background range is started and the hot list is held to one range.
+
+Knows windows by number and files not at all (`range_fetch` fills them). Serves `store`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from chunk_store.counters import Counters
+from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
+from chunk_store.fill import Fill
+from chunk_store.limits import Limits
+from chunk_store.memory_windows import MemoryWindows
+from chunk_store.plan import Plan, Priority, State
+from chunk_store.range_fetch import Outcome, RangeFetch, Settled
+from chunk_store.sums import Sum
+from chunk_store.window_index import WindowIndex
+
+_IDLE_SECONDS = 5.0  # a worker without work leaves after this: a complete mount keeps no threads
+_RETRY_SECONDS = 2.0  # between looks at windows that another process was filling
+_FIRST_REST = 1.0  # seconds the bulk rests after the remote failed it; doubled each time, up to the next
+_LONGEST_REST = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """The fetching side of one attachment. Thread-safe.
+
+    Parameters:
+        present: numbers of the windows that are complete already.
+        hot: numbers in the order in which they are wanted; fetched from the start.
+        background: whether everything else is fetched as well; also allows a miss to take along what follows
+            it.
+        completed: called, under no lock, with the record of each window that was written.
+    """
+
+    def __init__(
+        self,
+        index: WindowIndex,
+        fetch: RangeFetch,
+        counters: Counters,
+        memory: MemoryWindows,
+        limits: Limits,
+        stopping: threading.Event,
+        *,
+        present: Iterable[int],
+        hot: Iterable[int],
+        background: bool,
+        completed: Callable[[Sum], None],
+    ) -> None:
+        self._index = index
+        self._fetch = fetch
+        self._counters = counters
+        self._memory = memory
+        self._limits = limits
+        self._stopping = stopping
+        self._completed = completed
+        self._background = background
+        # Protects everything below and each fill's priority. Held for bookkeeping only; a fill's condition
+        # and the counters' lock may be taken under it, files and the remote are not touched under it.
+        self._turn = threading.Condition(threading.Lock())
+        self._plan = Plan(index, hot)
+        self._fills: dict[int, Fill] = {}
+        self._demand: deque[list[Fill]] = deque()
+        self._demand_running = 0
+        self._bulk_running = 0
+        self._unanswered = 0  # fills that a reader waits for
+        self._workers: set[threading.Thread] = set()
+        self._idle = 0
+        self._full: StoreFull | None = None
+        self._trouble: StoreError | None = None
+        self._rest = _FIRST_REST
+        self._rests_until = 0.0
+        self._retries_at = 0.0
+        self.windows_total = sum(1 for _ in index.distinct())
+        self.bytes_total = sum(index[number].length for number in index.distinct())
+        self._windows_present = 0
+        self._bytes_present = 0
+        with self._turn:
+            for number in present:
+                self._mark_present(number)
+            self._hire()
+
+    def is_present(self, number: int) -> bool:
+        """Whether the window is complete, as far as is known; needs no lock."""
+        return self._plan.states[number] == State.PRESENT
+
+    def present_totals(self) -> tuple[int, int]:
+        """(windows, uncompressed bytes) that are complete."""
+        with self._turn:
+            return self._windows_present, self._bytes_present
+
+    def touched(self, number: int) -> None:
+        """A reader came to this window for the first time."""
+        with self._turn:
+            self._plan.touched(number)
+
+    def want(self, number: int, *, in_memory: bool = False) -> Fill | None:
+        """Have the window fetched before everything else; its fill to wait on, None if it has become present.
+
+        *in_memory* fetches it beside its file, which cannot be read although it has the right length.
+
+        Raises:
+            ChunkUnavailable: the attachment is closed.
+        """
+        with self._turn:
+            if self._stopping.is_set():
+                raise ChunkUnavailable("reading from an image that has been unmounted")
+            if self.is_present(number) and not in_memory:
+                return None
+            fill = self._fills.get(number)
+            if fill is not None:
+                self._promote(fill)
+                return fill
+            run = [number]
+            if self._background and not self._unanswered and not in_memory and self._full is None:
+                run = self._plan.tail(number, self._limits.tail)
+            fill = self._begin(number, Priority.DEMAND)
+            fill.in_memory = in_memory
+            self._demand.append([fill, *(self._begin(follower, Priority.BACKGROUND) for follower in run[1:])])
+            self._unanswered += 1
+            self._plan.missed(number)
+            self._hire()
+            return fill
+
+    def lost(self, number: int) -> None:
+        """The window's file turned out not to hold it (any more)."""
+        with self._turn:
+            if self.is_present(number):
+                self._windows_present -= 1
+                self._bytes_present -= self._index[number].length
+                self._plan.absent_again(number)
+                self._hire()
+
+    def start_background(self) -> None:
+        """From now on fetch everything."""
+        with self._turn:
+            self._background = True
+            self._hire()
+
+    def wait_complete(self, timeout: float | None) -> bool:
+        """Wait until every window is present; False after *timeout* seconds.
+
+        Raises:
+            StoreFull: the file system takes no more.
+            ChunkCorrupt: everything else is present, but at least one window is wrong at its source.
+            ChunkUnavailable: the remote failed in a way that trying again cannot mend, or the attachment was
+            closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._turn:
+            while self._windows_present < self.windows_total:
+                broken = self._plan.states.count(State.BROKEN)
+                if self._full is not None:
+                    raise StoreFull(*self._full.args)
+                if broken and self._windows_present + broken == self.windows_total:
+                    raise ChunkCorrupt(
+                        f"{broken} windows of the image are wrong at their source: {self._trouble}"
+                    )
+                if self._stopping.is_set():
+                    raise ChunkUnavailable("the image was unmounted before it was complete")
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._turn.wait(left)
+            return True
+
+    @property
+    def trouble(self) -> str | None:
+        """Why filling stands still, if it does."""
+        with self._turn:
+            standing = self._full or self._trouble
+            return str(standing) if standing is not None else None
+
+    def close(self, patience: float) -> None:
+        """Fail all readers, stop fetching; wait at most *patience* seconds for threads the remote holds up."""
+        with self._turn:
+            self._stopping.set()
+            fills = list(self._fills.values())
+            self._fills.clear()
+            self._demand.clear()
+            self._turn.notify_all()
+            workers = list(self._workers)
+        for fill in fills:
+            fill.fail(ChunkUnavailable("the image was unmounted while it was being read"))
+        deadline = time.monotonic() + patience
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+
+    def _begin(self, number: int, priority: Priority) -> Fill:
+        fill = self._fills[number] = Fill(number, priority)
+        self._plan.states[number] = State.IN_FLIGHT
+        return fill
+
+    def _promote(self, fill: Fill) -> None:
+        if not fill.wanted:
+            fill.priority = Priority.DEMAND
+            self._unanswered += 1
+            self._plan.missed(fill.number)
+
+    def _hire(self) -> None:
+        """Wake a worker, or start one if none is idle and there is room."""
+        self._turn.notify_all()
+        room = self._limits.demand_connections + self._limits.bulk_connections
+        wanted = len(self._demand) + self._limits.bulk_connections - self._bulk_running
+        for _ in range(min(wanted - self._idle, room - len(self._workers))):
+            worker = threading.Thread(target=self._work, name="fetch", daemon=True)
+            self._workers.add(worker)
+            worker.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._turn:
+                fills = self._next_job()
+                if fills is None:
+                    self._workers.discard(threading.current_thread())
+                    return
+                for_reader = fills[0].wanted
+                if for_reader:
+                    self._demand_running += 1
+                else:
+                    self._bulk_running += 1
+            try:
+                self._run(fills)
+            finally:
+                with self._turn:
+                    if for_reader:
+                        self._demand_running -= 1
+                    else:
+                        self._bulk_running -= 1
+                    self._turn.notify_all()
+
+    def _next_job(self) -> list[Fill] | None:
+        """Wait for work; None when this worker should end."""
+        while not self._stopping.is_set():
+            if self._demand and self._demand_running < self._limits.demand_connections:
+                return self._demand.popleft()
+            now = time.monotonic()
+            bulk = self._next_bulk(now)
+            if bulk:
+                return bulk
+            wakes_at = max(self._rests_until, self._retries_at)
+            self._idle += 1
+            woken = self._turn.wait(wakes_at - now if wakes_at > now else _IDLE_SECONDS)
+            self._idle -= 1
+            if not woken and wakes_at <= now:
+                return None
+        return None
+
+    def _next_bulk(self, now: float) -> list[Fill]:
+        if self._full is not None or now < self._rests_until:
+            return []
+        if self._bulk_running >= (1 if self._unanswered else self._limits.bulk_connections):
+            return []
+        priority = Priority.HOT
+        run = self._plan.next_hot(self._limits.bulk_range)
+        if not run and self._background and not self._unanswered:
+            priority = Priority.BACKGROUND
+            run = self._plan.next_background(self._limits.bulk_range)
+            if not run and now >= self._retries_at and self._plan.states.find(State.SET_ASIDE) >= 0:
+                self._retries_at = now + _RETRY_SECONDS
+                self._plan.retry_set_aside()
+                run = self._plan.next_background(self._limits.bulk_range)
+        return [self._begin(number, priority) for number in run]
+
+    def _run(self, fills: Sequence[Fill]) -> None:
+        try:
+            for settled in self._fetch.run(fills):
+                self._settle(settled)
+        except Exception as error:
+            # A worker that dies silently would leave readers waiting for ever.
+            log.exception("filling windows %s failed unexpectedly", [fill.number for fill in fills])
+            for fill in fills:
+                failure = ChunkUnavailable(f"filling window {fill.number} failed unexpectedly: {error!r}")
+                self._settle(Settled(fill, Outcome.FAILED, failure))
+
+    def _settle(self, settled: Settled) -> None:
+        fill, outcome = settled.fill, settled.outcome
+        message: str | None = None
+        with self._turn:
+            if self._fills.get(fill.number) is not fill:
+                return
+            if outcome in (Outcome.CUT, Outcome.BUSY, Outcome.GIVEN_UP, Outcome.REFUSED) and fill.wanted:
+                # Somebody began to wait for it while it was fetched for nobody: it starts again, on its own.
+                self._demand.append([fill])
+                self._hire()
+                return
+            del self._fills[fill.number]
+            self._unanswered -= fill.wanted
+            self._counters.received(
+                fill.priority,
+                fill.received,
+                outcome in (Outcome.PRESENT, Outcome.IN_MEMORY) and fill.received > 0,
+            )
+            message = self._place(fill, settled)
+            self._hire()
+        if settled.record is not None:
+            self._completed(settled.record)
+        if isinstance(settled.error, StoreError) and outcome is Outcome.FAILED:
+            fill.fail(settled.error)
+            message = str(settled.error)
+        if message is not None:
+            log.error("%s", message)
+
+    def _place(self, fill: Fill, settled: Settled) -> str | None:
+        """Move the window to the state its outcome means; what to log, if anything."""
+        outcome, error = settled.outcome, settled.error
+        message: str | None = None
+        if outcome is Outcome.PRESENT:
+            self._mark_present(fill.number)
+            self._recover(written=settled.record is not None)
+            return None
+        if outcome is Outcome.IN_MEMORY:
+            assert fill.memory is not None
+            self._memory.put(self._index[fill.number].id, fill.memory)
+            self._plan.states[fill.number] = State.SET_ASIDE
+        elif outcome is Outcome.BUSY:
+            self._plan.states[fill.number] = State.SET_ASIDE
+        elif isinstance(error, ChunkCorrupt):
+            self._trouble = error
+            self._plan.states[fill.number] = State.BROKEN
+        else:
+            self._plan.absent_again(fill.number)
+        if (
+            isinstance(error, OSError)
+            and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED)
+            and self._full is None
+        ):
+            window_id = self._index[fill.number].id[:16]
+            message = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
+            self._full = StoreFull(message)
+        if outcome is Outcome.GIVEN_UP and isinstance(error, StoreError):
+            self._trouble = error
+            self._rests_until = time.monotonic() + self._rest
+            self._rest = min(2 * self._rest, _LONGEST_REST)
+        return message
+
+    def _mark_present(self, number: int) -> None:
+        self._plan.states[number] = State.PRESENT
+        self._windows_present += 1
+        self._bytes_present += self._index[number].length
+
+    def _recover(self, *, written: bool) -> None:
+        """A window was completed: whatever stopped the bulk is over."""
+        if written:
+            self._full = None
+        if not isinstance(self._trouble, ChunkCorrupt):
+            self._trouble = None
+        self._rest = _FIRST_REST
+        self._rests_until = 0.0

@@ -1,0 +1,255 @@
+"""The chunk store: one directory of windows, shared by images, mounts and processes.
+
+`ChunkStore` is the directory; `Attachment` is one image's blobs bound to it and to the remote they come from,
+and the only way to read bytes. Here the pieces are wired together and a read is served; how windows lie on
+disk, are fetched, scheduled and recorded is in the modules beside it, and in docs/store.md together with the
+order of all locks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from chunk_store.boot import current_boot, open_store
+from chunk_store.checkpoint import Checkpoints
+from chunk_store.counters import Counters, Progress
+from chunk_store.errors import ChunkUnavailable
+from chunk_store.limits import Limits
+from chunk_store.memory_windows import MemoryWindows
+from chunk_store.open_windows import OpenWindows
+from chunk_store.plan import Priority
+from chunk_store.range_fetch import RangeFetch
+from chunk_store.remote import BlobSource
+from chunk_store.scheduler import Scheduler
+from chunk_store.window_file import WindowDirectory
+from chunk_store.window_index import WindowIndex
+from rafs.blob_meta import BlobMeta
+
+_TRIES = 4  # of one read: its file may be found damaged once, and the last try leaves the file alone
+_LEAVE_SECONDS = 0.4  # `close` waits this long for fetching threads, and this long again for the checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class ChunkStore:
+    """A store below *root*, which is created if need be. Thread-safe; open it after forking, not before.
+
+    Parameters:
+        limits: time, connections and memory; see `Limits`.
+        boot_id: the id of this boot, which decides whether windows written earlier are to be trusted;
+            default: the kernel's.
+
+    Raises:
+        StoreUnusable: the directory cannot be created, locked or checked.
+    """
+
+    def __init__(self, root: Path, *, limits: Limits | None = None, boot_id: str | None = None) -> None:
+        self.root = root
+        self.limits = limits or Limits()
+        self._lock_fd, self.recovery = open_store(root, boot_id or current_boot())
+        self.directory = WindowDirectory(root)
+        self.open_windows = OpenWindows(self.directory)
+        self.memory = MemoryWindows(self.limits.memory_bytes)
+        self.checkpoints = Checkpoints(root)
+        # Protects `_attachments` and `_lock_fd`. A leaf.
+        self._lock = threading.Lock()
+        self._attachments: set[Attachment] = set()
+
+    def attach(
+        self,
+        blobs: Sequence[BlobMeta],
+        source: BlobSource,
+        *,
+        hot: Sequence[tuple[int, int, int]] = (),
+        background: bool = True,
+    ) -> Attachment:
+        """Bind *blobs* to this store and to *source*, which stays the caller's and must outlive the
+        attachment.
+
+        Parameters:
+            hot: (position in *blobs*, offset, size) in the blobs' uncompressed address spaces, in the order
+                in which they will be needed. Fetching them starts at once.
+            background: fetch everything else behind that; False leaves it to readers until
+                `start_background`.
+
+        Raises:
+            RangeOutside: *hot* names bytes that no window holds.
+        """
+        attachment = Attachment(self, blobs, source, hot, background=background)
+        with self._lock:
+            self._attachments.add(attachment)
+        return attachment
+
+    def close(self) -> None:
+        """Close every attachment, record what was completed, let the store go. Takes a second at most."""
+        with self._lock:
+            attachments = list(self._attachments)
+        for attachment in attachments:
+            attachment.close()
+        self.checkpoints.close(_LEAVE_SECONDS)
+        self.open_windows.close()
+        with self._lock:
+            fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def forget(self, attachment: Attachment) -> None:
+        """*attachment* was closed."""
+        with self._lock:
+            self._attachments.discard(attachment)
+            last = not self._attachments
+        if last:
+            self.checkpoints.flush(_LEAVE_SECONDS)
+
+    def __enter__(self) -> ChunkStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Attachment:
+    """One image's blobs, readable as if they were local. Made by `ChunkStore.attach`; thread-safe."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        blobs: Sequence[BlobMeta],
+        source: BlobSource,
+        hot: Sequence[tuple[int, int, int]],
+        *,
+        background: bool,
+    ) -> None:
+        self._store = store
+        self._index = WindowIndex(blobs)
+        self._counters = Counters(len(self._index), [blob.uncompressed_size for blob in blobs])
+        stopping = threading.Event()
+        self._scheduler = Scheduler(
+            self._index,
+            RangeFetch(self._index, store.directory, source, store.limits, self._counters, stopping),
+            self._counters,
+            store.memory,
+            store.limits,
+            stopping,
+            present=[
+                n
+                for n in self._index.distinct()
+                if store.directory.size(self._index[n].id) == self._index[n].length
+            ],
+            hot=[number for place in hot for number, _, _ in self._index.pieces(*place)],
+            background=background,
+            completed=store.checkpoints.note,
+        )
+
+    def read(self, blob_index: int, offset: int, size: int) -> bytes:
+        """Return exactly *size* verified bytes at *offset* of the blob's uncompressed address space; waits
+        for what is not local.
+
+        A range inside the verified prefix of a window that is being filled is answered at once.
+
+        Raises:
+            RangeOutside: the blob has no such bytes.
+            ChunkUnavailable: they could not be fetched within `Limits.read_seconds`, or the attachment was
+            closed.
+            ChunkCorrupt: the remote's bytes are wrong, also after fetching them again.
+        """
+        pieces = list(self._index.pieces(blob_index, offset, size))
+        self._counters.touched(blob_index, offset, size)
+        deadline = time.monotonic() + self._store.limits.read_seconds
+        originals = [self._index.original[number] for number, _, _ in pieces]
+        for number in originals:
+            if self._counters.touched_window(number):
+                self._scheduler.touched(number)
+            if len(originals) > 1 and not self._scheduler.is_present(number):
+                self._scheduler.want(number)
+        found = [
+            self._read_window(number, begin, end, deadline)
+            for number, (_, begin, end) in zip(originals, pieces, strict=True)
+        ]
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def progress(self) -> Progress:
+        """What is local, what it cost to fetch, what was touched, at this moment."""
+        windows_present, bytes_present = self._scheduler.present_totals()
+        touched_windows, touched_bytes = self._counters.touched_totals()
+        return Progress(
+            windows_total=self._scheduler.windows_total,
+            windows_present=windows_present,
+            bytes_total=self._scheduler.bytes_total,
+            bytes_present=bytes_present,
+            demand=self._counters.by_class(Priority.DEMAND),
+            hot=self._counters.by_class(Priority.HOT),
+            background=self._counters.by_class(Priority.BACKGROUND),
+            touched_windows=touched_windows,
+            touched_bytes=touched_bytes,
+            waited_seconds=self._counters.waited_seconds,
+            trouble=self._scheduler.trouble,
+        )
+
+    def start_background(self) -> None:
+        """Fetch everything from now on."""
+        self._scheduler.start_background()
+
+    def wait_complete(self, timeout: float | None = None) -> bool:
+        """Wait until every window is local; False if it takes longer than *timeout* seconds.
+
+        Raises:
+            StoreFull: the file system takes no more.
+            ChunkCorrupt: all is local but what is wrong at its source.
+            ChunkUnavailable: the remote refuses for good, or the attachment was closed.
+        """
+        return self._scheduler.wait_complete(timeout)
+
+    def close(self) -> None:
+        """Stop fetching; whoever still reads gets `ChunkUnavailable`. Returns within a second."""
+        self._scheduler.close(_LEAVE_SECONDS)
+        self._store.forget(self)
+
+    def _read_window(self, number: int, begin: int, end: int, deadline: float) -> bytes:
+        window = self._index[number]
+        store = self._store
+        for tries_left in reversed(range(_TRIES)):
+            if self._scheduler.is_present(number):
+                found = store.open_windows.read(window.id, window.length, begin, end - begin)
+                if found is not None:
+                    return found
+                log.warning("window %s is not what it was; looking at it again", window.id)
+                self._scheduler.lost(number)
+            kept = store.memory.get(window.id)
+            if kept is not None:
+                return bytes(memoryview(kept)[begin:end])
+            found = self._wait(number, begin, end, deadline, in_memory=not tries_left)
+            if found is not None:
+                return found
+        raise ChunkUnavailable(f"reading window {window.id}: its file changes faster than it can be read")
+
+    def _wait(self, number: int, begin: int, end: int, deadline: float, *, in_memory: bool) -> bytes | None:
+        window = self._index[number]
+        fill = self._scheduler.want(number, in_memory=in_memory)
+        if fill is None:
+            return None
+        began = time.monotonic()
+        try:
+            verified, memory = fill.wait(end, deadline)
+        finally:
+            self._counters.waited(time.monotonic() - began)
+        if not verified:
+            seconds = self._store.limits.read_seconds
+            failure = ChunkUnavailable(
+                f"reading window {window.index} of blob {self._index.blob(number).id}: no answer within "
+                f"{seconds:g} s; the next read tries again"
+            )
+            log.error("%s", failure)
+            raise failure
+        if memory is not None:
+            return bytes(memoryview(memory)[begin:end])
+        # The file may still grow, so its length says nothing; the prefix is known to be good.
+        return self._store.open_windows.read(window.id, None, begin, end - begin)

@@ -1,0 +1,198 @@
+"""One window on disk, from empty to complete, and the directory that holds them.
+
+The state of a window is the length of its file: none or 0 = absent, less than the window = a verified prefix,
+exactly the window = complete. So there is no index that could be wrong. Windows are written in place, front
+to back, and are never renamed, unlinked or cut below their length while something may hold them: a live mount
+would go on reading the old inode.
+
+This module does not fetch, decode or verify. It serves the fetcher (`WindowDirectory.try_lock`) and the
+readers (`open_complete`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+_ATTEMPTS = 8  # a window file that is swapped under us more often than this is somebody's attack or bug
+
+
+class LockedWindow:
+    """A window file under its exclusive lock. Whoever holds this is the only writer on the machine.
+
+    `size` is the file's length when it was locked; it may exceed the window's if something foreign wrote to
+    it. Not thread-safe; close it to let the lock go.
+    """
+
+    __slots__ = ("_fd", "length", "size")
+
+    def __init__(self, fd: int, length: int, size: int) -> None:
+        self._fd = fd
+        self.length = length
+        self.size = size
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file had exactly the window's length when it was locked."""
+        return self.size == self.length
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return what the file holds at *offset*; shorter where it ends."""
+        return os.pread(self._fd, size, offset)
+
+    def write(self, offset: int, pieces: Sequence[bytes]) -> None:
+        """Put *pieces*, already verified, one after another at *offset*.
+
+        Raises:
+            OSError: the file system took only part of it or nothing; what it took is right. ESTALE: somebody
+            who does not ask for locks has cut the file, so writing here would leave a hole that reads as
+            zeros.
+        """
+        if os.fstat(self._fd).st_size < offset:
+            raise OSError(errno.ESTALE, "the window file was cut while it was being filled")
+        left = [memoryview(piece) for piece in pieces]
+        while left:
+            written = os.pwritev(self._fd, left, offset)
+            offset += written
+            while left and written >= len(left[0]):
+                written -= len(left[0])
+                del left[0]
+            if left:
+                left[0] = left[0][written:]
+
+    def seal(self) -> int:
+        """Make the file exactly as long as the window, all of which has been written; return its mtime in ns.
+
+        Only a file that was too long when it was found is cut, and only here: until then its length said "not
+        complete".
+        """
+        if self.size > self.length:
+            os.ftruncate(self._fd, self.length)
+        return os.fstat(self._fd).st_mtime_ns
+
+    def sync_or_empty(self) -> bool:
+        """Write the file back; where that fails, make it absent and return False.
+
+        The one case in which a window shrinks: its pages may be gone, and an empty file reads as an error,
+        never as wrong bytes.
+        """
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, 0)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let the lock go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class WindowDirectory:
+    """`ROOT/windows/<first two digits>/<id>`: where window files lie and how they are opened. Thread-safe."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "windows"
+        self._prefix = os.fspath(self.path)
+
+    def size(self, window_id: str) -> int:
+        """The file's length in bytes; 0 where there is none, -1 where something else has its name."""
+        try:
+            found = os.lstat(self._name(window_id))
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+    def open_read(self, window_id: str, length: int | None) -> int | None:
+        """Return a descriptor for reading; None where the file is missing, no file, or not *length* bytes
+        long.
+
+        *length* None accepts any length: the caller knows which prefix of it is good.
+        """
+        try:
+            fd = os.open(self._name(window_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES):
+                return None
+            raise
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and length in (None, found.st_size):
+            return fd
+        os.close(fd)
+        return None
+
+    def try_lock(self, window_id: str, length: int) -> LockedWindow | None:
+        """Open or create the window's file and lock it; None while another process or attachment fills it.
+
+        Raises:
+            OSError: the file system refuses (full, read-only, no permission).
+        """
+        name = self._name(window_id)
+        for _ in range(_ATTEMPTS):
+            fd = self._open_write(name)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return None
+            except BaseException:
+                os.close(fd)
+                raise
+            held = os.fstat(fd)
+            # Between open and lock the file may have been evicted or replaced; a lock on an unlinked inode
+            # guards nothing.
+            if _leads_to(name, held):
+                return LockedWindow(fd, length, held.st_size)
+            os.close(fd)
+        raise OSError(errno.EBUSY, "the window file is replaced each time it is opened", name)
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Yield (name, path) of every entry two levels below, whatever it is, in no particular order."""
+        try:
+            shelves = list(os.scandir(self._prefix))
+        except FileNotFoundError:
+            return
+        for shelf in shelves:
+            if shelf.is_dir(follow_symlinks=False):
+                with os.scandir(shelf.path) as entries:
+                    for entry in entries:
+                        yield entry.name, entry.path
+
+    def _name(self, window_id: str) -> str:
+        return f"{self._prefix}/{window_id[:2]}/{window_id}"
+
+    def _open_write(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        for _ in range(_ATTEMPTS):
+            try:
+                fd = os.open(name, flags, FILE_MODE)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(name), DIRECTORY_MODE, exist_ok=True)  # noqa: PTH103, PTH120
+                continue
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENXIO):
+                    raise
+            else:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    return fd
+                os.close(fd)
+            # A link or a pipe under a window's name is no window, so nothing can hold it as one: it goes.
+            if not stat.S_ISREG(os.lstat(name).st_mode):
+                os.unlink(name)  # noqa: PTH108
+        raise OSError(errno.EBUSY, "something that is not a file keeps the window's name", name)
+
+
+def _leads_to(name: str, held: os.stat_result) -> bool:
+    try:
+        named = os.lstat(name)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)

@@ -1,0 +1,115 @@
+"""Builders for store tests: blobs with known bytes, and a remote that stalls, fails, lies or kills when told."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from rafs.blob_meta import BlobMeta, parse_blob_meta
+from rafs.blob_writer import BlobWriter, pack_unit
+from rafs.windows import Window, cut_windows
+
+PIECE = 64 << 10
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A blob: its tables, the object a registry would hold, and its uncompressed address space."""
+
+    meta: BlobMeta
+    stored: bytes
+    plain: bytes
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        return cut_windows(self.meta)
+
+    @property
+    def unit_bytes(self) -> int:
+        """Compressed bytes of all units: what filling the store once must cost."""
+        return self.windows[-1].compressed_end - self.windows[0].compressed_start
+
+
+def chunk_of(seed: object, size: int) -> bytes:
+    """*size* bytes that zstd makes somewhat smaller, different for each *seed*."""
+    random = Random(repr(seed))
+    return random.randbytes(-(-size // 2)).hex().encode()[:size]
+
+
+def blob_of(units: Sequence[Sequence[bytes]]) -> Blob:
+    """A blob whose units hold exactly these chunks."""
+    writer = BlobWriter(chunk_size=1 << 20)
+    stored = [writer.add_unit(pack_unit(chunks, level=1)) for chunks in units]
+    tail, finished = writer.finish()
+    meta = parse_blob_meta(finished.record(0), finished.cache_form(), finished.digests)
+    plain = b"".join(chunk + bytes(-len(chunk) % 4096) for chunks in units for chunk in chunks)
+    return Blob(meta, b"".join(stored) + tail, plain)
+
+
+def random_blob(seed: object, size: int, *, chunk: int = 100_000, per_unit: int = 4) -> Blob:
+    """About *size* bytes in units of *per_unit* chunks."""
+    chunks = [chunk_of((seed, number), chunk) for number in range(max(1, size // chunk))]
+    return blob_of([chunks[at : at + per_unit] for at in range(0, len(chunks), per_unit)])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request the remote got."""
+
+    blob_id: str
+    offset: int
+    size: int
+
+
+class RemoteFailed(Exception):
+    """What the scripted remote raises; `temporary` as the script says."""
+
+    def __init__(self, text: str, *, temporary: bool) -> None:
+        super().__init__(text)
+        self.temporary = temporary
+
+
+class ScriptedSource:
+    """A remote in memory.
+
+    `on_request` is called before a range is served, `on_piece` before each piece of it with (request, bytes
+    served so far); either may block, raise, or kill the process.
+    """
+
+    def __init__(self, *blobs: Blob) -> None:
+        self._stored = {blob.meta.id: blob.stored for blob in blobs}
+        self._lock = threading.Lock()
+        self.asked: list[Asked] = []
+        self.sent = 0
+        self.on_request: Callable[[Asked], None] = lambda _: None
+        self.on_piece: Callable[[Asked, int], None] = lambda _, __: None
+        self.failures: deque[Exception] = deque()
+        self.flips: dict[tuple[str, int], int] = {}
+        self.piece = PIECE
+
+    def flip(self, blob: Blob, offset: int, times: int) -> None:
+        """Send byte *offset* wrong the first *times* it is asked for."""
+        self.flips[blob.meta.id, offset] = times
+
+    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+        asked = Asked(blob_id, offset, size)
+        with self._lock:
+            self.asked.append(asked)
+            failure = self.failures.popleft() if self.failures else None
+        self.on_request(asked)
+        if failure is not None:
+            raise failure
+        stored = bytearray(self._stored[blob_id][offset : offset + size])
+        for (flipped, at), times in self.flips.items():
+            if flipped == blob_id and offset <= at < offset + size and times:
+                self.flips[flipped, at] -= 1
+                stored[at - offset] ^= 0x55
+        for at in range(0, len(stored), self.piece):
+            self.on_piece(asked, at)
+            piece = bytes(stored[at : at + self.piece])
+            with self._lock:
+                self.sent += len(piece)
+            yield piece
