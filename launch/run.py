@@ -59,7 +59,7 @@ def run_image(request: RunRequest) -> int:
         What opening and mounting an image raises, as it is.
     """
     if os.geteuid() != 0:
-        raise RootNeeded("cannot run a container without root: use sudo, or `nopull mount` for the files alone")
+        raise RootNeeded("cannot run a container without root: use sudo, or `nopull mount` for its files")
     if request.wanted.terminal and not any(os.isatty(stream) for stream in (0, 1, 2)):
         raise RunError("cannot give the container a terminal (-t): there is none here; leave -t out")
     runtime = find_runtime(request.runtime)

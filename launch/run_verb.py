@@ -36,13 +36,15 @@ Exit code: the container's own, 128 + n when signal n killed it,
 )
 @click.option("-i", "--interactive", is_flag=True, help="Connect standard input (otherwise it is empty).")
 @click.option("-t", "--tty", is_flag=True, help="Give the container a terminal.")
-@click.option("--entrypoint", metavar="CMD", help="Run CMD in place of the image's entrypoint and command.")
-@click.option("-u", "--user", metavar="USER[:GROUP]", help="Run as this user: names of the image, or numbers.")
+@click.option("--entrypoint", metavar="CMD", help="Run CMD, not the image's entrypoint and command.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="Run as a user of the image, or a number.")
 @click.option("-w", "--workdir", metavar="DIR", help="Start in this directory; made when it is missing.")
 @click.option("--read-only", is_flag=True, help="Let the container write to its own /dev and /dev/shm only.")
 @click.option("--name", metavar="NAME", help="Call the container NAME [default: something unique].")
 @click.option("--runtime", metavar="PATH", help="The OCI runtime [default: runc, else crun, from PATH].")
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's].")
+@click.option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
+)
 @root_option
 @registry_options
 @click.pass_context

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +35,8 @@ SI_KERNEL = 0x80
 # What runtimes log when a signal arrives after its container has ended.
 TOO_LATE = ("process already finished", "no such process")
 
-NOT_EXECUTABLE = ("permission denied", "is a directory", "exec format error")
+NOT_FOUND = re.compile(r"executable file .*not found|exec\b.*: no such file", re.IGNORECASE)
+NOT_EXECUTABLE = re.compile(r"exec\b.*(permission denied|is a directory|exec format error)", re.IGNORECASE)
 
 
 def find_runtime(wanted: str | None) -> Path:
@@ -55,7 +57,7 @@ def find_runtime(wanted: str | None) -> Path:
 
 
 def run_container(runtime: Path, directory: Path, name: str, *, attach_input: bool) -> int:
-    """Run the container whose bundle is *directory*; returns its exit code, 128 + n after signal n.
+    """Run the container whose bundle is *directory*; returns its exit code, 128 + n after signal n
 
     Signals of `FORWARDED` reach it meanwhile; afterwards they stay blocked, so that nothing interrupts the
     tidying up. Main thread only. The terminal is as before on return.
@@ -126,12 +128,11 @@ def last_error(log: Path) -> str | None:
 
 def start_failure(runtime: str, said: str) -> RunError:
     """What a runtime's complaint *said* means for the exit code."""
-    lowered = said.lower()
     shown = said.removeprefix(f"{runtime} run failed: ").strip()
     sentence = f"{runtime} could not start the container: {shown}"
-    if "executable file not found" in lowered or ("exec:" in lowered and "no such file" in lowered):
+    if NOT_FOUND.search(said):
         return CommandNotFound(sentence)
-    if "exec" in lowered and any(reason in lowered for reason in NOT_EXECUTABLE):
+    if NOT_EXECUTABLE.search(said):
         return CommandNotExecutable(sentence)
     return RuntimeFailed(sentence)
 

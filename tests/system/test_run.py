@@ -1,0 +1,410 @@
+"""`nopull run` with a real runtime: what runs, as whom, how it ends, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+CHECKOUT = Path(__file__).parents[2]
+BUSYBOX = Path("/bin/busybox")
+APPLETS = ["sh", "ls", "cat", "echo", "id", "pwd", "sleep", "true", "false", "touch", "env", "wc", "kill", "rm", "mkdir", "tty"]
+PATIENCE = 30.0
+"""Seconds after which something that should happen is taken not to; never part of a promise."""
+
+Completed = subprocess.CompletedProcess[str]
+
+
+def layer() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+
+        def add(name: str, mode: int, *, content: bytes = b"", link: str = "", kind: bytes = tarfile.REGTYPE) -> None:
+            member = tarfile.TarInfo(name)
+            member.mode, member.mtime, member.size, member.linkname, member.type = mode, 1, len(content), link, kind
+            archive.addfile(member, io.BytesIO(content))
+
+        for name in ("bin", "etc", "home", "home/app", "opt"):
+            add(name, 0o755, kind=tarfile.DIRTYPE)
+        add("tmp", 0o1777, kind=tarfile.DIRTYPE)
+        add("bin/busybox", 0o755, content=BUSYBOX.read_bytes())
+        for applet in APPLETS:
+            add(f"bin/{applet}", 0o777, link="busybox", kind=tarfile.SYMTYPE)
+        add("etc/passwd", 0o644, content=b"root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
+        add("etc/group", 0o644, content=b"root:x:0:\napp:x:1000:\nextra:x:2000:app\n")
+        add("opt/plain", 0o644, content=b"not a program\n")
+        add("opt/no-interpreter", 0o755, content=b"#!/absent/interpreter\n")
+    return out.getvalue()
+
+
+def put(layout: Path, content: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    (layout / "blobs/sha256" / digest).write_bytes(content)
+    return {"digest": f"sha256:{digest}", "size": len(content)}
+
+
+def write_layout(layout: Path, config: dict[str, Any]) -> None:
+    """An ordinary OCI image of busybox in an `oci:` directory, with tag `v1`."""
+    (layout / "blobs/sha256").mkdir(parents=True)
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    raw = layer()
+    prefix = "application/vnd.oci.image"
+    layers = [{"mediaType": f"{prefix}.layer.v1.tar+gzip", **put(layout, gzip.compress(raw, 1, mtime=0))}]
+    diff_ids = [f"sha256:{hashlib.sha256(raw).hexdigest()}"]
+    document = {
+        "architecture": "amd64", "os": "linux", "config": config,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    config_blob = {"mediaType": f"{prefix}.config.v1+json", **put(layout, json.dumps(document).encode())}
+    kind = f"{prefix}.manifest.v1+json"
+    manifest = {"schemaVersion": 2, "mediaType": kind, "config": config_blob, "layers": layers}
+    entry = {"mediaType": kind, **put(layout, json.dumps(manifest).encode())}
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "v1"}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+
+
+def nopull(*arguments: str, **how: Any) -> Completed:
+    return subprocess.run(
+        [sys.executable, "-m", "nopull", *arguments],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=2 * PATIENCE, check=False, **how,
+    )
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if not BUSYBOX.exists():
+        pytest.skip("needs the package busybox-static")
+    base = tmp_path_factory.mktemp("image")
+    write_layout(base / "plain", {
+        "Entrypoint": ["/bin/sh", "-c"], "Cmd": ["echo from-cmd"], "Env": ["PATH=/bin", "COLOUR=blue"],
+        "WorkingDir": "/opt",
+    })
+    converted = f"oci:{base}/lazy:v1"
+    done = nopull("convert", f"oci:{base}/plain:v1", converted)
+    assert done.returncode == 0, done.stderr
+    return converted
+
+
+def our_processes(root: Path) -> list[str]:
+    """Command lines of living processes that name *root*, and of runc's and ours whose files lie below it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            open_files = [os.readlink(link) for link in (entry / "fd").iterdir()]
+        except OSError:
+            continue
+        if str(root) in words or any(name.startswith(str(root)) for name in open_files):
+            found.append(words)
+    return found
+
+
+def cgroups() -> set[str]:
+    return {str(path) for path in Path("/sys/fs/cgroup").rglob("nopull-*")}
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Whether *condition* comes true in good time."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def leftovers(root: Path) -> list[str]:
+    containers = [f"directory {path}" for path in (root / "containers").glob("*")]
+    mounts = [f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines() if str(root) in line]
+    return containers + mounts + [f"process {line}" for line in our_processes(root)]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs containers of one image with one root."""
+
+    image: str
+    root: Path
+
+    def arguments(self, *arguments: str) -> list[str]:
+        return ["run", "--root", str(self.root), *arguments]
+
+    def __call__(self, *command: str, options: tuple[str, ...] = (), **how: Any) -> Completed:
+        return nopull(*self.arguments(*options, self.image, *command), **how)
+
+    def start(self, *command: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """A running container whose command has printed its first line."""
+        child = subprocess.Popen(
+            [sys.executable, "-m", "nopull", *self.arguments(*options, self.image, *command)],
+            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        return child
+
+
+@pytest.fixture
+def run(image: str, tmp_path: Path) -> Iterator[Runner]:
+    """Runs containers; whatever a test did, nothing of them may be left."""
+    runner = Runner(image, tmp_path / "root")
+    before = cgroups()
+    yield runner
+    assert until(lambda: not leftovers(runner.root)), leftovers(runner.root)
+    assert cgroups() <= before
+
+
+def test_the_images_command_runs_and_its_output_and_code_come_back(run: Runner) -> None:
+    done = run()
+    assert (done.stdout, done.stderr, done.returncode) == ("from-cmd\n", "", 0)
+    assert run("exit 7").returncode == 7
+    assert run("echo oops >&2; exit 3").stderr == "oops\n"
+
+
+def test_an_entrypoint_takes_the_place_of_the_images_own(run: Runner) -> None:
+    done = run("one", "two", options=("--entrypoint", "echo"))
+    assert (done.stdout, done.returncode) == ("one two\n", 0)
+    assert run("echo", "bare", options=("--entrypoint", "")).stdout == "bare\n"
+
+
+def test_environment_comes_from_the_image_the_user_and_the_host(run: Runner) -> None:
+    options = ("-e", "COLOUR=red", "-e", "FROM_HOST", "-e", "EMPTY=")
+    done = run("env", options=options, env={**os.environ, "FROM_HOST": "yes", "NOT_PASSED": "x"})
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert found["COLOUR"] == "red"
+    assert found["FROM_HOST"] == "yes"
+    assert found["EMPTY"] == ""
+    assert found["PATH"] == "/bin"
+    assert found["HOME"] == "/root"
+    assert "NOT_PASSED" not in found
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("app", "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)"),
+        ("1000:2000", "uid=1000(app) gid=2000(extra) groups=2000(extra)"),
+        ("1234", "uid=1234 gid=0(root) groups=0(root)"),
+    ],
+)
+def test_a_user_is_one_of_the_images(run: Runner, user: str, expected: str) -> None:
+    assert run("id", options=("-u", user)).stdout.strip() == expected
+
+
+def test_an_ordinary_user_of_the_image_can_read_it_and_write_where_it_may(run: Runner) -> None:
+    done = run("cat /opt/plain && echo x > /tmp/file && cat /tmp/file; echo y > /opt/new", options=("-u", "app"))
+    assert done.stdout == "not a program\nx\n"
+    assert "Permission denied" in done.stderr
+
+
+def test_the_working_directory_is_the_images_or_is_made(run: Runner) -> None:
+    assert run("pwd").stdout == "/opt\n"
+    assert run("pwd", options=("-w", "/made/for/this")).stdout == "/made/for/this\n"
+    refused = run("pwd", options=("-w", "/opt/plain"))
+    assert refused.returncode == 125
+    assert "working directory /opt/plain" in refused.stderr
+
+
+def test_what_a_container_writes_is_gone_with_it(run: Runner) -> None:
+    done = run("rm /opt/plain; mkdir /opt/sub; echo x > /bin/new; ls /opt")
+    assert done.stdout == "no-interpreter\nsub\n" or done.returncode != 0
+    assert run("ls /opt /bin/new").stdout == "/opt:\nno-interpreter\nplain\n"
+
+
+def test_a_read_only_container_cannot_write_to_its_root(run: Runner) -> None:
+    done = run("touch /opt/new", options=("--read-only",))
+    assert done.returncode != 0
+    assert "Read-only file system" in done.stderr
+    assert run("echo x > /dev/shm/file", options=("--read-only",)).returncode == 0
+
+
+def test_standard_input_is_empty_unless_asked_for(run: Runner) -> None:
+    assert run("cat; echo end", input="text\n").stdout == "end\n"
+    assert run("cat; echo end", options=("-i",), input="text\n").stdout == "text\nend\n"
+
+
+def test_the_container_sees_the_hosts_name_resolver_and_network_but_only_its_own_processes(run: Runner) -> None:
+    done = run("cat /proc/sys/kernel/hostname; cat /etc/resolv.conf; echo $$; cat /proc/net/dev")
+    assert done.stdout.startswith(f"{os.uname().nodename}\n{Path('/etc/resolv.conf').read_text()}1\n")
+    for line in Path("/proc/net/dev").read_text().splitlines()[2:]:
+        assert line.split(":")[0] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (("absent",), 127, "cannot run absent"),
+        (("/opt/absent",), 127, "cannot run /opt/absent"),
+        (("/opt/plain",), 126, "not an executable file"),
+        (("/opt",), 126, "not an executable file"),
+    ],
+)
+def test_a_command_that_cannot_run_has_dockers_exit_code(
+    run: Runner, command: tuple[str, ...], code: int, says: str
+) -> None:
+    done = run(*command, options=("--entrypoint", ""))
+    assert done.returncode == code
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_script_without_its_interpreter_does_not_run(run: Runner) -> None:
+    done = run(options=("--entrypoint", "/opt/no-interpreter"))
+    assert done.returncode not in (0, 125)
+    assert "no such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("-u", "stranger"), "'stranger'"),
+        (("-t",), "there is none here"),
+        (("--runtime", "/absent/runc"), "no such executable"),
+        (("--name", "a/b"), "cannot name a container"),
+        (("--no-such-option",), "see `nopull run --help`"),
+    ],
+)
+def test_a_refusal_is_125_and_one_sentence(run: Runner, options: tuple[str, ...], says: str) -> None:
+    done = run("true", options=options, stdin=subprocess.DEVNULL)
+    assert done.returncode == 125
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_image_that_is_not_there_is_125_and_leaves_nothing(run: Runner, tmp_path: Path) -> None:
+    done = nopull(*run.arguments(f"oci:{tmp_path}/absent:v1", "true"))
+    assert done.returncode == 125
+    assert done.stderr.startswith("nopull: ")
+
+
+def test_a_runtime_that_fails_is_125_and_leaves_nothing(run: Runner, tmp_path: Path) -> None:
+    broken = tmp_path / "runtime"
+    broken.write_text(
+        '#!/bin/sh\nfor word; do [ "$last" = --log ] && log=$word; last=$word; done\n'
+        'echo \'{"level": "error", "msg": "the disk is on fire"}\' > "$log"\nexit 1\n'
+    )
+    broken.chmod(0o755)
+    done = run("true", options=("--runtime", str(broken)))
+    assert done.returncode == 125
+    assert "the disk is on fire" in done.stderr
+
+
+TRAPS = "for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo $s; exit 9\" $s; done; echo ready; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
+def test_signals_reach_the_command_and_its_code_comes_back(run: Runner, name: str) -> None:
+    child = run.start(TRAPS)
+    child.send_signal(getattr(signal, f"SIG{name}"))
+    output, errors = child.communicate(timeout=PATIENCE)
+    assert (output, errors, child.returncode) == (f"{name}\n", "", 9)
+
+
+def test_a_command_that_a_signal_kills_ends_in_128_plus_its_number(run: Runner) -> None:
+    assert run("sh -c 'kill -9 $$'; exit $?").returncode == 137
+
+
+def test_several_containers_of_one_image_run_side_by_side(run: Runner) -> None:
+    children = [run.start("echo ready; sleep 0.3; cat /opt/plain") for _ in range(3)]
+    for child in children:
+        assert child.communicate(timeout=PATIENCE) == ("not a program\n", "")
+        assert child.returncode == 0
+
+
+def test_a_name_can_be_used_once_at_a_time(run: Runner) -> None:
+    child = run.start(TRAPS, options=("--name", "nopull-once"))
+    refused = run("true", options=("--name", "nopull-once"))
+    assert refused.returncode == 125
+    assert "called nopull-once" in refused.stderr
+    child.terminate()
+    child.communicate(timeout=PATIENCE)
+    assert run("true", options=("--name", "nopull-once")).returncode == 0
+
+
+def test_what_a_killed_run_leaves_the_next_one_removes(run: Runner) -> None:
+    child = run.start("echo ready; while :; do sleep 0.05; done")
+    child.kill()
+    child.communicate(timeout=PATIENCE)
+    assert list((run.root / "containers").iterdir())
+    assert run("true").returncode == 0
+
+
+def test_interrupted_before_the_container_runs_it_leaves_nothing(run: Runner, tmp_path: Path) -> None:
+    slow = tmp_path / "slow-runtime"
+    slow.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 60\n")
+    slow.chmod(0o755)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "nopull", *run.arguments("--runtime", str(slow), run.image, "true")], cwd=CHECKOUT
+    )
+    assert until((tmp_path / "started").exists)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=PATIENCE) == 128 + signal.SIGINT
+
+
+def read_terminal(descriptor: int) -> str:
+    """All a terminal shows until its other side is closed."""
+    shown = b""
+    while select.select([descriptor], [], [], PATIENCE)[0]:
+        try:
+            piece = os.read(descriptor, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    return shown.decode(errors="replace")
+
+
+def test_a_terminal_is_the_containers_and_ours_is_as_before(run: Runner) -> None:
+    child, descriptor = pty.fork()
+    if child == 0:
+        os.chdir(CHECKOUT)
+        command = shutil.which("sh") or "/bin/sh"
+        script = " ".join(
+            ["before=$(stty -g);", sys.executable, "-m", "nopull", *run.arguments("-it", run.image), "'tty; read x; echo got-$x; exit 5';",
+             "echo code-$?;", "[ \"$before\" = \"$(stty -g)\" ] && echo same-terminal"]
+        )
+        os.execv(command, ["sh", "-c", script])
+    os.write(descriptor, b"typed\n")
+    shown = read_terminal(descriptor)
+    os.waitpid(child, 0)
+    os.close(descriptor)
+    assert "/dev/pts/0" in shown or "/dev/console" in shown
+    assert "got-typed" in shown
+    assert "code-5" in shown
+    assert "same-terminal" in shown
+
+
+def test_ctrl_c_at_a_terminal_reaches_a_container_without_one_once(run: Runner) -> None:
+    child, descriptor = pty.fork()
+    if child == 0:
+        os.chdir(CHECKOUT)
+        count = "n=0; trap 'n=$((n+1))' INT; echo ready; while [ $n = 0 ]; do sleep 0.05; done; sleep 0.3; echo times-$n"
+        os.execv(sys.executable, [sys.executable, "-m", "nopull", *run.arguments(run.image, count)])
+    shown = ""
+    while "ready" not in shown:
+        shown += os.read(descriptor, 4096).decode()
+    os.write(descriptor, b"\x03")
+    shown += read_terminal(descriptor)
+    os.waitpid(child, 0)
+    os.close(descriptor)
+    assert "times-1" in shown
