@@ -132,9 +132,7 @@ class _Search:
             own = (part.replace(b"${ORIGIN}", origin).replace(b"$ORIGIN", origin) for part in needs.search)
             folders = [folder for folder in own if folder.startswith(b"/")]
             wanted += [self._library(name, folders) for name in needs.libraries]
-            for located in wanted:
-                if located is not None and self._add(located[1]):
-                    pending.append(located)
+            pending += [located for located in wanted if located is not None and self._add(located[1])]
 
     def _reader(self, node: Node) -> ReadAt:
         return lambda offset, size: self._bytes(node, offset, size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -26,18 +26,19 @@ def spool_layer(
     layer: str,
     diff_id: str,
     directory: Path | None,
-    proceed: Callable[[int], None],
+    proceed: Callable[[], None],
 ) -> ScratchFile:
     """The plain tar of a layer in a scratch file, which the caller closes.
 
     *stored* gives the bytes as they travel; *diff_id* is the `sha256:` digest of the plain tar;
-    *proceed* is called with the number of plain bytes just gained, and may raise to give up.
+    *proceed* is called between pieces, and may raise to give up.
 
     Raises:
         LayerInvalid: corrupt compression, or the content is not that of *diff_id*.
         SpoolFull, SpoolFailed: no room, or no working directory. What *stored* raises passes through.
     """
     spool = ScratchFile(directory)
+    source = iter(stored)
     checksum = hashlib.sha256()
 
     def take(piece: bytes) -> None:
@@ -47,11 +48,11 @@ def spool_layer(
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="spool") as writer:
             waiting: deque[Future[None]] = deque()
-            for piece in plain_pieces(stored, layer):
+            for piece in _told_apart(plain_pieces(source, layer), source):
                 waiting.append(writer.submit(take, piece))
                 if len(waiting) > _PIECES_IN_FLIGHT:
                     waiting.popleft().result()
-                proceed(len(piece))
+                proceed()
             while waiting:
                 waiting.popleft().result()
         found = f"sha256:{checksum.hexdigest()}"
@@ -64,3 +65,17 @@ def spool_layer(
         spool.close()
         raise
     return spool
+
+
+def _told_apart(pieces: Iterator[bytes], source: Iterator[bytes]) -> Iterator[bytes]:
+    """*pieces*, and *source* read to its end whatever happens, since only there its digest is checked.
+
+    Bytes that were spoilt on the way look like a corrupt layer to the decompressor; the source's own
+    complaint is the true one then.
+    """
+    try:
+        yield from pieces
+    except LayerInvalid:
+        deque(source, maxlen=0)
+        raise
+    deque(source, maxlen=0)

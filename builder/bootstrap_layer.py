@@ -1,0 +1,93 @@
+"""The last layer of a converted image: a small tar.gz with the bootstrap and the blobs' metadata.
+
+The same content gives the same bytes: no times, owners or names of the machine, and zlib at a fixed level,
+whose output has not changed in many years (isal's differs between processors).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from builder.scratch import ScratchFile
+from rafs.finished_blob import FinishedBlob
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_LEVEL: Final = 6
+_GZIP_WINDOW: Final = 31  # 15, the largest, with a gzip header around it
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapLayer:
+    """The stored layer, owned by whoever has this; digests start with `sha256:`."""
+
+    content: ScratchFile
+    digest: str
+    diff_id: str
+
+
+def write_bootstrap_layer(
+    bootstrap: bytes, blobs: Sequence[FinishedBlob], directory: Path | None
+) -> BootstrapLayer:
+    """The layer with *bootstrap* and the metadata of *blobs*, in their order, in a file in *directory*.
+
+    Raises:
+        SpoolFull, SpoolFailed: it could not be written.
+    """
+    content = ScratchFile(directory)
+    try:
+        sink = _GzipSink(content)
+        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.USTAR_FORMAT) as archive:
+            folder = tarfile.TarInfo("image/")
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(folder)
+            _add(archive, "image/image.boot", bootstrap)
+            for blob in blobs:
+                _add(archive, f"image/{blob.id}.blob.meta", blob.cache_form())
+        return sink.finish()
+    except BaseException:
+        content.close()
+        raise
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.mode, member.size = 0o444, len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+class _GzipSink(io.RawIOBase):
+    """Compresses what is written into a scratch file, and hashes both forms."""
+
+    def __init__(self, content: ScratchFile) -> None:
+        super().__init__()
+        self._content = content
+        self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+        self._plain = hashlib.sha256()
+        self._stored = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: ReadableBuffer) -> int:
+        self._plain.update(piece)
+        self._store(self._compressor.compress(piece))
+        return memoryview(piece).nbytes
+
+    def finish(self) -> BootstrapLayer:
+        self._store(self._compressor.flush())
+        return BootstrapLayer(
+            self._content, f"sha256:{self._stored.hexdigest()}", f"sha256:{self._plain.hexdigest()}"
+        )
+
+    def _store(self, piece: bytes) -> None:
+        self._stored.update(piece)
+        self._content.append(piece)

@@ -1,0 +1,155 @@
+"""An image, or an index of images, converted from a source to a destination.
+
+An image that is converted already is copied as it is. Blobs and inner manifests are put before what names
+them, the tag last. Not here: one image's own conversion (`image_conversion`), and the command line
+(`convert_verb`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from builder.errors import SourceUnsupported
+from builder.image_conversion import Work, convert_image
+from builder.image_documents import converted_index, is_converted, read_config
+from builder.layer_blob import PackOptions
+from builder.progress import Progress, SilentProgress
+from builder.report import ConvertReport, ImageReport
+from builder.scratch import ScratchFile
+from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
+from registry_client.manifest import Descriptor, Index, Manifest, MediaType
+from registry_client.media_type import INDEXES, MANIFESTS
+from registry_client.platform import Platform, host_platform, is_attestation, normalise
+from registry_client.selection import find_manifest
+from registry_client.source import ImageDestination, ImageSource
+
+_INDEX_DEPTH: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """What a user can choose; sizes in bytes. All but `jobs` and `work_dir` decide the resulting digest."""
+
+    platform: Platform | None = None  # None: this machine's
+    every_platform: bool = False  # an index of all images instead of one image
+    chunk_size: int = CHUNK_SIZE
+    batch_size: int = BATCH_SIZE
+    compression_level: int = COMPRESSION_LEVEL
+    jobs: int = 0  # units compressed at a time; 0: one per processor
+    work_dir: Path | None = None
+
+
+def convert(
+    source: ImageSource,
+    destination: ImageDestination,
+    *,
+    tag: str | None,
+    options: ConvertOptions = ConvertOptions(),
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Convert what *source* names and publish it in *destination* under *tag*.
+
+    Raises:
+        BuildError, RegistryError, RafsError: nothing was put under *tag* then.
+    """
+    began = time.monotonic()
+    jobs = options.jobs or len(os.sched_getaffinity(0))
+    pack = PackOptions(options.chunk_size, options.batch_size, options.compression_level)
+    work = Work(source, destination, pack, jobs, options.work_dir, progress or SilentProgress())
+    named = source.resolve()
+    if options.every_platform and isinstance(index := source.manifest(named), Index):
+        descriptor, images, skipped = _convert_index(work, index, tag)
+    else:
+        manifest = find_manifest(source, options.platform or host_platform(), named)
+        _check_platform(source, manifest, options.platform)
+        image = _convert_or_copy(work, manifest, platform="", tag=tag)
+        descriptor, images, skipped = image.descriptor(), [image], 0
+    return ConvertReport(
+        digest=descriptor.digest,
+        media_type=descriptor.media_type,
+        images=tuple(images),
+        skipped=skipped,
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _convert_index(work: Work, index: Index, tag: str | None) -> tuple[Descriptor, list[ImageReport], int]:
+    images: list[ImageReport] = []
+    entries: list[Descriptor] = []
+    skipped = 0
+    for entry in _leaves(work.source, index, _INDEX_DEPTH):
+        if is_attestation(entry) or entry.media_type not in MANIFESTS:
+            skipped += 1
+            continue
+        manifest = work.source.manifest(entry)
+        assert isinstance(manifest, Manifest)
+        image = _convert_or_copy(work, manifest, platform=str(entry.platform or ""), tag=None)
+        images.append(image)
+        entries.append(replace(image.descriptor(), platform=entry.platform))
+    if not images:
+        raise SourceUnsupported(f"index {index.digest}: none of its {skipped} entries is an image")
+    raw = converted_index(entries, index.annotations)
+    put = work.destination.put_manifest(raw, MediaType.OCI_INDEX, tag=tag)
+    return put, images, skipped
+
+
+def _leaves(source: ImageSource, index: Index, depth: int) -> Iterator[Descriptor]:
+    for entry in index.manifests:
+        if entry.media_type not in INDEXES:
+            yield entry
+            continue
+        if not depth:
+            raise SourceUnsupported(f"index {index.digest}: more than {_INDEX_DEPTH} levels deep in others")
+        inner = source.manifest(entry)
+        assert isinstance(inner, Index)
+        yield from _leaves(source, inner, depth - 1)
+
+
+def _check_platform(source: ImageSource, manifest: Manifest, wanted: Platform | None) -> None:
+    """Refuse a single image that is for another platform than the one that was asked for by name."""
+    if wanted is None or is_converted(manifest):
+        return
+    found = normalise(read_config(manifest, b"".join(source.read_blob(manifest.config))).platform)
+    if found.architecture and (found.os, found.architecture) != (wanted.os, wanted.architecture):
+        raise SourceUnsupported(f"image {manifest.digest}: made for {found}, asked for was {wanted}")
+
+
+def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
+    if not is_converted(manifest):
+        return convert_image(work, manifest, platform=platform, tag=tag)
+    for blob in (*manifest.layers, manifest.config):
+        if not work.destination.has_blob(blob):
+            _copy_blob(work, blob)
+    work.destination.put_manifest(manifest.raw, manifest.media_type, tag=tag)
+    return ImageReport(
+        platform=platform,
+        source_digest=manifest.digest,
+        media_type=manifest.media_type,
+        digest=manifest.digest,
+        manifest_bytes=len(manifest.raw),
+        already_converted=True,
+        layers=(),
+        bootstrap_bytes=0,
+        bootstrap_layer_bytes=manifest.layers[-1].size,
+        hot_files=0,
+        chunks=0,
+        chunks_shared=0,
+        dropped_xattrs={},
+        seconds={},
+    )
+
+
+def _copy_blob(work: Work, blob: Descriptor) -> None:
+    step = f"copy {blob.digest[7:19]}"
+    work.progress.begin(step, blob.size)
+    with ScratchFile(work.directory) as content:
+        for piece in work.source.read_blob(blob):
+            content.append(piece)
+            work.progress.advance(step, len(piece))
+        work.destination.put_blob(blob, content.open)
+    work.progress.finish(step, "")
