@@ -1,7 +1,7 @@
 """What can keep an image from being opened, mounted or unmounted, one class per decision of the caller.
 
-What the packages below raise (registry, format, store, FUSE) passes through as it is. What can go wrong with a
-container is in `run_errors`.
+What the packages below raise (registry, format, store, FUSE) passes through as it is. What can go wrong with
+a container is in `run_errors`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class NotMounted(LaunchError):
 
 class ServerFailed(LaunchError):
     """The mount server ended before its mount was ready; its log says more."""
+
+
+class ServerSilent(LaunchError):
+    """The mount server does not answer questions; it may still serve its mount."""
 
 
 class StateUnusable(LaunchError):

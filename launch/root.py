@@ -5,6 +5,7 @@ Creates the directories below the root when they are first used; what lies in ea
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import click
 from launch.errors import StateUnusable
 
 ENVIRONMENT = "NOPULL_ROOT"
+_UNUSABLE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG})
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -50,13 +52,15 @@ def state_directory(root: Path, name: str) -> Path:
     """The directory *name* below *root*, made if it is not there; for this user's eyes only.
 
     Raises:
-        StateUnusable: it cannot be made.
+        StateUnusable: the place cannot hold directories. A full disk or no permission stays an OSError.
     """
     directory = root / name
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        if isinstance(error, PermissionError):
+        if error.errno not in _UNUSABLE:
             raise
-        raise StateUnusable(f"making {directory}: {error.strerror}; choose another place with --root") from error
+        raise StateUnusable(
+            f"making {directory}: {error.strerror}; choose another place with --root"
+        ) from error
     return directory

@@ -1,0 +1,120 @@
+"""A question to a mount server and its answer: one line of JSON each, over a socket in the state root.
+
+Serves `ps`, `explain` and `umount`. Not a remote interface: only the server's own user and root are answered,
+questions are short, and each connection carries one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from launch.errors import ServerSilent
+
+log = logging.getLogger("nopull.control")
+
+QUESTION_LIMIT = 4096  # bytes
+ANSWER_LIMIT = 16 << 20  # bytes
+SECONDS = 5.0  # for a whole exchange, on both sides
+
+Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+class ControlServer:
+    """Answers on the socket *path* from a thread of its own until it is closed."""
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        self._path = path
+        self._answer = answer
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        with suppress(FileNotFoundError):
+            path.unlink()
+        with _short_name(path) as name:
+            self._socket.bind(name)
+        path.chmod(0o600)
+        self._socket.listen(8)
+        threading.Thread(target=self._serve, name="nopull-control", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop answering and remove the socket."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return  # closed
+            with connection:
+                connection.settimeout(SECONDS)
+                try:
+                    self._exchange(connection)
+                except OSError as error:
+                    log.debug("a question was not answered: %s", error)
+                # One bad question must not end the answering.
+                except Exception:
+                    log.exception("answering a question failed")
+
+    def _exchange(self, connection: socket.socket) -> None:
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        _, user, _ = struct.unpack("3i", peer)
+        if user not in (0, os.geteuid()):
+            return
+        try:
+            question = json.loads(_read_line(connection, QUESTION_LIMIT))
+        except ValueError:
+            return
+        if isinstance(question, dict):
+            connection.sendall(json.dumps(self._answer(question)).encode() + b"\n")
+
+
+def ask(path: Path, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the server at socket *path* answers to *question* (default: its status).
+
+    Raises:
+        ServerSilent: no server listens there, or it did not answer in time.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+            connection.settimeout(SECONDS)
+            with _short_name(path) as name:
+                connection.connect(name)
+            connection.sendall(json.dumps(question or {"ask": "status"}).encode() + b"\n")
+            answer = json.loads(_read_line(connection, ANSWER_LIMIT))
+    except (OSError, ValueError) as error:
+        raise ServerSilent(f"asking the mount server at {path}: {error or 'no answer'}") from error
+    if not isinstance(answer, dict):
+        raise ServerSilent(f"asking the mount server at {path}: the answer is not an object")
+    return answer
+
+
+def _read_line(connection: socket.socket, limit: int) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = connection.recv(65536)
+        if not piece or len(line) + len(piece) > limit:
+            raise ValueError("the line ends early or is too long")
+        line += piece
+    return bytes(line)
+
+
+@contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """A name of *path* that fits into a socket address, which has 107 bytes, however deep the root lies."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

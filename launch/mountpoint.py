@@ -1,0 +1,153 @@
+"""The place a mount goes to: whether it can be used, clearing a dead mount off it, taking a mount away.
+
+Asks the kernel's mount table rather than the directory wherever it can: looking at a mount whose server is
+slow waits, and at one whose server is dead fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuse_fs.errors import MountpointInvalid
+from launch.errors import MountBusy, MountImpossible, NotMounted
+
+FUSE_TYPE = "fuse.nopull"  # what `fuse_fs.mount` calls its mounts in the table
+MOUNT_TABLE = Path("/proc/self/mountinfo")
+
+_UMOUNT_NOFOLLOW, _MNT_DETACH = 8, 2
+_DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+_STACKED = 16  # dead mounts on one place; each failed attempt to repair could have left one
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of the mount table."""
+
+    mountpoint: Path
+    device: str  # "major:minor"
+    fstype: str
+    source: str
+
+
+def mount_table() -> list[MountEntry]:
+    """All mounts of this mount namespace, in the order in which they were made."""
+    found = []
+    for line in MOUNT_TABLE.read_bytes().splitlines():
+        fields, _, rest = line.partition(b" - ")
+        place = fields.split(b" ")
+        fstype, source = (_unescape(word) for word in rest.split(b" ")[:2])
+        found.append(MountEntry(Path(_unescape(place[4])), place[2].decode(), fstype, source))
+    return found
+
+
+def mount_at(mountpoint: Path) -> MountEntry | None:
+    """What is mounted on exactly *mountpoint* (absolute, without links); the topmost if there are several."""
+    return next((entry for entry in reversed(mount_table()) if entry.mountpoint == mountpoint), None)
+
+
+def real_path(path: Path) -> Path:
+    """*path* absolute and without symbolic links, also where a dead mount lies on it."""
+    return Path(os.path.realpath(path))
+
+
+def prepare(path: Path) -> Path:
+    """Make sure that an image can be mounted on *path*; return it absolute and without links.
+
+    A mount of ours whose server has died is taken away first.
+
+    Raises:
+        MountpointInvalid: missing, not a directory, not empty, or not writable for this user.
+        MountBusy: something living is mounted there.
+        PermissionError: it may not be looked at.
+    """
+    mountpoint = real_path(path)
+    for _ in range(_STACKED):
+        if not _is_dead(mountpoint):
+            break
+        entry = mount_at(mountpoint)
+        if entry is None or entry.fstype != FUSE_TYPE:
+            raise MountBusy(
+                f"cannot mount on {path}: a dead mount of another program lies there; unmount it first"
+            )
+        detach(mountpoint, lazy=True)
+    entry = mount_at(mountpoint)
+    if entry is not None:
+        raise MountBusy(
+            f"cannot mount on {path}: {entry.source} is mounted there ({entry.fstype}); unmount it first"
+        )
+    try:
+        with os.scandir(mountpoint) as names:
+            first = next(names, None)
+    except FileNotFoundError as error:
+        raise MountpointInvalid(f"cannot mount on {path}: no such directory; make it with mkdir") from error
+    except NotADirectoryError as error:
+        raise MountpointInvalid(f"cannot mount on {path}: it is not a directory") from error
+    if first is not None:
+        raise MountpointInvalid(
+            f"cannot mount on {path}: it is not empty (it has {first.name!r}), and the mount would hide that"
+        )
+    if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):
+        raise MountpointInvalid(f"cannot mount on {path}: without root it must be a directory you can write")
+    return mountpoint
+
+
+def detach(mountpoint: Path, *, lazy: bool) -> None:
+    """Take the topmost mount off *mountpoint* (absolute, without links); *lazy*: even while it is in use.
+
+    Raises:
+        MountBusy: it is in use.
+        NotMounted: nothing is mounted there.
+        MountImpossible: the system refused for another reason.
+    """
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+        if libc.umount2(os.fsencode(mountpoint), flags) == 0:
+            return
+        number = ctypes.get_errno()
+        if number == errno.EBUSY:
+            raise _busy(mountpoint)
+        if number == errno.EINVAL:
+            raise NotMounted(f"unmounting {mountpoint}: nothing is mounted there")
+        raise MountImpossible(f"unmounting {mountpoint}: {os.strerror(number)}")
+    program = shutil.which("fusermount3") or shutil.which("fusermount")
+    if program is None:
+        raise MountImpossible(f"unmounting {mountpoint}: no program fusermount; install the package fuse3")
+    done = subprocess.run(
+        [program, "-u", *(["-z"] if lazy else []), "--", mountpoint],
+        capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}, check=False,
+    )  # fmt: skip
+    if done.returncode == 0:
+        return
+    reason = " ".join(done.stderr.split()) or f"{program} ended with {done.returncode}"
+    if "busy" in reason:
+        raise _busy(mountpoint)
+    if "not found in" in reason:
+        raise NotMounted(f"unmounting {mountpoint}: nothing is mounted there that this user may unmount")
+    raise MountImpossible(f"unmounting {mountpoint}: {reason}")
+
+
+def _busy(mountpoint: Path) -> MountBusy:
+    return MountBusy(
+        f"unmounting {mountpoint}: it is in use (open files, or a shell inside); close them, or use --lazy"
+    )
+
+
+def _is_dead(mountpoint: Path) -> bool:
+    try:
+        mountpoint.stat()
+    except OSError as error:
+        return error.errno in _DEAD
+    return False
+
+
+def _unescape(word: bytes) -> str:
+    """The table writes space, tab, newline and backslash as three octal digits."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda digits: bytes([int(digits[1], 8)]), word))

@@ -1,0 +1,186 @@
+"""What is mounted from a state root: one record per mount, and what the record is worth now.
+
+A record is a hint, not the truth: servers die, mounts are taken away by other means, machines restart. So its
+state is asked of the kernel each time. Servers write and remove their own; whoever finds that a server is
+gone may remove its record.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import select
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.mountpoint import FUSE_TYPE, MountEntry, mount_table, real_path
+from launch.root import state_directory
+from launch.whole_file import read_json_object, write_whole
+
+SERVER = "server"  # role of the process that answers the kernel
+
+
+class State(enum.Enum):
+    """How a record relates to the kernel's mount table and to its server."""
+
+    MOUNTED = "mounted"
+    DETACHED = "detached"  # unmounted lazily; the server still serves open files
+    DEAD = "dead"  # still in the mount table, but nobody answers: ENOTCONN
+    GONE = "gone"  # neither
+
+
+@dataclass(frozen=True, slots=True)
+class MountRecord:
+    """One mount, as its server wrote it down when it was ready."""
+
+    id: str
+    mountpoint: Path  # absolute, without links
+    reference: str  # as people write it, without digest
+    digest: str  # what the reference named when it was mounted
+    driver: str
+    pids: Mapping[str, int]  # process id by role
+    births: Mapping[str, int]  # start of those processes in clock ticks since boot: pids are used again
+    started: float  # seconds since 1970
+    device: str  # "major:minor" of the mount
+    control: Path  # socket, see `control`
+    log: Path
+    config: Path | None = None  # the image's config document; None for a bare bootstrap
+    image: Path | None = None  # directory of the image's cached documents
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def server(self) -> int:
+        """Process id of the server."""
+        return self.pids[SERVER]
+
+    @property
+    def pinned(self) -> str:
+        """The reference with the digest it was pinned to."""
+        return f"{self.reference}@{self.digest}" if self.digest else self.reference
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts and for the file."""
+        return {
+            "id": self.id,
+            "mountpoint": str(self.mountpoint),
+            "reference": self.reference,
+            "digest": self.digest,
+            "driver": self.driver,
+            "pids": dict(self.pids),
+            "births": dict(self.births),
+            "started": self.started,
+            "device": self.device,
+            "control": str(self.control),
+            "log": str(self.log),
+            "config": None if self.config is None else str(self.config),
+            "image": None if self.image is None else str(self.image),
+            "warnings": list(self.warnings),
+        }
+
+
+def from_json(document: Mapping[str, Any]) -> MountRecord:
+    """The record in *document*.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    config, image = document.get("config"), document.get("image")
+    return MountRecord(
+        id=str(document["id"]),
+        mountpoint=Path(document["mountpoint"]),
+        reference=str(document["reference"]),
+        digest=str(document["digest"]),
+        driver=str(document["driver"]),
+        pids={str(role): int(pid) for role, pid in document["pids"].items()},
+        births={str(role): int(birth) for role, birth in document["births"].items()},
+        started=float(document["started"]),
+        device=str(document["device"]),
+        control=Path(document["control"]),
+        log=Path(document["log"]),
+        config=None if config is None else Path(config),
+        image=None if image is None else Path(image),
+        warnings=tuple(str(warning) for warning in document.get("warnings", ())),
+    )
+
+
+def record_path(root: Path, mount_id: str) -> Path:
+    """Where the record of that mount lies."""
+    return root / "mounts" / f"{mount_id}.json"
+
+
+def write_record(root: Path, record: MountRecord) -> None:
+    """Make the mount known."""
+    import json
+
+    state_directory(root, "mounts")
+    write_whole(record_path(root, record.id), json.dumps(record.to_json(), indent=1).encode())
+
+
+def forget(root: Path, record: MountRecord) -> None:
+    """Remove a record and its socket; no error if that was done before."""
+    for path in (record_path(root, record.id), record.control):
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def records(root: Path) -> list[MountRecord]:
+    """All records below *root*, oldest first; a broken file is none."""
+    found = []
+    for path in (root / "mounts").glob("*.json"):
+        document = read_json_object(path)
+        if document is not None:
+            with suppress(KeyError, TypeError, ValueError, AttributeError):
+                found.append(from_json(document))
+    return sorted(found, key=lambda record: record.started)
+
+
+def find(root: Path, mountpoint: Path) -> MountRecord | None:
+    """The record of what is, or last was, mounted on *mountpoint*; one in the mount table comes first."""
+    place, table = real_path(mountpoint), mount_table()
+    there = [record for record in records(root) if record.mountpoint == place]
+    there.sort(key=lambda record: (state_of(record, table) in (State.MOUNTED, State.DEAD), record.started))
+    return there[-1] if there else None
+
+
+def state_of(record: MountRecord, table: list[MountEntry] | None = None) -> State:
+    """What *record* is worth now."""
+    entries = mount_table() if table is None else table
+    mounted = any(
+        (entry.mountpoint, entry.device, entry.fstype) == (record.mountpoint, record.device, FUSE_TYPE)
+        for entry in entries
+    )
+    if server_lives(record):
+        return State.MOUNTED if mounted else State.DETACHED
+    return State.DEAD if mounted else State.GONE
+
+
+def server_lives(record: MountRecord) -> bool:
+    """Whether the server runs: that very process, not another with its number, and not a zombie."""
+    return birth_of(record.server) == record.births.get(SERVER) and not await_end(record.server, 0)
+
+
+def birth_of(pid: int) -> int | None:
+    """When process *pid* was started, in clock ticks since boot; None if there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name, second field, may hold spaces and brackets; the start is field 22.
+    return int(fields.rpartition(b")")[2].split()[19])
+
+
+def await_end(pid: int, seconds: float) -> bool:
+    """Whether process *pid* ends (or has ended) within *seconds*; a zombie has."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""Take a mount away: off the mount table, its server ended, its record removed.
+
+Works on any mount of ours, also one whose record or server is gone. Undoes `server`; knows nothing of images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launch import mounts
+from launch.errors import NotMounted, ServerFailed
+from launch.mountpoint import FUSE_TYPE, detach, mount_at, real_path
+from launch.mounts import State
+
+# A server that is not held by open files ends within a second (`Attachment.close`), plus the check-point of its
+# store; more than this means that it hangs.
+END_SECONDS = 15.0
+# After a lazy unmount it may stay for as long as somebody keeps a file open; then there is nothing to wait for.
+LAZY_SECONDS = 1.0
+
+
+def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
+    """Unmount what is mounted on *path*; whether its server has ended too.
+
+    Returns when the server has ended. With *lazy* the place is free at once even if files are open there; the
+    server may then go on serving them, which is the only case in which False is returned.
+
+    Raises:
+        NotMounted: nothing of ours is mounted there.
+        MountBusy: it is in use, and *lazy* was not asked for. Nothing has changed.
+        MountImpossible: the system refused.
+        ServerFailed: the mount is gone but its server does not end.
+    """
+    place = real_path(path)
+    entry, record = mount_at(place), mounts.find(root, place)
+    if entry is None or entry.fstype != FUSE_TYPE:
+        if record is not None and mounts.state_of(record) is State.GONE:
+            mounts.forget(root, record)
+        raise NotMounted(f"unmounting {path}: nothing of nopull is mounted there")
+    if record is not None and record.device != entry.device:
+        record = None
+    # A server that is gone has left nothing to keep consistent, so its mount can always go.
+    dead = record is not None and mounts.state_of(record) is State.DEAD
+    detach(place, lazy=lazy or dead)
+    if record is None:
+        return True
+    seconds = LAZY_SECONDS if lazy else END_SECONDS
+    if mounts.server_lives(record) and not mounts.await_end(record.server, seconds):
+        if lazy:
+            return False
+        raise ServerFailed(
+            f"unmounting {path}: done, but its server (process {record.server}) has not ended after "
+            f"{seconds:.0f} s; see {record.log}"
+        )
+    mounts.forget(root, record)
+    return True
+
+
+def clean(root: Path) -> list[tuple[mounts.MountRecord, State]]:
+    """All records with their state; dead mounts are unmounted, and the records of what is gone removed."""
+    found = [(record, mounts.state_of(record)) for record in mounts.records(root)]
+    for record, state in found:
+        if state is State.DEAD:
+            detach(record.mountpoint, lazy=True)
+        if state in (State.DEAD, State.GONE):
+            mounts.forget(root, record)
+    return found
