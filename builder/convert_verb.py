@@ -1,0 +1,173 @@
+"""`nopull convert`: the command line of `builder.convert`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
+from registry_client.options_cli import registry_options
+
+if TYPE_CHECKING:
+    from builder.report import ConvertReport
+    from registry_client.options import RegistryOptions
+    from registry_client.reference import Reference
+
+_log = logging.getLogger(__name__)
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20}
+_SMALLEST: Final = 4 << 10  # a block of the format
+_LARGEST_CHUNK: Final = 16 << 20  # of the format
+_LARGEST_BATCH: Final = 8 << 20  # units get twice as large, and larger ones than 16 MiB nobody has tried
+
+
+class _Size(click.ParamType):
+    """Bytes as people write them: 65536, 64K, 1M."""
+
+    name = "size"
+
+    def __init__(self, largest: int, *, power_of_two: bool) -> None:
+        self._largest = largest
+        self._power_of_two = power_of_two
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,12})([KM]?)(?:iB|B)?", str(value), re.IGNORECASE)
+        size = int(match[1]) * _UNITS[match[2].upper()] if match else 0
+        if not _SMALLEST <= size <= self._largest:
+            self.fail(f"{value!r} is not a size from 4K to {self._largest >> 20}M, such as 256K", param, ctx)
+        if self._power_of_two and size & (size - 1):
+            self.fail(f"{value!r} is not a power of two", param, ctx)
+        return size
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull convert docker://registry.example/app:1 docker://registry.example/app:1-lazy
+  nopull convert --platform all registry.example/app:1 registry.example/app:1-lazy
+  nopull convert oci:build:app registry.example/app:1-lazy
+  nopull convert --compression-level 9 --batch-size 4M registry.example/app:1 oci:out:app
+""",
+)
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.option(
+    "--platform", metavar="P|all", help="Which image of an index, or all of them [default: this machine's]."
+)
+@click.option(
+    "--chunk-size", type=_Size(_LARGEST_CHUNK, power_of_two=True), default=CHUNK_SIZE, metavar="SIZE",
+    help=f"What is deduplicated and verified, a power of two [default: {CHUNK_SIZE >> 10}K].",
+)
+@click.option(
+    "--batch-size", type=_Size(_LARGEST_BATCH, power_of_two=False), default=BATCH_SIZE, metavar="SIZE",
+    help=f"What is compressed and fetched together, on average [default: {BATCH_SIZE >> 20}M].",
+)
+@click.option(
+    "--compression-level", type=click.IntRange(1, 22), default=COMPRESSION_LEVEL, metavar="N",
+    help=f"Of zstd, 1 to 22 [default: {COMPRESSION_LEVEL}].",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), metavar="N",
+    help="How much to compress at a time; changes no byte of the result [default: one per processor].",
+)
+@click.option(
+    "--work-dir", type=click.Path(file_okay=False, exists=True, path_type=Path), metavar="DIR",
+    help="Where the unpacked image lies meanwhile; it has to fit [default: $TMPDIR or /tmp].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
+@registry_options
+def convert(
+    source: str,
+    destination: str,
+    platform: str | None,
+    chunk_size: int,
+    batch_size: int,
+    compression_level: int,
+    jobs: int | None,
+    work_dir: Path | None,
+    as_json: bool,
+    options: RegistryOptions,
+) -> None:
+    """Make the image SRC lazily loadable and publish it as DST.
+
+    The result is an ordinary image in an ordinary registry (RAFS v6, as Nydus has it). SRC is left as it is.
+    The same image and options give the same digest on every machine. An image that is converted already is
+    copied. Nothing appears under DST's name before everything it needs is there.
+    """
+    from builder.convert import ConvertOptions
+    from builder.convert import convert as convert_images
+    from builder.progress import shown_progress
+    from registry_client import open_destination, open_source
+    from registry_client.platform import parse_platform
+    from registry_client.reference import parse_reference
+
+    target = parse_reference(destination)
+    _refuse_digest(target)
+    every = platform == "all"
+    choice = ConvertOptions(
+        platform=None if every or platform is None else parse_platform(platform),
+        every_platform=every,
+        chunk_size=chunk_size,
+        batch_size=batch_size,
+        compression_level=compression_level,
+        jobs=jobs or 0,
+        work_dir=work_dir,
+    )
+    opened = open_source(parse_reference(source), options)
+    try:
+        published = open_destination(target, options)
+        try:
+            with shown_progress(sys.stderr) as progress:
+                report = convert_images(opened, published, tag=target.tag, options=choice, progress=progress)
+        finally:
+            published.close()
+    finally:
+        opened.close()
+    _warn(report)
+    if as_json:
+        click.echo(json.dumps({"destination": str(target), **report.to_json()}, indent=2))
+    else:
+        click.echo(_summary(report))
+        click.echo(f"{destination}: {report.digest}")
+
+
+def _refuse_digest(target: Reference) -> None:
+    if target.digest is not None:
+        raise click.BadParameter(
+            f"{target} has a digest, which nobody can choose; name a tag", param_hint="DST"
+        )
+
+
+def _warn(report: ConvertReport) -> None:
+    for image in report.images:
+        for name, count in sorted(image.dropped_xattrs.items()):
+            _log.warning("%s: xattr %s of %d files has no place in the format", image.platform, name, count)
+
+
+def _summary(report: ConvertReport) -> str:
+    from builder.progress import megabytes
+
+    if report.already_converted:
+        return "converted already, copied as it is"
+    lines = []
+    for image in report.images:
+        if image.already_converted:
+            lines.append(f"{image.platform}: converted already, copied as it is")
+            continue
+        share = f", {image.stored_bytes / image.source_bytes:.2f} of it" if image.source_bytes else ""
+        lines.append(
+            f"{image.platform}: {len(image.layers)} layers, {megabytes(image.tar_bytes)} unpacked, "
+            f"{megabytes(image.source_bytes)} before, {megabytes(image.stored_bytes)} now{share}"
+        )
+    if report.skipped:
+        lines.append(f"{report.skipped} entries of the index are no images and were left out")
+    lines.append(f"took {report.seconds:.1f} s")
+    return "\n".join(lines)
