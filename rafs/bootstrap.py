@@ -33,8 +33,8 @@ from .inode import read_inode
 from .records import CHUNK_ENTRY, DIRENT
 from .xattr import read_xattrs
 
-# Longer paths cannot be named in one system call; unbounded, a chain of long names costs quadratic memory.
-MAX_PATH = 1 << 16
+# Four times what one system call takes; unbounded, a chain of long names costs quadratic time.
+MAX_PATH = 1 << 14
 
 
 class Bootstrap:
