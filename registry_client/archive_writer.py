@@ -1,7 +1,8 @@
 """Writing an image as one tar file (`oci-archive:FILE[:TAG]`).
 
 Blobs are appended to a temporary file beside FILE as they come; the index follows when the destination is
-closed. Only then, and only if the image's own manifest was put, the file gets its name, replacing an older one.
+closed. Only then, and only if the image's own manifest was put, the file gets its name and replaces an older
+one.
 """
 
 from __future__ import annotations

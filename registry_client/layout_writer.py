@@ -1,8 +1,8 @@
 """Writing an image into an OCI layout directory (`oci:DIR[:TAG]`), beside what others put there.
 
 Whatever has its final name is complete: blobs go through a temporary name, are verified while they are
-copied, synced and renamed. `index.json` is changed under a lock on the directory itself, so concurrent writers
-lose nothing.
+copied, synced and renamed. `index.json` is changed under a lock on the directory itself, so concurrent
+writers lose nothing.
 
 died when                    -> found what                     -> who repairs it
 copying a blob               -> `.partial-*` in blobs/<alg>    -> nobody needs to; never read, safe to delete

@@ -114,9 +114,7 @@ def select(manifests: Sequence[Descriptor], platform: Platform) -> Descriptor:
     """
     wanted = normalise(platform)
     images = [
-        entry
-        for entry in manifests
-        if entry.media_type in INDEXES | MANIFESTS and not is_attestation(entry)
+        entry for entry in manifests if entry.media_type in INDEXES | MANIFESTS and not is_attestation(entry)
     ]
     for variant in (wanted.variant, *_RUNS_ALSO.get((wanted.architecture, wanted.variant), ())):
         acceptable = replace(wanted, variant=variant)

@@ -43,9 +43,7 @@ class Region:
             LayoutInvalid: the file has become shorter, or cannot be read.
         """
         if offset < 0 or size < 0 or offset + size > self.size:
-            raise RangeInvalid(
-                f"{what} has {self.size} bytes; asked for {size} bytes from offset {offset}"
-            )
+            raise RangeInvalid(f"{what} has {self.size} bytes; asked for {size} bytes from offset {offset}")
         position = self.offset + offset
         end = position + size
         try:

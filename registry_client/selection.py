@@ -30,4 +30,3 @@ def find_manifest(source: ImageSource, platform: Platform, descriptor: Descripto
             return document
         current = select(document.manifests, platform)
     raise ManifestInvalid(f"index {current.digest} lies more than {_DEPTH} levels deep in other indexes")
-

@@ -1,0 +1,149 @@
+"""The Authorization header for one registry: learnt from its challenges, renewed before it expires.
+
+One exchange at a time per scope; whoever comes meanwhile waits for it, or goes on with the old token
+while that is valid. Failures are remembered for a moment, so that 64 readers do not try a wrong password
+64 times.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from registry_client.auth_file import Account
+from registry_client.bearer import Token, basic, exchange
+from registry_client.challenge import Challenge, parse_challenges, preferred
+from registry_client.connections import Origin, Pools
+from registry_client.credentials import find_account
+from registry_client.deadline import Deadline
+from registry_client.errors import RegistryError, Unauthorized
+from registry_client.options import RegistryOptions
+
+FAILURE_MEMORY = 5.0
+"""Seconds for which a refused account is not tried again."""
+
+
+class Authorization:
+    """Who we are at one registry for one repository; all methods from any thread."""
+
+    def __init__(
+        self, registry: Origin, host: str, repository: str, options: RegistryOptions, pools: Pools
+    ) -> None:
+        """*host* is the name accounts are kept under, *registry* where requests go."""
+        self._registry = registry
+        self._host = host
+        self._repository = repository
+        self._options = options
+        self._pools = pools
+        # Protects all below; held during an exchange and while accounts are looked up. Taken before any
+        # pool's.
+        self._lock = threading.Lock()
+        self._challenge: Challenge | None = None
+        self._basic: str | None = None
+        self._tokens: dict[str, Token] = {}
+        self._failure: tuple[float, RegistryError] | None = None
+
+    def header(self, actions: str, deadline: Deadline) -> str | None:
+        """What to send for *actions* (`pull` or `pull,push`); None as long as the registry has asked for
+        nothing.
+
+        Raises:
+            Unauthorized, ResponseInvalid, Unreachable: a token was due and could not be had.
+        """
+        challenge = self._challenge
+        if challenge is None:
+            return None
+        if challenge.scheme == "basic":
+            return self._basic
+        now = time.monotonic()
+        token = self._tokens.get(actions)
+        if token is not None and token.fresh(now):
+            return "Bearer " + token.value
+        if token is not None and token.valid(now):
+            if not self._lock.acquire(blocking=False):
+                return "Bearer " + token.value
+        else:
+            self._lock.acquire()
+        try:
+            return self._bearer(challenge, actions, token, deadline)
+        finally:
+            self._lock.release()
+
+    def answer(
+        self, headers: Sequence[str], used: str | None, actions: str, deadline: Deadline
+    ) -> str | None:
+        """What to send instead of *used*, which was answered with 401 and *headers*; None: there is
+        nothing left.
+
+        An empty string means: once more without any, to get the challenge for this.
+        """
+        challenge = preferred(parse_challenges(headers))
+        if challenge is None:
+            return None
+        with self._lock:
+            if challenge.scheme == "basic":
+                if used is not None and used.startswith("Bearer "):
+                    # Harbor answers an expired token with a Basic challenge; asked anonymously it names
+                    # its realm.
+                    self._tokens.pop(actions, None)
+                    return ""
+                return self._basic_header(challenge, used)
+            self._challenge = challenge
+            refused = self._tokens.get(actions)
+            if refused is not None and used == "Bearer " + refused.value:
+                del self._tokens[actions]
+            return self._bearer(challenge, actions, None, deadline)
+
+    def ask_again(self, used: str | None) -> str | None:
+        """The account as it is now, if it differs from *used*: for registries that say 403 when it
+        expired.
+        """
+        with self._lock:
+            return self._basic_header(Challenge("basic", {}), used)
+
+    def _basic_header(self, challenge: Challenge, used: str | None) -> str | None:
+        if self._basic is not None and used != self._basic:
+            return self._basic
+        account = self._account()
+        if account is None or account.registry_token:
+            return None
+        header = basic(account.username, account.password or account.identity_token)
+        if header == used:
+            return None
+        self._challenge, self._basic = challenge, header
+        return header
+
+    def _bearer(self, challenge: Challenge, actions: str, seen: Token | None, deadline: Deadline) -> str:
+        """Under the lock: the token another thread got meanwhile, else a new one."""
+        now = time.monotonic()
+        token = self._tokens.get(actions)
+        if token is not None and token is not seen and token.valid(now):
+            return "Bearer " + token.value
+        if self._failure is not None and now - self._failure[0] < FAILURE_MEMORY:
+            raise self._failure[1]
+        account = self._account()
+        if account is not None and account.registry_token:
+            return "Bearer " + account.registry_token
+        try:
+            token = exchange(
+                challenge, self._scopes(challenge, actions), account, self._registry, self._pools, deadline
+            )
+        except Unauthorized as error:
+            self._failure = (now, error)
+            raise
+        self._failure = None
+        self._tokens[actions] = token
+        return "Bearer " + token.value
+
+    def _scopes(self, challenge: Challenge, actions: str) -> list[str]:
+        """Ours, and what the registry asked for beyond it; its own first, since some servers read only
+        one.
+        """
+        wanted = f"repository:{self._repository}:{actions}"
+        covered = {wanted, f"repository:{self._repository}:pull"}
+        asked = challenge.parameters.get("scope", "").split()
+        return [*(scope for scope in dict.fromkeys(asked) if scope not in covered), wanted]
+
+    def _account(self) -> Account | None:
+        return find_account(self._host, self._repository, self._options)

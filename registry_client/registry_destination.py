@@ -1,0 +1,131 @@
+"""An image in a registry, for publishing; fulfils `ImageDestination`.
+
+Blobs go up in one POST and one PUT, streamed from files that are opened anew for each attempt; manifests
+last, with their exact bytes. Existence is asked over the reading connections, so that nothing is sent
+twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from registry_client.digest import VerifyingReader, digest_of
+from registry_client.endpoint import PLAIN_HEADERS, Endpoint
+from registry_client.errors import DigestMismatch, ResponseInvalid, Unreachable
+from registry_client.manifest import Descriptor, parse_manifest
+from registry_client.options import RegistryOptions
+from registry_client.redirect import STATUSES, Location
+from registry_client.reference import Reference
+from registry_client.retrying import ASKING_ATTEMPTS, Attempts
+from registry_client.wire import WireFailure
+
+if TYPE_CHECKING:
+    from registry_client.uploads import Sender
+
+_ACTIONS: Final = "pull,push"
+_CREATED: Final = frozenset({200, 201, 204})
+_THERE: Final = frozenset({200}) | STATUSES
+
+
+class RegistryDestination:
+    """All methods from any thread; each blob goes up over a connection of its own."""
+
+    def __init__(self, reference: Reference, options: RegistryOptions) -> None:
+        self._endpoint = Endpoint(reference, options)
+        self._sender_made: Sender | None = None
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far."""
+        return self._endpoint.pools.counters.requests
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        endpoint = self._endpoint
+        answer = endpoint.ask(
+            "HEAD",
+            endpoint.path("blobs", descriptor.digest),
+            PLAIN_HEADERS,
+            _ACTIONS,
+            f"look for blob {descriptor.digest} in {endpoint.repository}",
+            _THERE | {404},
+            endpoint.deadline(),
+        )
+        answer.finish()
+        # A wrong length is some other content under this name, or a front end that answers everything
+        # with 200.
+        return answer.status in STATUSES or (
+            answer.status == 200 and answer.length() in (None, descriptor.size)
+        )
+
+    def put_blob(self, descriptor: Descriptor, open_blob: Callable[[], BinaryIO]) -> None:
+        if self.has_blob(descriptor):
+            return
+        endpoint = self._endpoint
+        purpose = f"store blob {descriptor.digest} ({descriptor.size} bytes) in {endpoint.repository}"
+        deadline = endpoint.deadline()
+        attempts = Attempts(deadline, ASKING_ATTEMPTS)
+        while True:
+            try:
+                session = self._sender.send(
+                    "POST", self._start(), None, {}, purpose, frozenset({202}), deadline
+                )
+                with open_blob() as opened:
+                    body = VerifyingReader(opened, descriptor.digest, descriptor.size)
+                    self._sender.send(
+                        "PUT",
+                        session.next_place().with_query("digest", descriptor.digest),
+                        (body, descriptor.size),
+                        {"Content-Type": "application/octet-stream"},
+                        purpose,
+                        _CREATED,
+                        deadline,
+                    )
+                return
+            except WireFailure as failure:
+                attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
+            except (Unreachable, ResponseInvalid) as error:
+                attempts.pause_or_raise(error)
+
+    def put_manifest(self, raw: bytes, media_type: str, *, tag: str | None) -> Descriptor:
+        endpoint = self._endpoint
+        descriptor = parse_manifest(raw, media_type, digest_of(raw)).descriptor()
+        name = tag or descriptor.digest
+        purpose = f"store manifest {endpoint.repository}{':' if tag else '@'}{name}"
+        place = Location(endpoint.origin, endpoint.path("manifests", name))
+        deadline = endpoint.deadline()
+        attempts = Attempts(deadline, ASKING_ATTEMPTS)
+        while True:
+            try:
+                stored = self._sender.send(
+                    "PUT", place, raw, {"Content-Type": media_type}, purpose, _CREATED, deadline
+                )
+                break
+            except WireFailure as failure:
+                attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
+            except (Unreachable, ResponseInvalid) as error:
+                attempts.pause_or_raise(error)
+        announced = stored.headers.get("Docker-Content-Digest")
+        if announced is not None and announced.startswith("sha256:") and announced != descriptor.digest:
+            raise DigestMismatch(
+                f"registry {endpoint.host} was to {purpose} with digest {descriptor.digest} "
+                f"and stored {announced[:80]}"
+            )
+        return descriptor
+
+    def close(self) -> None:
+        if self._sender_made is not None:
+            self._sender_made.close()
+        self._endpoint.close()
+
+    def _start(self) -> Location:
+        return Location(self._endpoint.origin, f"/v2/{self._endpoint.repository}/blobs/uploads/")
+
+    @property
+    def _sender(self) -> Sender:
+        if self._sender_made is None:
+            # requests costs 40 ms to import; who finds everything there already never pays it.
+            from registry_client.uploads import Sender
+
+            self._sender_made = Sender(self._endpoint, _ACTIONS)
+        return self._sender_made

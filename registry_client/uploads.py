@@ -1,0 +1,190 @@
+"""Requests with bodies, over the `requests` library: authorised, streamed, sent to `Location`s as they
+were given.
+
+One request at a time; what to send, and when to try again, is `registry_destination`'s business. Sessions
+are not used: they add netrc accounts, environment proxies and a cookie jar shared by threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+
+from registry_client.deadline import Deadline
+from registry_client.digest import VerifyingReader
+from registry_client.endpoint import PLAIN_HEADERS, Endpoint
+from registry_client.errors import DigestMismatch
+from registry_client.redirect import HOPS, Location, parse_location
+from registry_client.refusal import refusal_of
+from registry_client.wire import FOREIGN_ERRORS, WireFailure, explain
+
+# At DEBUG it logs every URL with its query, which for uploads to storage services is a secret.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
+
+_PROGRESS: Final = 1024 * 1024
+_PIECE: Final = 256 * 1024
+_ANSWER_LIMIT: Final = 64 * 1024
+_REPEATABLE: Final = frozenset({307, 308})
+_WAYS: Final = 16  # connections kept per host
+
+Body = bytes | tuple[VerifyingReader, int] | None
+"""Bytes that can be sent again, a verified stream with its length that cannot, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A successful answer: whence it came and its headers."""
+
+    place: Location
+    headers: CaseInsensitiveDict[str]
+
+    def next_place(self) -> Location:
+        """Where to go on with an upload.
+
+        Raises:
+            ResponseInvalid: no usable `Location`.
+        """
+        return parse_location(self.headers.get("Location"), self.place)
+
+
+class Sender:
+    """Sends for one endpoint; `send` from any thread."""
+
+    def __init__(self, endpoint: Endpoint, actions: str) -> None:
+        self._endpoint = endpoint
+        self._actions = actions
+        self._adapter = _Adapter(endpoint)
+
+    def send(
+        self,
+        method: str,
+        place: Location,
+        body: Body,
+        headers: Mapping[str, str],
+        purpose: str,
+        accepted: frozenset[int],
+        deadline: Deadline,
+    ) -> Stored:
+        """Send once, more often only to authorise or to follow a redirect that repeats the request.
+
+        Raises:
+            WireFailure: no answer; or a stream was half sent when credentials had to be renewed: send it
+            again. NotFound, Unauthorized, Unreachable, ResponseInvalid: the answer's status is not
+            *accepted*. DigestMismatch: the stream is not what it was promised to be.
+        """
+        endpoint = self._endpoint
+        endpoint.pace.wait(deadline)
+        ours = place.origin == endpoint.origin
+        used = endpoint.authorization.header(self._actions, deadline) if ours else None
+        for _ in range(HOPS):
+            sent = {**PLAIN_HEADERS, **headers, **({"Authorization": used} if used else {})}
+            status, answered, text = self._once(method, place, body, sent, deadline)
+            if status in accepted:
+                return Stored(place, answered)
+            better: str | None = None
+            if status == 401 and ours:
+                challenges = [answered["WWW-Authenticate"]] if "WWW-Authenticate" in answered else []
+                better = endpoint.authorization.answer(challenges, used, self._actions, deadline)
+            if better is not None:
+                used = better
+            elif status in _REPEATABLE:
+                place = parse_location(answered.get("Location"), place)
+                ours = place.origin == endpoint.origin
+                used = endpoint.authorization.header(self._actions, deadline) if ours else None
+            else:
+                break
+            if isinstance(body, tuple):
+                raise WireFailure("it wants the content again")
+        if status == 400 and "DIGEST_INVALID" in text:
+            raise DigestMismatch(f"registry {endpoint.host} could not {purpose}: it received other bytes")
+        who = f"registry {endpoint.host}" if ours else f"{place.origin} for registry {endpoint.host}"
+        error = refusal_of(status, answered.get("Retry-After"), text, who, purpose)
+        if error.retry_after and ours:
+            endpoint.pace.slow_down(error.retry_after)
+        raise error
+
+    def close(self) -> None:
+        self._adapter.close()
+
+    def _once(
+        self, method: str, place: Location, body: Body, headers: Mapping[str, str], deadline: Deadline
+    ) -> tuple[int, CaseInsensitiveDict[str], str]:
+        options = self._endpoint.options
+        url = f"{place.origin.scheme}://{_netloc(place)}{place.target}"
+        prepared = requests.Request(method, url, headers=dict(headers)).prepare()
+        # `prepare` would quote anew what the server had quoted its own way.
+        prepared.url = url
+        if isinstance(body, tuple):
+            prepared.body = _Stream(body[0], deadline)  # type: ignore[assignment]
+            prepared.headers["Content-Length"] = str(body[1])
+        else:
+            prepared.body = body or b""
+            prepared.headers["Content-Length"] = str(len(body or b""))
+        timeouts = (min(options.connect_timeout, options.timeout), options.timeout)
+        self._endpoint.pools.counters.add(requests=1)
+        try:
+            answer = self._adapter.send(
+                prepared, stream=True, timeout=timeouts, verify=options.tls_verify, proxies={}
+            )
+            try:
+                text = answer.raw.read(_ANSWER_LIMIT, decode_content=False).decode("utf-8", "replace")
+            finally:
+                answer.close()
+        except FOREIGN_ERRORS as error:
+            failure = explain(error, options.timeout)
+            failure.host = str(place.origin)
+            raise failure from error
+        return answer.status_code, answer.headers, text
+
+
+class _Stream:
+    """A body that is read while it is sent; progress renews the deadline, a drip runs into it."""
+
+    def __init__(self, reader: VerifyingReader, deadline: Deadline) -> None:
+        self._reader = reader
+        self._deadline = deadline
+        self._renewed = 0
+        self._sent = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self._deadline.remaining() <= 0:
+            raise WireFailure(f"it took less than 1 MiB in {self._deadline.seconds:g} s")
+        # http.client asks for 16 KiB at a time; larger pieces cost a fraction of the calls.
+        piece = self._reader.read(max(size, _PIECE) if size >= 0 else size)
+        self._sent += len(piece)
+        if self._sent - self._renewed >= _PROGRESS or not piece:
+            self._renewed = self._sent
+            self._deadline.renew()
+        return piece
+
+
+class _Adapter(HTTPAdapter):
+    """One pool of connections per host, with the same trust as reads have."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._options = endpoint.options
+        self._secure = endpoint.origin.scheme == "https"
+        super().__init__(pool_connections=8, pool_maxsize=_WAYS, max_retries=0)
+        if not endpoint.options.tls_verify:
+            from urllib3 import disable_warnings
+            from urllib3.exceptions import InsecureRequestWarning
+
+            disable_warnings(InsecureRequestWarning)  # the user has just asked for it
+
+    def init_poolmanager(self, *args: Any, **settings: Any) -> None:
+        if self._secure:
+            from registry_client.tls import context
+
+            settings["ssl_context"] = context(self._options.tls_verify, self._options.ca_file)
+        super().init_poolmanager(*args, **settings)
+
+
+def _netloc(place: Location) -> str:
+    host = f"[{place.origin.host}]" if ":" in place.origin.host else place.origin.host
+    return f"{host}:{place.origin.port}"
