@@ -9,7 +9,7 @@ import json
 import os
 import pty
 import select
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.system
 
 CHECKOUT = Path(__file__).parents[2]
 BUSYBOX = Path("/bin/busybox")
-APPLETS = ["sh", "ls", "cat", "echo", "id", "pwd", "sleep", "true", "false", "touch", "env", "wc", "kill", "rm", "mkdir", "tty"]
+APPLETS = ("sh", "ls", "cat", "echo", "id", "pwd", "sleep", "true", "touch", "env", "kill", "rm", "mkdir", "tty")
 PATIENCE = 30.0
 """Seconds after which something that should happen is taken not to; never part of a promise."""
 
@@ -37,21 +37,22 @@ def layer() -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
 
-        def add(name: str, mode: int, *, content: bytes = b"", link: str = "", kind: bytes = tarfile.REGTYPE) -> None:
+        def add(name: str, mode: int, content: bytes | None = None, link: str = "") -> None:
             member = tarfile.TarInfo(name)
-            member.mode, member.mtime, member.size, member.linkname, member.type = mode, 1, len(content), link, kind
-            archive.addfile(member, io.BytesIO(content))
+            member.mode, member.mtime, member.size, member.linkname = mode, 1, len(content or b""), link
+            member.type = tarfile.SYMTYPE if link else tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+            archive.addfile(member, io.BytesIO(content or b""))
 
         for name in ("bin", "etc", "home", "home/app", "opt"):
-            add(name, 0o755, kind=tarfile.DIRTYPE)
-        add("tmp", 0o1777, kind=tarfile.DIRTYPE)
-        add("bin/busybox", 0o755, content=BUSYBOX.read_bytes())
+            add(name, 0o755)
+        add("tmp", 0o1777)
+        add("bin/busybox", 0o755, BUSYBOX.read_bytes())
         for applet in APPLETS:
-            add(f"bin/{applet}", 0o777, link="busybox", kind=tarfile.SYMTYPE)
-        add("etc/passwd", 0o644, content=b"root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
-        add("etc/group", 0o644, content=b"root:x:0:\napp:x:1000:\nextra:x:2000:app\n")
-        add("opt/plain", 0o644, content=b"not a program\n")
-        add("opt/no-interpreter", 0o755, content=b"#!/absent/interpreter\n")
+            add(f"bin/{applet}", 0o777, link="busybox")
+        add("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
+        add("etc/group", 0o644, b"root:x:0:\napp:x:1000:\nextra:x:2000:app\n")
+        add("opt/plain", 0o644, b"not a program\n")
+        add("opt/no-interpreter", 0o755, b"#!/absent/interpreter\n")
     return out.getvalue()
 
 
@@ -111,16 +112,12 @@ def our_processes(root: Path) -> list[str]:
             continue
         try:
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            open_files = [os.readlink(link) for link in (entry / "fd").iterdir()]
+            open_files = [str(link.readlink()) for link in (entry / "fd").iterdir()]
         except OSError:
             continue
         if str(root) in words or any(name.startswith(str(root)) for name in open_files):
             found.append(words)
     return found
-
-
-def cgroups() -> set[str]:
-    return {str(path) for path in Path("/sys/fs/cgroup").rglob("nopull-*")}
 
 
 def until(condition: Callable[[], bool]) -> bool:
@@ -167,10 +164,10 @@ class Runner:
 def run(image: str, tmp_path: Path) -> Iterator[Runner]:
     """Runs containers; whatever a test did, nothing of them may be left."""
     runner = Runner(image, tmp_path / "root")
-    before = cgroups()
+    before = set(Path("/sys/fs/cgroup").rglob("nopull-*"))
     yield runner
     assert until(lambda: not leftovers(runner.root)), leftovers(runner.root)
-    assert cgroups() <= before
+    assert until(lambda: before >= set(Path("/sys/fs/cgroup").rglob("nopull-*")))
 
 
 def test_the_images_command_runs_and_its_output_and_code_come_back(run: Runner) -> None:
@@ -211,7 +208,8 @@ def test_a_user_is_one_of_the_images(run: Runner, user: str, expected: str) -> N
 
 
 def test_an_ordinary_user_of_the_image_can_read_it_and_write_where_it_may(run: Runner) -> None:
-    done = run("cat /opt/plain && echo x > /tmp/file && cat /tmp/file; echo y > /opt/new", options=("-u", "app"))
+    script = "cat /opt/plain && echo x > /tmp/file && cat /tmp/file; echo y > /opt/new"
+    done = run(script, options=("-u", "app"))
     assert done.stdout == "not a program\nx\n"
     assert "Permission denied" in done.stderr
 
@@ -242,7 +240,7 @@ def test_standard_input_is_empty_unless_asked_for(run: Runner) -> None:
     assert run("cat; echo end", options=("-i",), input="text\n").stdout == "text\nend\n"
 
 
-def test_the_container_sees_the_hosts_name_resolver_and_network_but_only_its_own_processes(run: Runner) -> None:
+def test_name_resolver_and_network_are_the_hosts_but_processes_its_own(run: Runner) -> None:
     done = run("cat /proc/sys/kernel/hostname; cat /etc/resolv.conf; echo $$; cat /proc/net/dev")
     assert done.stdout.startswith(f"{os.uname().nodename}\n{Path('/etc/resolv.conf').read_text()}1\n")
     for line in Path("/proc/net/dev").read_text().splitlines()[2:]:
@@ -308,7 +306,13 @@ def test_a_runtime_that_fails_is_125_and_leaves_nothing(run: Runner, tmp_path: P
     assert "the disk is on fire" in done.stderr
 
 
-TRAPS = "for s in TERM INT HUP QUIT USR1 USR2; do trap \"echo $s; exit 9\" $s; done; echo ready; while :; do sleep 0.05; done"
+TRAPS = (
+    'for s in TERM INT HUP QUIT USR1 USR2; do trap "echo $s; exit 9" $s; done;'
+    " echo ready; while :; do sleep 0.05; done"
+)
+COUNT_INTERRUPTS = (
+    "n=0; trap 'n=$((n+1))' INT; echo ready; while [ $n = 0 ]; do sleep 0.05; done; sleep 0.3; echo times-$n"
+)
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
@@ -343,9 +347,11 @@ def test_a_name_can_be_used_once_at_a_time(run: Runner) -> None:
 def test_what_a_killed_run_leaves_the_next_one_removes(run: Runner) -> None:
     child = run.start("echo ready; while :; do sleep 0.05; done")
     child.kill()
-    child.communicate(timeout=PATIENCE)
+    child.wait()
     assert list((run.root / "containers").iterdir())
     assert run("true").returncode == 0
+    # Only now is everyone gone who could have written to these.
+    child.communicate(timeout=PATIENCE)
 
 
 def test_interrupted_before_the_container_runs_it_leaves_nothing(run: Runner, tmp_path: Path) -> None:
@@ -353,7 +359,8 @@ def test_interrupted_before_the_container_runs_it_leaves_nothing(run: Runner, tm
     slow.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 60\n")
     slow.chmod(0o755)
     child = subprocess.Popen(
-        [sys.executable, "-m", "nopull", *run.arguments("--runtime", str(slow), run.image, "true")], cwd=CHECKOUT
+        [sys.executable, "-m", "nopull", *run.arguments("--runtime", str(slow), run.image, "true")],
+        cwd=CHECKOUT,
     )
     assert until((tmp_path / "started").exists)
     child.send_signal(signal.SIGINT)
@@ -378,12 +385,10 @@ def test_a_terminal_is_the_containers_and_ours_is_as_before(run: Runner) -> None
     child, descriptor = pty.fork()
     if child == 0:
         os.chdir(CHECKOUT)
-        command = shutil.which("sh") or "/bin/sh"
-        script = " ".join(
-            ["before=$(stty -g);", sys.executable, "-m", "nopull", *run.arguments("-it", run.image), "'tty; read x; echo got-$x; exit 5';",
-             "echo code-$?;", "[ \"$before\" = \"$(stty -g)\" ] && echo same-terminal"]
-        )
-        os.execv(command, ["sh", "-c", script])
+        asked = "tty; read x; echo got-$x; exit 5"
+        words = shlex.join([sys.executable, "-m", "nopull", *run.arguments("-it", run.image, asked)])
+        compare = '[ "$before" = "$(stty -g)" ] && echo same-terminal'
+        os.execv("/bin/sh", ["sh", "-c", f"before=$(stty -g); {words}; echo code-$?; {compare}"])
     os.write(descriptor, b"typed\n")
     shown = read_terminal(descriptor)
     os.waitpid(child, 0)
@@ -398,8 +403,8 @@ def test_ctrl_c_at_a_terminal_reaches_a_container_without_one_once(run: Runner) 
     child, descriptor = pty.fork()
     if child == 0:
         os.chdir(CHECKOUT)
-        count = "n=0; trap 'n=$((n+1))' INT; echo ready; while [ $n = 0 ]; do sleep 0.05; done; sleep 0.3; echo times-$n"
-        os.execv(sys.executable, [sys.executable, "-m", "nopull", *run.arguments(run.image, count)])
+        words = [sys.executable, "-m", "nopull", *run.arguments(run.image, COUNT_INTERRUPTS)]
+        os.execv(words[0], words)
     shown = ""
     while "ready" not in shown:
         shown += os.read(descriptor, 4096).decode()
