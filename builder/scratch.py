@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from builder.errors import SpoolFailed, SpoolFull
+from builder.errors import BuildError, SpoolFailed, SpoolFull
 
 
 class ScratchFile:
@@ -51,8 +51,10 @@ class ScratchFile:
         Raises:
             SpoolFailed: the disk reported an error.
         """
-        with self._translated():
+        try:
             return os.pread(self._file.fileno(), size, offset)
+        except OSError as error:
+            raise self._explained(error) from error
 
     def open(self) -> BinaryIO:
         """A new reader from the start, with a position of its own; the caller closes it."""
@@ -76,9 +78,12 @@ class ScratchFile:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise SpoolFull(
-                    f"writing temporary files in {self._where}: no space left; the unpacked layers and their "
-                    "blobs have to fit there, so free some or name another place with --work-dir"
-                ) from error
-            raise SpoolFailed(f"using temporary files in {self._where}: {error.strerror}") from error
+            raise self._explained(error) from error
+
+    def _explained(self, error: OSError) -> BuildError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return SpoolFull(
+                f"writing temporary files in {self._where}: no space left; the unpacked layers and their "
+                "blobs have to fit there, so free some or name another place with --work-dir"
+            )
+        return SpoolFailed(f"using temporary files in {self._where}: {error.strerror}")

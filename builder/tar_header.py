@@ -91,10 +91,12 @@ def number(field: bytes, what: str) -> int:
         bits = 8 * len(field) - 1
         value &= (1 << bits) - 1
         return value - (1 << bits) if field[0] & 0x40 else value
-    digits = text(field.lstrip(b" \0")).rstrip(b" ")
+    digits = field.strip(b" \0")
     if not digits:
         return 0
-    if digits.strip(b"01234567"):
+    if not digits.isdigit():
+        digits = text(digits).rstrip(b" ")
+    if not digits.isdigit() or digits.strip(b"01234567"):
         raise Malformed(f"{what} field holds {field!r}, expected octal digits")
     return int(digits, 8)
 

@@ -1,8 +1,7 @@
 """Which extended attributes of a layer an image keeps.
 
 The format has five namespaces; others cannot be stored and are dropped, counted. Overlayfs' own attributes
-are instructions to it and are never kept: a mount of ours below an overlay would have them carried out
-again.
+are instructions to it and are never kept: a mount of ours below an overlay would have them carried out again.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ from collections import Counter
 from typing import Final
 
 from builder.errors import LayerUnsupported
+from rafs.tree import PlanInvalid
+from rafs.xattr_area import can_hold, pack_xattrs
 
-_KEPT_PREFIXES: Final = (b"user.", b"trusted.", b"security.")
-_KEPT_NAMES: Final = frozenset({b"system.posix_acl_access", b"system.posix_acl_default"})
 _OVERLAY: Final = b"trusted.overlay."
 _OVERLAY_OPAQUE: Final = b"trusted.overlay.opaque"
-# The file's bytes, or the directory's, lie somewhere in a lower layer that a tar does not name.
+# The file's bytes, or the directory's names, lie somewhere in a lower layer that a tar does not name.
 _OVERLAY_INDIRECT: Final = frozenset({b"trusted.overlay.metacopy", b"trusted.overlay.redirect"})
-_SUFFIX_LIMIT: Final = 255  # bytes of a name behind its prefix
-_VALUE_LIMIT: Final = 65535  # bytes
 
 
 def is_opaque(xattrs: dict[bytes, bytes] | None) -> bool:
@@ -31,7 +28,7 @@ def kept_xattrs(xattrs: dict[bytes, bytes] | None, dropped: Counter[str]) -> dic
     """Those of *xattrs* the image has, None if there are none; adds the names of the others to *dropped*.
 
     Raises:
-        LayerUnsupported: an attribute says that the content lies elsewhere, or one is too large.
+        LayerUnsupported: an attribute says that the content lies elsewhere, or they are too large.
     """
     if xattrs is None:
         return None
@@ -43,16 +40,12 @@ def kept_xattrs(xattrs: dict[bytes, bytes] | None, dropped: Counter[str]) -> dic
             )
         if name.startswith(_OVERLAY):
             continue
-        if not _is_storable(name):
+        if can_hold(name):
+            kept[name] = value
+        else:
             dropped[name.decode("utf-8", "replace")] += 1
-            continue
-        if len(name.partition(b".")[2]) > _SUFFIX_LIMIT or len(value) > _VALUE_LIMIT:
-            raise LayerUnsupported(f"xattr {name[:80]!r} of {len(value)} bytes, the limit is {_VALUE_LIMIT}")
-        kept[name] = value
+    try:
+        pack_xattrs(kept)
+    except PlanInvalid as error:
+        raise LayerUnsupported(str(error)) from error
     return kept or None
-
-
-def _is_storable(name: bytes) -> bool:
-    if name in _KEPT_NAMES:
-        return True
-    return name.startswith(_KEPT_PREFIXES) and not name.endswith(b".") and b"\0" not in name
