@@ -1,7 +1,7 @@
 """An error of the mount server, as JSON to the process that started it, raised there as the same type.
 
-Only our own error types and those of the operating system are rebuilt; anything else is a defect of the server
-and arrives as `ServerFailed`. Carries the message and not the cause: the log of the server has the traceback.
+Only our own error types and those of the operating system are rebuilt; anything else is a defect of the
+server and arrives as `ServerFailed`. Carries the message, not the cause: the server's log has that.
 """
 
 from __future__ import annotations

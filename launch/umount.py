@@ -12,10 +12,9 @@ from launch.errors import NotMounted, ServerFailed
 from launch.mountpoint import FUSE_TYPE, detach, mount_at, real_path
 from launch.mounts import State
 
-# A server that is not held by open files ends within a second (`Attachment.close`), plus the check-point of its
-# store; more than this means that it hangs.
+# A server that is not held by open files ends within a second or two (`ChunkStore.close`).
 END_SECONDS = 15.0
-# After a lazy unmount it may stay for as long as somebody keeps a file open; then there is nothing to wait for.
+# After a lazy unmount it may stay for as long as somebody keeps a file open: nothing to wait for.
 LAZY_SECONDS = 1.0
 
 

@@ -1,0 +1,49 @@
+"""Which manifest of what a reference names is the lazily loadable one, in all the ways Nydus' tools put it.
+
+Directly; in an index marked by its artifact type (since 2025-05) or by a platform feature (before); or simply
+as the entry of an index that serves the platform. Any of them has a bootstrap as its last layer.
+"""
+
+from __future__ import annotations
+
+from builder.image_documents import is_converted
+from launch.errors import ImageInvalid, ImageNotConverted
+from registry_client.manifest import Descriptor, Manifest
+from registry_client.platform import Platform, select
+from registry_client.reference import Reference
+from registry_client.source import ImageSource
+
+ARTIFACT_TYPE = "application/vnd.nydus.image.manifest.v1+json"
+PLATFORM_FEATURE = "nydus.remoteimage.v1"
+_DEPTH = 4  # indexes within indexes
+
+
+def find_converted(
+    source: ImageSource, named: Descriptor, platform: Platform, reference: Reference
+) -> Manifest:
+    """The converted manifest for *platform* that *named*, which is what *reference* names, leads to.
+
+    Raises:
+        ImageNotConverted: it is an ordinary image.
+        NotFound: nothing in the index serves *platform*.
+        and what `ImageSource.manifest` raises.
+    """
+    current = named
+    for _ in range(_DEPTH + 1):
+        document = source.manifest(current)
+        if isinstance(document, Manifest):
+            if is_converted(document):
+                return document
+            raise ImageNotConverted(
+                f"{reference.familiar()} is an ordinary image, not a lazily loadable one: "
+                f"convert it first with `nopull convert {reference.familiar()} DST`"
+            )
+        marked = [entry for entry in document.manifests if is_marked(entry)]
+        current = select(marked or document.manifests, platform)
+    raise ImageInvalid(f"{reference.familiar()}: its indexes are nested more than {_DEPTH} levels deep")
+
+
+def is_marked(entry: Descriptor) -> bool:
+    """Whether an entry of an index says of itself that it is a converted image."""
+    features = entry.platform.os_features if entry.platform is not None else ()
+    return entry.artifact_type == ARTIFACT_TYPE or PLATFORM_FEATURE in features

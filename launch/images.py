@@ -1,0 +1,210 @@
+"""Open a converted image: pin what its name means, get its small documents, and say where its blobs are.
+
+The order is that of fewest waits: connections are opened while the name is resolved, bootstrap and config
+travel together, and an image that is known is taken from the cache. A name with a digest needs no network
+then; a tag is asked about, and if the registry is away its last known meaning is used, with a warning. Nothing
+is mounted here and no blob is read, except for chunk info that the bootstrap layer lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from chunk_store.remote import BlobSource
+from launch import image_cache
+from launch.bootstrap_layer import PACKED_LIMIT, unpack
+from launch.chunk_tables import fetch_form, read_tables
+from launch.converted import find_converted
+from launch.errors import ImageInvalid
+from launch.image_cache import Documents, Known
+from launch.later import Later
+from launch.remote import FileBlobs, ImageBlobs
+from rafs.blob_meta import BlobMeta
+from rafs.blob_record import BlobRecord
+from rafs.bootstrap import Bootstrap
+from registry_client import open_source, warm
+from registry_client.digest import digest_of
+from registry_client.errors import NotFound, Unreachable
+from registry_client.manifest import Descriptor, Manifest
+from registry_client.options import RegistryOptions
+from registry_client.platform import Platform, host_platform
+from registry_client.reference import Reference, Transport
+from registry_client.source import ImageSource
+
+# Opened while the name is resolved: the first reads of a container miss in several windows at once.
+CONNECTIONS = 6
+CONFIG_LIMIT = 8 << 20  # bytes
+# How long a tag is asked about when the image it last named is here and could be used at once.
+KNOWN_TAG_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LazyImage:
+    """An image that can be mounted. Owns its source: close it when nothing reads blobs any more."""
+
+    reference: Reference  # local paths made absolute
+    platform: Platform
+    digest: str  # what the reference named; of the bootstrap for a bare one
+    manifest: Manifest | None  # None for a bare bootstrap
+    config: bytes  # empty for a bare bootstrap
+    config_path: Path | None
+    directory: Path | None  # where its documents are kept
+    bootstrap: Bootstrap
+    blobs: tuple[BlobMeta, ...]
+    blob_source: BlobSource
+    source: ImageSource | None
+    warnings: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Give up the connections."""
+        if self.source is not None:
+            self.source.close()
+
+
+class _SizedBlobs(BlobSource, Protocol):
+    def object_size(self, blob_id: str) -> int: ...
+
+
+def open_image(
+    reference: Reference,
+    options: RegistryOptions,
+    root: Path,
+    platform: Platform | None = None,
+    *,
+    blob_dir: Path | None = None,
+) -> LazyImage:
+    """The image *reference* names, for *platform* (default: this machine's); its documents kept below *root*.
+
+    *blob_dir* is for `rafs:` only: where the blobs lie, by default beside the bootstrap.
+
+    Raises:
+        ImageNotConverted: an ordinary image.
+        ImageInvalid, rafs.RafsError: a broken image, or one that uses what is not read.
+        and what `registry_client` raises.
+    """
+    wanted = platform or host_platform()
+    if reference.path is not None:
+        reference = replace(reference, path=reference.path.absolute())
+    if reference.transport is Transport.RAFS:
+        return _open_bare(reference, wanted, blob_dir)
+    source = open_source(reference, options)
+    try:
+        return _open(source, reference, options, root, wanted)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _open(
+    source: ImageSource, reference: Reference, options: RegistryOptions, root: Path, platform: Platform
+) -> LazyImage:
+    warm(source, CONNECTIONS)
+    known = image_cache.recall(root, reference, platform)
+    if known is None and reference.digest is not None:
+        known = Known(reference.digest, reference.digest)
+    kept = None if known is None else image_cache.load(root, known.manifest)
+    warnings: tuple[str, ...] = ()
+    named = None
+    if known is not None and kept is not None and reference.digest is None:
+        named, warnings = _ask_again(reference, options, known)
+        if named is not None and named.digest != known.named:
+            kept = None
+    if known is None or kept is None:
+        named = named or source.resolve()
+        manifest = find_converted(source, named, platform, reference)
+        known = Known(named.digest, manifest.digest)
+        kept = image_cache.load(root, manifest.digest)
+        documents = kept or _fetch(source, manifest, reference)
+    else:
+        documents = kept
+    bootstrap = Bootstrap(documents.bootstrap)
+    blobs = read_tables(bootstrap, documents.metas)
+    # Only now, when they have been understood: what is kept can be mounted.
+    directory = kept.directory if kept is not None else image_cache.keep(root, documents)
+    image_cache.remember(root, reference, platform, known)
+    return LazyImage(
+        reference=reference,
+        platform=platform,
+        digest=known.named,
+        manifest=documents.manifest,
+        config=documents.config,
+        config_path=directory / image_cache.CONFIG,
+        directory=directory,
+        bootstrap=bootstrap,
+        blobs=blobs,
+        blob_source=ImageBlobs(source, documents.manifest),
+        source=source,
+        warnings=warnings,
+    )
+
+
+def _ask_again(
+    reference: Reference, options: RegistryOptions, known: Known
+) -> tuple[Descriptor | None, tuple[str, ...]]:
+    """What a tag names now; None and a warning if nobody answers soon."""
+    # A source of its own: this one shall give up early, the one that reads blobs shall not.
+    probe = open_source(reference, replace(options, timeout=min(options.timeout, KNOWN_TAG_SECONDS)))
+    try:
+        return probe.resolve(), ()
+    except Unreachable as error:
+        return None, (f"using the last known meaning of {reference.familiar()}, {known.named}: {error}",)
+    finally:
+        probe.close()
+
+
+def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Documents:
+    """The documents of *manifest*, verified, from where it came from."""
+    layer = manifest.layers[-1]
+    where = f"the bootstrap layer {layer.digest} of {reference.familiar()}"
+    if layer.size > PACKED_LIMIT or manifest.config.size > CONFIG_LIMIT:
+        raise ImageInvalid(f"{where} has {layer.size} bytes, its config {manifest.config.size}: too many")
+    config = Later(lambda: b"".join(source.read_blob(manifest.config)))
+    parts = unpack(source.read_blob(layer), where)
+    blobs = ImageBlobs(source, manifest)
+    forms = _forms(Bootstrap(parts.bootstrap), blobs, parts.metas)
+    return Documents(manifest, config.result(), parts.bootstrap, forms)
+
+
+def _forms(bootstrap: Bootstrap, blobs: _SizedBlobs, given: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The chunk info of all blobs in cache form: what is *given*, and what has to be read from the blobs."""
+
+    def fetched(record: BlobRecord) -> Later[bytes]:
+        def read(offset: int, size: int) -> bytes:
+            return b"".join(blobs.read_range(record.id, offset, size))
+
+        return Later(lambda: fetch_form(record, blobs.object_size(record.id), read))
+
+    missing = {record.id: fetched(record) for record in bootstrap.blobs if record.id not in given}
+    return {
+        record.id: missing[record.id].result() if record.id in missing else given[record.id]
+        for record in bootstrap.blobs
+    }
+
+
+def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) -> LazyImage:
+    path = reference.path
+    assert path is not None, "parse_reference gives rafs: a path"
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no bootstrap {path}") from error
+    except IsADirectoryError as error:
+        raise NotFound(f"{path} is a directory, expected a bootstrap file") from error
+    bootstrap = Bootstrap(raw)
+    blobs = FileBlobs((blob_dir or path.parent).absolute())
+    return LazyImage(
+        reference=reference,
+        platform=platform,
+        digest=digest_of(raw),
+        manifest=None,
+        config=b"",
+        config_path=None,
+        directory=None,
+        bootstrap=bootstrap,
+        blobs=read_tables(bootstrap, _forms(bootstrap, blobs, {})),
+        blob_source=blobs,
+        source=None,
+    )

@@ -1,0 +1,88 @@
+"""Where the store's bytes come from: an image's blobs by id, over an image source or as files in a directory.
+
+The adapter between `registry_client`, which knows descriptors, and `chunk_store`, which knows blob ids. What
+it gives is not verified: the store checks every chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from launch.errors import ImageInvalid
+from registry_client.errors import NotFound, RangeInvalid
+from registry_client.manifest import Descriptor, Manifest
+from registry_client.source import ImageSource
+
+_PIECE = 256 << 10  # bytes
+
+
+class ImageBlobs:
+    """The blobs of one manifest (a `chunk_store.BlobSource`). Thread-safe; the source stays the caller's."""
+
+    def __init__(self, source: ImageSource, manifest: Manifest) -> None:
+        self._source = source
+        self._by_id: Mapping[str, Descriptor] = {
+            layer.digest.partition(":")[2]: layer for layer in manifest.layers[:-1]
+        }
+
+    def object_size(self, blob_id: str) -> int:
+        """Bytes of the blob's object.
+
+        Raises:
+            ImageInvalid: the manifest has no such layer.
+        """
+        return self._descriptor(blob_id).size
+
+    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+        """As `chunk_store.remote.BlobSource`."""
+        return self._source.read_range(self._descriptor(blob_id), offset, size)
+
+    def _descriptor(self, blob_id: str) -> Descriptor:
+        try:
+            return self._by_id[blob_id]
+        except KeyError as error:
+            raise ImageInvalid(
+                f"the bootstrap needs blob {blob_id}, which is not among the manifest's layers"
+            ) from error
+
+
+class FileBlobs:
+    """Blobs as files named by their id in *directory* (a `BlobSource`). Thread-safe."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def object_size(self, blob_id: str) -> int:
+        """Bytes of the blob's file.
+
+        Raises:
+            NotFound: there is none.
+        """
+        try:
+            return (self._directory / blob_id).stat().st_size
+        except FileNotFoundError as error:
+            raise self._absent(blob_id) from error
+
+    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+        """As `chunk_store.remote.BlobSource`."""
+        try:
+            file = os.open(self._directory / blob_id, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise self._absent(blob_id) from error
+        try:
+            end = offset + size
+            while offset < end:
+                piece = os.pread(file, min(_PIECE, end - offset), offset)
+                if not piece:
+                    raise RangeInvalid(f"blob {self._directory / blob_id} ends at {offset}, expected {end}")
+                offset += len(piece)
+                yield piece
+        finally:
+            os.close(file)
+
+    def _absent(self, blob_id: str) -> NotFound:
+        return NotFound(
+            f"there is no blob {blob_id} in {self._directory}; name its directory with --blob-dir"
+        )
