@@ -69,7 +69,7 @@ def pack_unit(
 
 
 class BlobWriter:
-    """Writes one blob object. Not thread-safe; keeps 72 bytes per chunk and no content.
+    """Writes one blob object. Not thread-safe; keeps 64 bytes per chunk and no content.
 
     Chunks are numbered from 0 in the order in which they are added, across units, so a caller may refer to a
     chunk before its unit has been compressed.

@@ -11,7 +11,8 @@ behind the last inode, in the same order.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .codes import BLOCK, LAYOUT_CHUNKS, LAYOUT_INLINE, LAYOUT_PLAIN, MAX_NAME, NID_UNIT, TYPE_OF_MODE
 from .directory_writer import directory_size
@@ -34,8 +35,8 @@ class PlannedInode:
     name: bytes  # the first of its names
     ino: int  # serial number from 1
     nlink: int = 1
-    names: list[bytes] = field(default_factory=list)  # of a directory: sorted, with "." and ".."
-    inodes: list[PlannedInode] = field(default_factory=list)  # parallel to names
+    names: Sequence[bytes] = ()  # of a directory: sorted, with "." and ".."
+    inodes: Sequence[PlannedInode] = ()  # parallel to names
     xattrs: bytes = b""
     size: int = 0  # of the file, the target or the directory stream
     layout: int = LAYOUT_PLAIN
@@ -56,7 +57,7 @@ class PlannedInode:
     def tail_position(self) -> int:
         """Where inline content or the chunk entries begin; the latter are aligned to 8."""
         head = INODE_EXTENDED.size + len(self.xattrs)
-        return self.position + head + (-head % CHUNK_ENTRY.size if self.layout == LAYOUT_CHUNKS else 0)
+        return self.position + head + (-head % CHUNK_ENTRY.size if self.node.chunks else 0)
 
     @property
     def path(self) -> bytes:
@@ -116,13 +117,14 @@ def _collect(root: Node) -> tuple[list[PlannedInode], dict[int, PlannedInode], i
             continue
         directory.nlink = 2
         children = directory.node.children
-        directory.names = sorted([b".", b"..", *children])
-        for name in directory.names:
+        directory.names = names = sorted([b".", b"..", *children])
+        directory.inodes = found = []
+        for name in names:
             node = children.get(name)
             if name in (b".", b".."):
                 if node is not None:
                     raise PlanInvalid(f"{directory.path!r} has a child that is called {name!r}")
-                directory.inodes.append(directory if name == b"." else directory.parent or directory)
+                found.append(directory if name == b"." else directory.parent or directory)
                 continue
             assert node is not None
             _check_name(directory, name)
@@ -139,7 +141,7 @@ def _collect(root: Node) -> tuple[list[PlannedInode], dict[int, PlannedInode], i
                 )
             else:
                 inode.nlink += 1
-            directory.inodes.append(inode)
+            found.append(inode)
     return inodes, by_node, name_count
 
 

@@ -211,7 +211,7 @@ def _write_inodes(out: bytearray, plan: Plan, placement: ChunkPlacement, area: i
         if content:
             _pad_to(out, area + inode.tail_position)
             out += content
-        assert len(out) == area + inode.end
+        assert len(out) == area + inode.end, f"{inode.path!r} has {len(out) - area - inode.position} bytes"
     assert len(out) == area + plan.inodes_end
     for position, content in behind:
         _pad_to(out, area + position)

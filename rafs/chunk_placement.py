@@ -13,7 +13,6 @@ from .codes import (
     BLOCK,
     CHUNK_FORMAT_BITS,
     CHUNK_FORMAT_INDEXES,
-    DIGEST_SIZE,
     MAX_BLOBS,
 )
 from .errors import ImageTooLarge
@@ -117,4 +116,4 @@ class ChunkPlacement:
 
     @property
     def chunk_table_size(self) -> int:
-        return CHUNK_ROW.size * sum(len(blob.digests) // DIGEST_SIZE for blob in self.blobs)
+        return CHUNK_ROW.size * sum(blob.chunk_count for blob in self.blobs)

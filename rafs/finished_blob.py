@@ -1,7 +1,7 @@
 """A blob that has been written: what a bootstrap must say about it, and where its chunks are.
 
 Not the bytes of the blob object, which went to the caller while it was written (`blob_writer`), and not a way
-to read chunks (`blob_meta`). It serves `bootstrap_writer` and whoever publishes the blob. 72 bytes per chunk.
+to read chunks (`blob_meta`). It serves `bootstrap_writer` and whoever publishes the blob. 64 bytes per chunk.
 """
 
 from __future__ import annotations

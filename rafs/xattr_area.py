@@ -35,8 +35,8 @@ def pack_xattrs(xattrs: Mapping[bytes, bytes] | None) -> bytes:
         parts = _split(name)
         if parts is None:
             raise PlanInvalid(
-                f"xattr {name!r} is not storable: expected user., trusted., security. with a name of at most"
-                f" {_MAX_SUFFIX} bytes, or a POSIX ACL"
+                f"xattr {name!r} is not storable: expected user., trusted. or security. and 1 to"
+                f" {_MAX_SUFFIX} bytes without NUL, or a POSIX ACL"
             )
         if len(value) > _MAX_VALUE:
             raise PlanInvalid(f"xattr {name!r} has {len(value)} bytes, the format has room for {_MAX_VALUE}")
@@ -54,6 +54,8 @@ def xattr_icount(area: bytes) -> int:
 
 
 def _split(name: bytes) -> tuple[int, bytes] | None:
+    if b"\0" in name:
+        return None
     for index, prefix in XATTR_PREFIXES.items():
         if index in XATTR_WHOLE_NAMES:
             if name == prefix:

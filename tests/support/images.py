@@ -18,6 +18,7 @@ class Image:
     """An image in memory."""
 
     bootstrap: bytes
+    packed: tuple[FinishedBlob, ...]  # one for each `Entry.blob`, empty ones too
     blobs: tuple[FinishedBlob, ...]  # those the bootstrap names, in its order
     objects: Mapping[str, bytes]  # blob objects by id
     devices: Mapping[str, bytes]  # uncompressed address spaces by id: what the kernel takes as `device=`
@@ -75,11 +76,12 @@ def image_of(
 
     root_node = node_tree(root, store)
     finished = [packer.finish() for packer in packers]
-    blobs = [blob for blob, _, _ in finished]
+    packed = tuple(blob for blob, _, _ in finished)
     nodes = [_node_at(root_node, path) for path in prefetch]
     return Image(
-        bootstrap=write_bootstrap(root_node, blobs, chunk_size=chunk_size, prefetch=nodes),
-        blobs=tuple(blob for blob in blobs if blob.chunk_count),
+        bootstrap=write_bootstrap(root_node, packed, chunk_size=chunk_size, prefetch=nodes),
+        packed=packed,
+        blobs=tuple({blob.id: blob for blob in packed if blob.chunk_count}.values()),
         objects={blob.id: raw for blob, raw, _ in finished if blob.chunk_count},
         devices={blob.id: device for blob, _, device in finished if blob.chunk_count},
         root=root_node,
