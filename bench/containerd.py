@@ -21,6 +21,7 @@ from bench.errors import BenchError
 
 START_SECONDS = 15.0
 STOP_SECONDS = 10.0
+CGROUPS = Path("/sys/fs/cgroup")
 
 # Without the CRI plug-in: it would ask for a sandbox image and network configurations.
 CONFIGURATION = """\
@@ -82,7 +83,7 @@ class Containerd:
         if self._child.poll() is None:
             self._end_containers()
         stop_child(self._child, seconds=STOP_SECONDS)
-        self._end_shims()
+        end_shims(self.directory)
         for mountpoint in reversed(mounts_below(self.directory)):
             subprocess.run(["umount", "-l", str(mountpoint)], stderr=subprocess.DEVNULL, check=False)
         for group in Path("/sys/fs/cgroup").glob(f"*/{self.images}"):
@@ -115,12 +116,32 @@ class Containerd:
                 for words in (("task", "rm", "--force", container), ("container", "rm", container)):
                     subprocess.run(self.ctr(*words), capture_output=True, check=False, timeout=STOP_SECONDS)
 
-    def _end_shims(self) -> None:
-        address = str(self.directory / "c.sock").encode()
-        for entry in Path("/proc").iterdir():
+
+def end_shims(directory: Path) -> None:
+    """Kill the shims, and with them the containers, of a containerd whose socket was below *directory*."""
+    socket_start = os.fsencode(f"{directory}/")
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if not entry.name.isdigit():
+                continue
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"containerd-shim-runc-v2") and any(
+                w.startswith(socket_start) for w in words
+            ):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def end_groups(name: str) -> None:
+    """Kill what still runs in the control groups below *name* and remove them; runc leaves the upper one."""
+    for group in [*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")]:
+        for inner in [*group.glob("*/"), group]:
             with contextlib.suppress(OSError):
-                if entry.name.isdigit() and address in (entry / "cmdline").read_bytes().split(b"\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
+                for pid in (inner / "cgroup.procs").read_text(encoding="ascii").split():
+                    os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(
+                OSError
+            ):  # a process just killed may still be in it: an empty group stays
+                inner.rmdir()
 
 
 def mounts_below(directory: Path) -> list[Path]:

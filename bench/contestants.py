@@ -1,0 +1,115 @@
+"""Who is timed: nopull's lazy start and containerd's full pull, each cold, each as a user would type it.
+
+A contestant prepares a clean place, says which commands start the program, reads counters while the program
+waits, and cleans up. It neither takes the time nor knows how often it runs. Serves `bench.startup`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.child import command_in
+from bench.containerd import Containerd
+from bench.result import FULL_PULL, NOPULL, Counters, Fetched
+from bench.stage import Route, Stage, nopull_command, remove_scratch
+
+Commands = Sequence[Sequence[str]]
+
+
+class Contestant(Protocol):
+    """One way to start the image."""
+
+    name: str
+
+    def prepared(self, route: Route, number: int) -> contextlib.AbstractContextManager[Commands]:
+        """Make a clean place; yield the commands of one start, the last being the program; clean up."""
+
+    def counters(self) -> Counters | None:
+        """Return what it knows of itself now, while the program waits; None if it keeps no counts."""
+
+
+class FullPull:
+    """containerd: `ctr image pull`, then `ctr run`, with a store that is new each time."""
+
+    name = FULL_PULL
+
+    def __init__(self, stage: Stage, argv: Sequence[str]) -> None:
+        self._stage = stage
+        self._argv = list(argv)
+
+    @contextlib.contextmanager
+    def prepared(self, route: Route, number: int) -> Iterator[Commands]:
+        image = self._stage.plain(route)
+        with Containerd(self._stage.scratch / f"c{number}", namespace=route.namespace) as containerd:
+            container = f"nopull-bench-{os.getpid()}-{number}"
+            yield [containerd.pull_command(image), containerd.run_command(image, container, self._argv)]
+
+    def counters(self) -> Counters | None:
+        return None
+
+
+class LazyStart:
+    """`nopull run` of the converted image, with a state directory that is new each time."""
+
+    name = NOPULL
+
+    def __init__(self, stage: Stage, argv: Sequence[str]) -> None:
+        self._stage = stage
+        self._argv = list(argv)
+        self._root = stage.scratch
+
+    @contextlib.contextmanager
+    def prepared(self, route: Route, number: int) -> Iterator[Commands]:
+        self._root = self._stage.scratch / f"n{number}"
+        options = ["--root", str(self._root), "--plain-http", "--interactive"]
+        command = nopull_command("run", *options, self._stage.lazy(route), *self._argv)
+        try:
+            yield [command_in(route.namespace, command)]
+        finally:
+            remove_scratch(self._root)
+
+    def counters(self) -> Counters | None:
+        return read_counters(self._root)
+
+
+def read_counters(root: Path) -> Counters | None:
+    """Return what the one mount below a state directory says of itself; None if there is none any more."""
+    from launch import control, mounts
+
+    for record in mounts.records(root):
+        return counters_of(control.ask(record.control), peak_memory(record.pids.values()))
+    return None
+
+
+def counters_of(status: dict[str, Any], memory: int) -> Counters:
+    """Return the counters in the answer of a mount's control socket."""
+    fetched = {
+        name: Fetched(requests=status[name]["requests"], bytes=status[name]["compressed_bytes"])
+        for name in ("demand", "hot", "background")
+    }
+    return Counters(
+        demand=fetched["demand"],
+        hot=fetched["hot"],
+        background=fetched["background"],
+        touched_bytes=status["touched_bytes"],
+        image_bytes=status["bytes_total"],
+        waited_seconds=status["waited_seconds"],
+        peak_memory_bytes=memory,
+    )
+
+
+def peak_memory(pids: Iterable[int]) -> int:
+    """Return the largest resident size any of the processes has had, in bytes; 0 if all are gone."""
+    return max((_peak(pid) for pid in pids), default=0)
+
+
+def _peak(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return 0

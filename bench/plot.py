@@ -1,0 +1,57 @@
+"""A result as a picture: one bar per contestant and link, every run a dot, the floor a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.result import NOPULL, Result
+
+COLOURS = {NOPULL: "#2a7f62"}
+OTHERS = "#9aa0a6"
+
+
+def draw(result: Result, target: Path) -> None:
+    """Write the picture; the name's ending decides the form (.png, .svg).
+
+    Raises:
+        BenchError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise BenchError(f"drawing {target}: no matplotlib; install nopull's bench extra") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    links, contestants = result.links(), result.contestants()
+    figure, axes = pyplot.subplots(
+        1, len(links), figsize=(4.2 * len(links), 3.6), sharey=False, squeeze=False, layout="constrained"
+    )
+    for axis, link in zip(axes[0], links, strict=True):
+        for place, contestant in enumerate(contestants):
+            seconds = [run.seconds for run in result.of(link, contestant)]
+            median = result.median_seconds(link, contestant)
+            if median is None:
+                continue
+            axis.bar(place, median, width=0.6, color=COLOURS.get(contestant, OTHERS))
+            axis.plot([place] * len(seconds), seconds, "o", color="black", markersize=3, alpha=0.6)
+            axis.text(place, max(seconds), f"{median:.2f} s\n", ha="center", va="bottom")
+        floor = result.floor_seconds(link, result.image.compressed_bytes)
+        if floor is not None:
+            axis.axhline(floor, linestyle=":", color="#b3541e")
+            axis.text(-0.45, floor, "whole image ÷ rate", color="#b3541e", fontsize=8, va="bottom")
+        axis.set_title(link)
+        axis.set_xticks(range(len(contestants)), contestants)
+        axis.set_ylim(0, 1.2 * max(run.seconds for run in result.runs if run.link == link))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("seconds to ready, cold")
+    figure.suptitle(
+        f"{result.image.reference}, {result.image.compressed_bytes / 1e6:.0f} MB compressed", fontsize=10
+    )
+    try:
+        figure.savefig(target, dpi=160)
+    except (OSError, ValueError) as error:
+        raise BenchError(f"drawing {target}: {error}") from error
+    finally:
+        pyplot.close(figure)

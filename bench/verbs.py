@@ -1,0 +1,106 @@
+"""`nopull bench …` and the options that `./dev demo` shares with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bench.show import Wish
+
+LINKS = {"loopback": ("loopback",), "20ms-200mbit": ("20ms-200mbit",), "both": ("loopback", "20ms-200mbit")}
+DEFAULT_RUNS = 3
+
+EXAMPLES = """\b
+Examples:
+  nopull bench startup
+  nopull bench startup --runs 5 --json startup.json --plot startup.png
+  nopull bench startup --image docker://registry.example/app:1 --link 20ms-200mbit
+  nopull bench startup --image docker://registry.example/app:1 --ready listening -- /app --port 80
+"""
+
+
+def comparison_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what both commands understand; the command gets it as one `Wish`, its first argument."""
+
+    def with_wish(
+        image: str | None,
+        link: str,
+        runs: int,
+        ready: str | None,
+        argv: tuple[str, ...],
+        json_file: Path | None,
+        plot_file: Path | None,
+        **rest: Any,
+    ) -> Any:
+        from bench.show import Wish
+
+        if ready is not None:
+            try:
+                re.compile(ready)
+            except re.error as error:
+                raise click.BadParameter(
+                    f"{ready!r} is no regular expression: {error}", param_hint="--ready"
+                ) from error
+        return command(Wish(image, LINKS[link], runs, ready, argv, json_file, plot_file), **rest)
+
+    with_wish.__doc__ = command.__doc__
+    with_wish.__name__ = command.__name__
+    file = click.Path(dir_okay=False, writable=True, path_type=Path)
+    for option in (
+        click.argument("argv", nargs=-1, metavar="[CMD…]", type=click.UNPROCESSED),
+        click.option("--plot", "plot_file", type=file, help="Draw the result into this PNG or SVG file."),
+        click.option(
+            "--json", "json_file", type=file, help="Write every run and the conditions into this file."
+        ),
+        click.option(
+            "--ready",
+            metavar="REGEX",
+            help="The output line that says the program is ready [default: the first, or its end without one].",
+        ),
+        click.option(
+            "--runs",
+            type=click.IntRange(1),
+            default=DEFAULT_RUNS,
+            show_default=True,
+            help="Starts of each kind.",
+        ),
+        click.option(
+            "--link",
+            type=click.Choice(list(LINKS)),
+            default="both",
+            show_default=True,
+            help="Over which link.",
+        ),
+        click.option(
+            "--image",
+            metavar="REF",
+            help="Compare this image, docker://… or oci:… [default: one of Debian].",
+        ),
+    ):
+        with_wish = option(with_wish)
+    return with_wish
+
+
+@click.group()
+def bench() -> None:
+    """Measure what lazy starting brings on this machine."""
+
+
+@bench.command(epilog=EXAMPLES)
+@comparison_options
+def startup(wish: Wish) -> None:
+    """Compare cold starts: nopull run, and containerd's pull and run, over the same link.
+
+    Builds or fetches an image, starts a registry of its own, converts the image, then starts it lazily and by
+    a full pull in turns, and prints medians. Leaves nothing running. Needs root for all of it; without root it
+    mounts through FUSE and says what it left out.
+    """
+    from bench.narration import choose_narrator
+    from bench.show import show
+
+    show(wish, choose_narrator())
