@@ -18,46 +18,15 @@ from hypothesis import strategies as st
 from rafs.blob_meta import parse_blob_meta
 from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
-from rafs.codes import LAYOUT_INLINE, Compressor
-from rafs.errors import ImageTooLarge
+from rafs.codes import LAYOUT_INLINE
 from rafs.finished_blob import FinishedBlob
-from rafs.tree import Node, PlanInvalid, chunk_ref
+from rafs.tree import Node, chunk_ref
 from rafs.unit_cutter import chunk_digest
 from rafs.units import decode_unit
+from tests.rafs.plain_blobs import CHUNK_SIZE, REGULAR, folder, plain, regular
 from tests.rafs.tree_strategies import trees
 from tests.support.images import Image, image_of
-from tests.support.trees import Entry, char_device, directory, expected, file, hardlink, symlink, tree
-
-CHUNK_SIZE = 4096
-DIRECTORY = stat.S_IFDIR | 0o755
-REGULAR = stat.S_IFREG | 0o644
-
-
-def plain(number: int = 0, *, chunks: int = 4, chunk_size: int = CHUNK_SIZE) -> FinishedBlob:
-    """A blob that was never packed: its chunks have 1, 2, 3 … bytes, its digests and places are made up."""
-    return FinishedBlob(
-        id=f"{number:064x}",
-        object_size=9000,
-        chunk_size=chunk_size,
-        uncompressed_size=chunks * 4096,
-        toc_size=1024,
-        toc_digest=bytes(range(32)),
-        ci_compressor=Compressor.NONE,
-        ci_offset=5000,
-        ci_compressed_size=24 * chunks + 40,
-        chunk_info=bytes(24 * chunks + 40),
-        digests=b"".join(hashlib.sha256(b"%d %d" % (number, index)).digest() for index in range(chunks)),
-        blocks=array("I", range(chunks)),
-        sizes=array("I", range(1, chunks + 1)),
-    )
-
-
-def folder(**children: Node) -> Node:
-    return Node(DIRECTORY, children={os.fsencode(name): node for name, node in children.items()})
-
-
-def regular(size: int, *refs: int) -> Node:
-    return Node(REGULAR, size=size, chunks=refs)
+from tests.support.trees import Entry, directory, expected, file, hardlink, tree
 
 
 def content(bootstrap: Bootstrap, image: Image, path: bytes) -> bytes:
@@ -324,100 +293,3 @@ def test_long_files_may_give_their_chunks_as_an_array() -> None:
     blob = replace(plain(), sizes=array("I", [CHUNK_SIZE] * 4))
     node = Node(REGULAR, size=3 * CHUNK_SIZE, chunks=array("Q", [chunk_ref(0, index) for index in range(3)]))
     assert chunk_format(folder(f=node), [blob]) == 0x22
-
-
-def test_254_blobs_fit_and_255_do_not() -> None:
-    def used(count: int) -> Node:
-        return folder(**{f"f{key}": regular(1, chunk_ref(key, 0)) for key in range(count)})
-
-    blobs = [plain(number) for number in range(300)]
-    assert len(Bootstrap(write_bootstrap(used(254), blobs, chunk_size=CHUNK_SIZE)).blobs) == 254
-    with pytest.raises(ImageTooLarge, match="255 blobs"):
-        write_bootstrap(used(255), blobs, chunk_size=CHUNK_SIZE)
-
-
-def test_blobs_beyond_16_tib_together_are_refused() -> None:
-    blobs = [replace(plain(number), uncompressed_size=1 << 43) for number in range(2)]
-    root = folder(a=regular(1, chunk_ref(0, 0)), b=regular(1, chunk_ref(1, 0)))
-    with pytest.raises(ImageTooLarge, match="32 bits"):
-        write_bootstrap(root, blobs, chunk_size=CHUNK_SIZE)
-
-
-def with_child(name: bytes, node: Node) -> Node:
-    return Node(DIRECTORY, children={name: node})
-
-
-SOME = Node(DIRECTORY)
-LOOP = Node(DIRECTORY)
-LOOP.children[b"loop"] = LOOP
-
-
-@pytest.mark.parametrize(
-    ("root", "found"),
-    [
-        (regular(0), "root has mode"),
-        (with_child(b"", regular(0)), "0 bytes"),
-        (with_child(b"n" * 256, regular(0)), "256 bytes"),
-        (with_child(b"a/b", regular(0)), "without slash"),
-        (with_child(b"a\0b", regular(0)), "without slash and NUL"),
-        (with_child(b".", regular(0)), "called b'.'"),
-        (with_child(b"..", Node(DIRECTORY)), "called b'..'"),
-        (folder(a=SOME, b=SOME), "second name"),
-        (LOOP, "second name"),
-        (folder(f=Node(0o644)), "b'/f'.*no file type"),
-        (folder(f=Node(REGULAR | 1 << 16)), "no file type"),
-        (folder(f=Node(REGULAR, uid=1 << 32)), "uid 4294967296"),
-        (folder(f=Node(REGULAR, gid=-1)), "gid -1"),
-        (folder(f=Node(stat.S_IFCHR, rdev=1 << 32)), "device number"),
-        (folder(f=Node(REGULAR, mtime=1 << 63)), "mtime"),
-        (folder(f=Node(REGULAR, mtime_ns=10**9)), "mtime"),
-        (folder(d=folder(f=Node(stat.S_IFLNK | 0o777))), "b'/d/f'.*target of 0 bytes"),
-        (folder(f=Node(stat.S_IFLNK | 0o777, target=b"t" * 4096)), "target of 4096 bytes"),
-        (folder(f=Node(stat.S_IFLNK | 0o777, target=b"a\0")), "without NUL"),
-        (folder(f=Node(REGULAR, children={b"a": regular(0)})), "no directory"),
-        (folder(f=Node(DIRECTORY, chunks=(0,))), "no regular file"),
-        (folder(f=Node(REGULAR, xattrs={b"overlay.x": b""})), "b'/f'.*xattr b'overlay.x'"),
-        (folder(f=regular(1)), "0 chunks"),
-        (folder(f=regular(0, chunk_ref(0, 0))), "1 chunks"),
-        (folder(f=Node(REGULAR, size=-1)), "-1 bytes"),
-        (folder(f=regular(1, chunk_ref(0, 1))), "b'/f'.*chunk 1 .* has 2 bytes, byte 0 of the file wants 1"),
-        (folder(f=regular(CHUNK_SIZE + 1, chunk_ref(0, 0), chunk_ref(0, 0))), "has 1 bytes.*wants 4096"),
-        (folder(f=regular(1, chunk_ref(0, 4))), "chunk 4 .* has None bytes"),
-        (folder(f=regular(1, chunk_ref(1, 0))), "blob 1, but there are 1"),
-    ],
-)  # fmt: skip
-def test_a_tree_that_the_format_cannot_hold_is_refused_by_name(root: Node, found: str) -> None:
-    with pytest.raises(PlanInvalid, match=found):
-        write_bootstrap(root, [plain()], chunk_size=CHUNK_SIZE)
-
-
-@pytest.mark.parametrize("chunk_size", [0, 2048, 5000, 1 << 25])
-def test_a_chunk_size_that_is_no_power_of_two_in_range_is_refused(chunk_size: int) -> None:
-    with pytest.raises(PlanInvalid, match="power of two"):
-        write_bootstrap(folder(), [], chunk_size=chunk_size)
-
-
-def test_a_blob_cut_at_another_size_is_refused() -> None:
-    with pytest.raises(PlanInvalid, match="cut at 8192 bytes, the image at 4096"):
-        write_bootstrap(
-            folder(f=regular(1, chunk_ref(0, 0))), [plain(chunk_size=8192)], chunk_size=CHUNK_SIZE
-        )
-
-
-def test_a_node_to_prefetch_must_be_in_the_tree() -> None:
-    with pytest.raises(PlanInvalid, match="not in the tree"):
-        write_bootstrap(folder(), [], chunk_size=CHUNK_SIZE, prefetch=[regular(0)])
-
-
-def test_limits_that_just_fit_are_written() -> None:
-    root = tree(
-        file(b"n" * 255, uid=(1 << 32) - 1, mtime=-(1 << 63), mtime_ns=999_999_999),
-        symlink(b"l", b"t" * 4095),
-        char_device(b"c", 4095, (1 << 20) - 1),
-        file(b"x", xattrs={b"user." + b"n" * 255: b"v" * 65535, b"security.a": b"v" * 65535}),
-    )
-    bootstrap = Bootstrap(image_of(root).bootstrap)
-    inodes = dict(bootstrap.walk())
-    assert inodes[b"/" + b"n" * 255].mtime == -(1 << 63)
-    assert bootstrap.symlink_target(inodes[b"/l"]) == b"t" * 4095
-    assert bootstrap.xattrs(inodes[b"/x"])[b"security.a"] == b"v" * 65535
