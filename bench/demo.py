@@ -9,7 +9,7 @@ import click
 
 from bench.errors import BenchError
 from bench.show import Wish, show
-from bench.verbs import comparison_options
+from bench.verbs import OPTIONS_FIRST, comparison_options
 
 EXAMPLES = """\b
 Examples:
@@ -19,7 +19,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, context_settings=OPTIONS_FIRST)
 @click.option("--keep", is_flag=True, help="Leave registry and links running afterwards, until Ctrl-C.")
 @comparison_options
 def demo(wish: Wish, keep: bool) -> None:

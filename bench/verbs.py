@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LINKS = {"loopback": ("loopback",), "20ms-200mbit": ("20ms-200mbit",), "both": ("loopback", "20ms-200mbit")}
 DEFAULT_RUNS = 3
+OPTIONS_FIRST = {"allow_interspersed_args": False}  # what follows CMD is the program's
 
 EXAMPLES = """\b
 Examples:
@@ -60,7 +61,7 @@ def comparison_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--ready",
             metavar="REGEX",
-            help="The output line that says the program is ready [default: the first, or its end without one].",
+            help="The output line that says it is ready [default: the first, or its end without one].",
         ),
         click.option(
             "--runs",
@@ -91,14 +92,14 @@ def bench() -> None:
     """Measure what lazy starting brings on this machine."""
 
 
-@bench.command(epilog=EXAMPLES)
+@bench.command(epilog=EXAMPLES, context_settings=OPTIONS_FIRST)
 @comparison_options
 def startup(wish: Wish) -> None:
     """Compare cold starts: nopull run, and containerd's pull and run, over the same link.
 
-    Builds or fetches an image, starts a registry of its own, converts the image, then starts it lazily and by
-    a full pull in turns, and prints medians. Leaves nothing running. Needs root for all of it; without root it
-    mounts through FUSE and says what it left out.
+    Builds or fetches an image, starts a registry of its own, converts the image, then starts it lazily and
+    by a full pull in turns, and prints medians. Leaves nothing running. Needs root for all of it; without
+    root it mounts through FUSE and says what it left out.
     """
     from bench.narration import choose_narrator
     from bench.show import show
