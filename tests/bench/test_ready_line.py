@@ -92,9 +92,8 @@ def test_program_is_ended_when_reading_its_counters_fails(tmp_path: Path) -> Non
     program = "import os, sys; print('READY', os.getpid(), flush=True); sys.stdin.read()"
 
     def look() -> None:
-        pids.extend(
-            int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _is(int(entry), program)
-        )
+        numbers = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        pids.extend(int(number) for number in numbers if _is(int(number), program))
         raise BenchError("counters")
 
     with pytest.raises(BenchError, match="counters"):
