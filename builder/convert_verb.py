@@ -27,7 +27,7 @@ _LARGEST_CHUNK: Final = 16 << 20  # of the format
 _LARGEST_BATCH: Final = 8 << 20  # units get twice as large, and larger ones than 16 MiB nobody has tried
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Bytes as people write them: 65536, 64K, 1M."""
 
     name = "size"

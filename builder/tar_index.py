@@ -25,6 +25,7 @@ from rafs.tree import Node, PlanInvalid, device_number
 
 _READ_AHEAD: Final = 256 << 10  # bytes; one read serves the headers of many small files
 _NAME_LIMIT: Final = 255  # bytes, of EROFS and of Linux
+_PATH_LIMIT: Final = 4095  # bytes, Linux
 _TARGET_LIMIT: Final = 4095  # bytes of a symlink, Linux
 _ID_LIMIT: Final = 1 << 32
 _SECONDS_LIMIT: Final = 1 << 63
@@ -106,10 +107,12 @@ def normal_path(name: bytes) -> bytes:
 
     Raises:
         Malformed: a NUL byte in it.
-        Unshowable: a part is longer than 255 bytes.
+        Unshowable: longer than 4095 bytes, or a part longer than 255.
     """
     if b"\0" in name:
         raise Malformed("a name with a NUL byte")
+    if len(name) > _PATH_LIMIT:
+        raise Unshowable(f"a path of {len(name)} bytes, the limit is {_PATH_LIMIT}")
     parts: list[bytes] = []
     for part in name.split(b"/"):
         if part in (b"", b"."):
