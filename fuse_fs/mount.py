@@ -109,7 +109,7 @@ def serve(
 
     Raises:
         FuseMissing: this machine cannot do FUSE.
-        MountFailed: libfuse or the kernel refused; libfuse's reason went to standard error.
+        MountFailed: libfuse or the kernel refused; the reason was written to standard error.
     """
     fuse, library = load_libfuse()
     callbacks = Callbacks(tree, fuse, on_ready)
@@ -132,7 +132,7 @@ def serve(
         None,
     )
     if not session:
-        raise MountFailed(f"mounting on {mountpoint} through FUSE: refused; the log has libfuse's reason")
+        raise MountFailed(f"mounting on {mountpoint} through FUSE: libfuse or the kernel refused")
     session = ctypes.c_void_p(session)
 
     def stop() -> None:

@@ -2,18 +2,17 @@
 
 The order is that of fewest waits: connections are opened while the name is resolved, bootstrap and config
 travel together, and an image that is known is taken from the cache. A name with a digest needs no network
-then; a tag is asked about, and if the registry is away its last known meaning is used, with a warning. Nothing
-is mounted here and no blob is read, except for chunk info that the bootstrap layer lacks.
+then; a tag is asked about, and if the registry is away its last known meaning is used, with a warning.
+Nothing is mounted here and no blob is read, except for chunk info that the bootstrap layer lacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from chunk_store.remote import BlobSource
 from launch import image_cache
 from launch.bootstrap_layer import PACKED_LIMIT, unpack
 from launch.chunk_tables import fetch_form, read_tables
@@ -33,6 +32,11 @@ from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
 from registry_client.reference import Reference, Transport
 from registry_client.source import ImageSource
+
+if TYPE_CHECKING:
+    # Not at run time: `session` imports that package in another thread at the same time; its modules import
+    # each other through the package, which Python then gives up half done.
+    from chunk_store.remote import BlobSource
 
 # Opened while the name is resolved: the first reads of a container miss in several windows at once.
 CONNECTIONS = 6
@@ -64,8 +68,10 @@ class LazyImage:
             self.source.close()
 
 
-class _SizedBlobs(BlobSource, Protocol):
+class _SizedBlobs(Protocol):
     def object_size(self, blob_id: str) -> int: ...
+
+    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]: ...
 
 
 def open_image(

@@ -18,6 +18,11 @@ class Later(Generic[Result]):
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    @property
+    def ended(self) -> bool:
+        """Whether `result` would not wait."""
+        return not self._thread.is_alive()
+
     def result(self) -> Result:
         """What the work returned, or the exception it raised, once it has ended."""
         self._thread.join()

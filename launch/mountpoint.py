@@ -10,8 +10,6 @@ import ctypes
 import errno
 import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +115,9 @@ def detach(mountpoint: Path, *, lazy: bool) -> None:
         if number == errno.EINVAL:
             raise NotMounted(f"unmounting {mountpoint}: nothing is mounted there")
         raise MountImpossible(f"unmounting {mountpoint}: {os.strerror(number)}")
+    import shutil
+    import subprocess
+
     program = shutil.which("fusermount3") or shutil.which("fusermount")
     if program is None:
         raise MountImpossible(f"unmounting {mountpoint}: no program fusermount; install the package fuse3")

@@ -1,0 +1,170 @@
+"""`nopull mount`, `nopull umount` and `nopull ps`: command lines of `server`, `umount` and `mounts`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launch.root import root_option
+from registry_client.options_cli import registry_options
+
+if TYPE_CHECKING:
+    from launch.mounts import MountRecord, State
+    from registry_client.options import RegistryOptions
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull mount registry.example/app:1-lazy /mnt
+  nopull mount oci:layout:1-lazy /mnt --foreground
+  nopull mount rafs:image.boot /mnt --blob-dir blobs
+  nopull ps
+  nopull umount /mnt
+"""
+)
+@click.argument("image")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--driver", type=click.Choice(["auto", "fuse"]), default="auto", show_default=True,
+    help="What serves the mount. There is one driver so far: auto takes fuse.",
+)
+@click.option("--foreground", is_flag=True, help="Serve here until unmounted or interrupted; log to stderr.")
+@click.option(
+    "--no-background", is_flag=True, help="Fetch only what is read; default: also the rest, behind it."
+)
+@click.option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
+)
+@click.option(
+    "--blob-dir", type=click.Path(path_type=Path), metavar="DIR",
+    help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the mount's record as one JSON object.")
+@root_option
+@registry_options
+def mount(
+    image: str,
+    directory: Path,
+    driver: str,
+    foreground: bool,
+    no_background: bool,
+    platform: str | None,
+    blob_dir: Path | None,
+    as_json: bool,
+    root: Path,
+    registry: RegistryOptions,
+) -> None:
+    """Show IMAGE as the read-only directory DIR before its data is here.
+
+    Returns when the mount answers. What is read is fetched first, the rest follows in the background. DIR
+    must be an empty directory; a mount of nopull there whose server has died is cleared away. A tag is pinned
+    to the digest it has now.
+    """
+    from launch.server import MountRequest, start_mount
+    from registry_client.platform import parse_platform
+    from registry_client.reference import parse_reference
+
+    def show(record: MountRecord) -> None:
+        for warning in record.warnings:
+            click.echo(f"nopull: warning: {warning}", err=True)
+        if as_json:
+            click.echo(json.dumps(record.to_json()))
+        else:
+            click.echo(
+                f"mounted {record.pinned} on {record.mountpoint} ({record.driver}, pid {record.server})"
+            )
+
+    request = MountRequest(
+        reference=parse_reference(image),
+        mountpoint=directory,
+        options=registry,
+        root=root,
+        platform=None if platform is None else parse_platform(platform),
+        driver=driver,
+        background=not no_background,
+        blob_dir=blob_dir,
+    )
+    start_mount(request, foreground=foreground, on_ready=show)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull umount /mnt
+  nopull umount --lazy /mnt      # although a shell is still inside
+"""
+)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-l", "--lazy", is_flag=True, help="Free DIR at once; files that are open stay readable.")
+@root_option
+def umount(directory: Path, lazy: bool, root: Path) -> None:
+    """Take away the mount on DIR, and wait until its server has ended.
+
+    What was fetched stays in the cache.
+    """
+    from launch.umount import unmount
+
+    if unmount(directory, root, lazy=lazy):
+        click.echo(f"unmounted {directory}")
+    else:
+        click.echo(f"unmounted {directory}; its server ends when the last open file is closed")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull ps
+  nopull ps --json | jq -r '.[].mountpoint'
+
+\b
+States: mounted; detached (unmounted lazily, open files are still served);
+  dead (the server is gone; its mount is taken away now); gone (nothing was left)
+"""
+)
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@root_option
+def ps(as_json: bool, root: Path) -> None:
+    """List what is mounted, and how much of it is local.
+
+    Mounts whose server is gone are shown once, and cleaned away.
+    """
+    from launch.umount import clean
+
+    rows = [_row(record, state) for record, state in clean(root)]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    lines = [("MOUNTPOINT", "IMAGE", "DRIVER", "PID", "STATE", "LOCAL")]
+    for row in rows:
+        pid = str(row["pids"]["server"])
+        lines.append((row["mountpoint"], row["image"], row["driver"], pid, row["state"], _local(row)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _row(record: MountRecord, state: State) -> dict[str, Any]:
+    from launch.control import ask
+    from launch.errors import ServerSilent
+    from launch.mounts import server_lives
+
+    progress = None
+    if server_lives(record):
+        try:
+            progress = ask(record.control).get("progress")
+        except ServerSilent:
+            progress = None
+    return {**record.to_json(), "image": record.pinned, "state": state.value, "progress": progress}
+
+
+def _local(row: dict[str, Any]) -> str:
+    progress = row["progress"]
+    if progress is None:
+        return "?"
+    total = progress["bytes_total"]
+    share = 100 if not total else 100 * progress["bytes_present"] // total
+    return f"{share}% of {total / 1e6:.1f} MB"

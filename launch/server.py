@@ -1,0 +1,181 @@
+"""Start a mount server: a process of its own that outlives the command, and tells when its mount is ready.
+
+A fork, not a new interpreter: starting one costs more than everything else a mount does. Therefore it must be
+called before the process has threads. What the server does is in `session`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fuse_fs.errors import MountFailed
+from launch import mounts
+from launch.error_relay import describe, is_known, rebuild
+from launch.errors import ServerFailed
+from launch.mounts import MountRecord
+from launch.root import state_directory
+from launch.session import MountRequest, new_id, run_session
+
+__all__ = ["MountRequest", "start_mount"]
+
+LOG_TAIL = 300  # characters of a server's log in an error message
+
+
+def start_mount(
+    request: MountRequest,
+    *,
+    foreground: bool = False,
+    on_ready: Callable[[MountRecord], None] = lambda _: None,
+) -> MountRecord:
+    """Mount what *request* says; return when the mount answers, with its record.
+
+    The server is a child of the calling process, in a session of its own. With *foreground* the calling
+    process serves itself, in its main thread: *on_ready* is called when the mount answers, and the return is
+    after the end of the mount.
+
+    Raises:
+        what the server raised before it was ready (see `session.run_session`), as the same type.
+        ServerFailed: it ended without a word.
+    """
+    mount_id = new_id()
+    log_path = state_directory(request.root, "log") / f"{mount_id}.log"
+    if foreground:
+        return _serve_here(request, mount_id, log_path, on_ready)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if not pid:
+        _be_server(request, mount_id, log_path, writing)
+    os.close(writing)
+    try:
+        with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor has no path
+            words = pipe.read()
+    except BaseException:
+        # Interrupted: the server goes with us, whatever it is at.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
+    record = _understood(words, pid, log_path)
+    on_ready(record)
+    return record
+
+
+def _understood(words: bytes, pid: int, log_path: Path) -> MountRecord:
+    """The record the server reported; else its error, after it has ended."""
+    said: dict[str, Any] = json.loads(words) if words else {}
+    if "record" in said:
+        return mounts.from_json(said["record"])
+    _, status = os.waitpid(pid, 0)
+    if "error" in said:
+        if not said["known"]:
+            raise ServerFailed(f"{rebuild(said['error'])}; see {log_path}")
+        error = rebuild(said["error"])
+        if isinstance(error, MountFailed):
+            error.args = (f"{error}: {_tail(log_path)}",)
+        _drop_if_empty(log_path)
+        raise error
+    code = os.waitstatus_to_exitcode(status)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    raise ServerFailed(
+        f"the mount server {how} before its mount was ready; the end of {log_path}: {_tail(log_path)}"
+    )
+
+
+def _serve_here(
+    request: MountRequest, mount_id: str, log_path: Path, on_ready: Callable[[MountRecord], None]
+) -> MountRecord:
+    ready: list[MountRecord] = []
+
+    def report(record: MountRecord) -> None:
+        ready.append(record)
+        on_ready(record)
+
+    run_session(request, mount_id, log_path, report)
+    if not ready:
+        raise ServerFailed(f"{request.mountpoint} was unmounted before it was ready")
+    return ready[0]
+
+
+def _be_server(request: MountRequest, mount_id: str, log_path: Path, writing: int) -> NoReturn:
+    """The rest of the child's life. Never returns: what the parent has on its stack is not ours to unwind."""
+    code = 1
+    try:
+        _settle(log_path, writing)
+
+        def say(word: dict[str, Any]) -> None:
+            with open(writing, "wb") as pipe:
+                pipe.write(json.dumps(word).encode())
+
+        said = []
+
+        def report(record: MountRecord) -> None:
+            said.append(record)
+            say({"record": record.to_json()})
+
+        try:
+            run_session(request, mount_id, log_path, report)
+            code = 0
+        except BaseException as error:
+            if said or not is_known(error):
+                traceback.print_exc()
+            if not said:
+                say({"error": describe(error), "known": is_known(error)})
+            raise
+        _drop_if_empty(log_path)
+    # The parent knows, or the log does.
+    except BaseException:  # noqa: BLE001
+        code = 1
+    finally:
+        with suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _settle(log_path: Path, writing: int) -> None:
+    """Become a process of its own: session, signals, descriptors, log."""
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    # Objects of the parent must not be collected here: they would close descriptors that are ours by then.
+    gc.freeze()
+    null = os.open(os.devnull, os.O_RDWR)
+    out = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((null, 0), (out, 1), (out, 2)):
+        os.dup2(source, target)
+    os.closerange(3, writing)
+    os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
+    os.chdir("/")
+    # Anew: what the parent had there may write somewhere else (a test runner's capture does).
+    sys.stdout, sys.stderr = (
+        open(descriptor, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        for descriptor in (1, 2)
+    )
+    level = logging.getLogger().getEffectiveLevel()
+    logging.basicConfig(
+        force=True, stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _drop_if_empty(log_path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if not log_path.stat().st_size:
+            log_path.unlink()
+
+
+def _tail(log_path: Path) -> str:
+    try:
+        return " ".join(log_path.read_text(errors="replace")[-LOG_TAIL:].split()) or "nothing"
+    except FileNotFoundError:
+        return "nothing"

@@ -1,0 +1,211 @@
+"""What a mount server does, from the name of an image to the end of its mount.
+
+Runs in the main thread; `server` makes the process for it, and tells the outside what is reported here. The
+network is used from the first moment, while libfuse is loaded and the store opened beside it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launch import mounts
+from launch.control import ControlServer
+from launch.errors import MountBusy
+from launch.later import Later
+from launch.mountpoint import mount_at, prepare
+from launch.mounts import SERVER, MountRecord
+from launch.root import state_directory
+from registry_client.options import RegistryOptions
+from registry_client.platform import Platform
+from registry_client.reference import Reference
+
+if TYPE_CHECKING:
+    from chunk_store import Attachment
+    from launch.images import LazyImage
+
+log = logging.getLogger("nopull.server")
+
+FUSE_CONFIGURATION = Path("/etc/fuse.conf")
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What is to be mounted where, and how."""
+
+    reference: Reference
+    mountpoint: Path
+    options: RegistryOptions
+    root: Path
+    platform: Platform | None = None  # None: this machine's
+    driver: str = "auto"  # or "fuse"
+    background: bool = True  # fetch the rest of the image while it is mounted
+    blob_dir: Path | None = None  # `rafs:` only: where the blobs lie, None: beside the bootstrap
+    allow_other: bool | None = None  # None: wherever it is allowed
+
+
+def new_id() -> str:
+    """A name for a mount, unique among those of one root."""
+    return secrets.token_hex(4)
+
+
+def run_session(
+    request: MountRequest, mount_id: str, log_path: Path, report: Callable[[MountRecord], None]
+) -> None:
+    """Mount what *request* says, *report* the mount when it answers, and return when it is gone.
+
+    Whatever happens, nothing is left: the mount, the record and the socket are gone on return.
+
+    Raises:
+        what can keep an image from being opened (`images.open_image`) or mounted (`mountpoint.prepare`,
+        `fuse_fs.mount.serve`), and what `chunk_store` raises when its directory cannot be used.
+    """
+    with ExitStack() as undo:
+        opening = Later(lambda: _open(request))
+        undo.callback(_close_opened, opening)
+        claim = undo.enter_context(_Claim(request.mountpoint))
+        # Here, while the network works: loading these takes longer than a round trip.
+        from chunk_store import ChunkStore
+        from fuse_fs.mount import load_libfuse, serve
+        from fuse_fs.tree import ImageTree
+        from launch.hot_list import hot_ranges
+
+        load_libfuse()
+        store = undo.enter_context(ChunkStore(request.root))
+        image = opening.result()
+        for warning in image.warnings:
+            log.warning("%s", warning)
+        attachment = store.attach(
+            image.blobs, image.blob_source, hot=hot_ranges(image.bootstrap), background=request.background
+        )
+        undo.callback(attachment.close)
+        record = _record(request, mount_id, claim.mountpoint, image, log_path)
+        undo.callback(mounts.forget, request.root, record)
+        control = ControlServer(record.control, lambda _: _status(record, attachment))
+        undo.callback(control.close)
+
+        def announce() -> None:
+            """Once the mount answers, write its record and report it."""
+            record.mountpoint.stat()
+            entry = mount_at(record.mountpoint)
+            if entry is not None:  # else it was unmounted at once
+                final = replace(record, device=entry.device)
+                mounts.write_record(request.root, final)
+                report(final)
+
+        announcing: list[Later[None]] = []
+
+        def on_ready() -> None:
+            claim.release()
+            announcing.append(Later(announce))
+
+        serve(
+            ImageTree(image.bootstrap, attachment),
+            claim.mountpoint,
+            on_ready=on_ready,
+            allow_other=may_allow_other() if request.allow_other is None else request.allow_other,
+            fsname=f"nopull:{record.pinned}",
+            on_stop=attachment.close,
+        )
+        for announced in announcing:
+            announced.result()
+
+
+def may_allow_other() -> bool:
+    """Whether this user's mounts may be seen by others: root's always, else as /etc/fuse.conf says."""
+    if os.geteuid() == 0:
+        return True
+    with suppress(OSError):
+        lines = FUSE_CONFIGURATION.read_text(errors="replace").splitlines()
+        return "user_allow_other" in (line.strip() for line in lines)
+    return False
+
+
+class _Claim:
+    """A mountpoint that was checked, and that no other server of ours takes until `release` or the exit."""
+
+    def __init__(self, path: Path) -> None:
+        self.mountpoint = prepare(path)
+        self._descriptor = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The other one may have been ready between our check and our lock.
+            taken = mount_at(self.mountpoint) is not None
+        except BlockingIOError:
+            taken = True
+        if taken:
+            self.release()
+            raise MountBusy(f"cannot mount on {path}: another mount there is just being made")
+
+    def release(self) -> None:
+        """Let go; safe to call twice."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> _Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _open(request: MountRequest) -> LazyImage:
+    from launch.images import open_image
+
+    return open_image(
+        request.reference, request.options, request.root, request.platform, blob_dir=request.blob_dir
+    )
+
+
+def _close_opened(opening: Later[LazyImage]) -> None:
+    # Still going on: only when interrupted, and then the process ends. Failed: being raised already.
+    if opening.ended:
+        with suppress(BaseException):
+            opening.result().close()
+
+
+def _record(
+    request: MountRequest, mount_id: str, mountpoint: Path, image: LazyImage, log_path: Path
+) -> MountRecord:
+    pid = os.getpid()
+    birth = mounts.birth_of(pid)
+    assert birth is not None, "we are alive"
+    return MountRecord(
+        id=mount_id,
+        mountpoint=mountpoint,
+        reference=image.reference.familiar().partition("@")[0],
+        digest=image.digest,
+        driver="fuse",
+        pids={SERVER: pid},
+        births={SERVER: birth},
+        started=time.time(),
+        device="",
+        control=state_directory(request.root, "run") / f"{mount_id}.sock",
+        log=log_path,
+        config=image.config_path,
+        image=image.directory,
+        warnings=image.warnings,
+    )
+
+
+def _status(record: MountRecord, attachment: Attachment) -> Mapping[str, Any]:
+    progress = attachment.progress()
+    return {
+        **record.to_json(),
+        "progress": {**asdict(progress), "complete": progress.complete},
+        "resident_bytes": _resident_bytes(),
+    }
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
