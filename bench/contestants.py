@@ -16,6 +16,7 @@ from bench.child import command_in
 from bench.containerd import Containerd
 from bench.result import FULL_PULL, NOPULL, Counters, Fetched
 from bench.stage import Route, Stage, nopull_command, remove_scratch
+from launch import containers, control, mounts
 
 Commands = Sequence[Sequence[str]]
 
@@ -70,6 +71,8 @@ class LazyStart:
         try:
             yield [command_in(route.namespace, command)]
         finally:
+            # A container that ignored its end outlives the nopull that had to be killed.
+            containers.remove_stale(self._root)
             remove_scratch(self._root)
 
     def counters(self) -> Counters | None:
@@ -78,8 +81,6 @@ class LazyStart:
 
 def read_counters(root: Path) -> Counters | None:
     """Return what the one mount below a state directory says of itself; None if there is none any more."""
-    from launch import control, mounts
-
     for record in mounts.records(root):
         return counters_of(control.ask(record.control), peak_memory(record.pids.values()))
     return None

@@ -22,7 +22,7 @@ from bench.child import bound_command
 from bench.errors import BenchError
 
 END_SECONDS = 30.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 2.0
 PIECE_BYTES = 65536
 
 
