@@ -30,7 +30,7 @@ from .inode import Extent as Extent
 from .inode import Inode as Inode
 from .inode import Nid as Nid
 from .inode import read_inode
-from .records import CHUNK_ENTRY, DIRENT
+from .records import CHUNK_ENTRY, CHUNK_ROW, DIRENT, ChunkRow
 from .xattr import read_xattrs
 
 # Four times what one system call takes; unbounded, a chain of long names costs quadratic time.
@@ -209,6 +209,11 @@ class Bootstrap:
         if isinstance(found, FormatInvalid):
             raise found
         return found
+
+    def chunk_rows(self) -> Iterator[ChunkRow]:
+        """Yield the rows of the chunk table as they are stored, unchecked."""
+        start, size = self.header.extended.chunk_table_offset, self.header.extended.chunk_table_size
+        return CHUNK_ROW.unpack_all(memoryview(self._raw)[start : start + size])
 
     def prefetch_nids(self) -> tuple[Nid, ...]:
         """The inode numbers to fetch first, in order.
