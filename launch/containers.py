@@ -27,12 +27,15 @@ import logging
 import os
 import re
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch import mounts
+from launch.mountpoint import real_path
 from launch.overlay import unmount
 from launch.root import state_directory
 from launch.run_errors import NameTaken, RunError
@@ -46,6 +49,8 @@ PARTS = ("lower", "upper", "work", "merged", "state")
 
 # Between its mkdir and its lock a new directory looks abandoned; nobody needs longer than this for the two.
 SETTLING_SECONDS = 60.0
+# A mount server that was told to end has this long for it, then it is killed.
+END_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -81,7 +86,7 @@ def create(root: Path, name: str | None, runtime: Path) -> ContainerDirectory:
     new.mkdir(mode=0o700)
     lock = os.open(new / "owner.json", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.lockf(lock, fcntl.LOCK_EX)
-    owner = {"pid": os.getpid(), "started": start_time(os.getpid()), "name": name, "runtime": str(runtime)}
+    owner = {"pid": os.getpid(), "birth": mounts.birth_of(os.getpid()), "name": name, "runtime": str(runtime)}
     os.write(lock, json.dumps(owner).encode())
     for part in PARTS:
         (new / part).mkdir(mode=0o755 if part == "upper" else 0o700)
@@ -105,23 +110,13 @@ def remove_stale(root: Path) -> int:
         if lock is None:
             continue
         try:
-            _finish(directory)
+            _finish(root, directory)
             removed += 1
         except OSError as error:
             log.warning("could not tidy up the container in %s: %s", directory, error)
         finally:
             os.close(lock)
     return removed
-
-
-def start_time(pid: int) -> int | None:
-    """When process *pid* started, in clock ticks since boot: with its pid its name for good; or None."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # Field 22 of proc(5); the second may hold spaces and parentheses, so count from the last parenthesis.
-    return int(stat.rpartition(b")")[2].split()[19])
 
 
 def _directories(above: Path) -> Iterator[Path]:
@@ -151,12 +146,26 @@ def _claim(directory: Path) -> int | None:
     return None
 
 
-def _finish(directory: Path) -> None:
+def _finish(root: Path, directory: Path) -> None:
     owner = _owner(directory)
     name, runtime = owner.get("name"), owner.get("runtime")
     if isinstance(name, str) and isinstance(runtime, str) and (directory / "state" / name).exists():
         delete_container(Path(runtime), directory, name)
+    _end_server(root, directory / "lower")
     _remove(directory)
+
+
+def _end_server(root: Path, lower: Path) -> None:
+    # By its process: the mount is in a namespace that we cannot reach, and goes with it.
+    for record in mounts.records(root):
+        if record.mountpoint != real_path(lower):
+            continue
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            if mounts.server_lives(record):
+                with suppress(ProcessLookupError):
+                    os.kill(record.server, signum)
+                mounts.await_end(record.server, END_SECONDS)
+        mounts.forget(root, record)
 
 
 def _owner(directory: Path) -> dict[str, object]:

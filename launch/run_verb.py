@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from registry_client.options_cli import registry_options
 
 from launch.root import root_option
+from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
     from registry_client.options import RegistryOptions
@@ -63,7 +63,7 @@ def run(
     runtime: str | None,
     platform: str | None,
     root: Path,
-    options: RegistryOptions,
+    registry: RegistryOptions,
 ) -> None:
     """Run a container of IMAGE while its data still travels.
 
@@ -88,7 +88,7 @@ def run(
     )
     request = RunRequest(
         reference=parse_reference(image),
-        options=options,
+        options=registry,
         root=root,
         wanted=wanted,
         platform=None if platform is None else parse_platform(platform),

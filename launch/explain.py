@@ -1,0 +1,169 @@
+"""What is lazy, what is not, and why: of an image's layers, and of a mount while it lives.
+
+Collects facts and puts them into words; decides nothing. The dictionaries are what `nopull explain --json`
+prints, so their keys are part of the command's interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry_client.media_type import GZIP_LAYERS, ZSTD_LAYERS, MediaType
+
+if TYPE_CHECKING:
+    from launch.mounts import MountRecord
+    from registry_client.manifest import Descriptor, Manifest
+
+DRIVERS = {"fuse": "the only driver there is so far; it works wherever /dev/fuse does"}
+ROLES = {"server": "answers the kernel, fetches what is absent, verifies every chunk"}
+
+BLOB_REASON = "fetched in pieces when they are touched; the rest follows in the background"
+BOOTSTRAP_REASON = "the file tree and the tables of the chunks: fetched whole, before everything else"
+CLASSES = ("demand", "hot", "background")
+
+
+def explain_layers(manifest: Manifest, converted: bool) -> list[dict[str, Any]]:
+    """Each layer, whether it is fetched lazily, and why."""
+    last = len(manifest.layers) - 1
+    return [
+        _explain_layer(layer, converted, bootstrap=converted and number == last)
+        for number, layer in enumerate(manifest.layers)
+    ]
+
+
+def explain_mount(record: MountRecord, root: Path) -> dict[str, Any]:
+    """A mount: its image, driver, processes, and what has been fetched for whom.
+
+    A server that does not answer leaves the counters out, with `silent` saying why.
+    """
+    from launch import mounts
+    from launch.control import ask
+    from launch.errors import ServerSilent
+
+    facts: dict[str, Any] = {
+        "mountpoint": str(record.mountpoint),
+        "reference": record.reference,
+        "digest": record.digest,
+        "state": mounts.state_of(record).value,
+        "driver": record.driver,
+        "driver_reason": DRIVERS.get(record.driver, "asked for"),
+        "pids": [
+            {"role": role, "pid": pid, "does": ROLES.get(role, "")}
+            for role, pid in sorted(record.pids.items())
+        ],
+        "log": str(record.log),
+        "warnings": list(record.warnings),
+        "progress": None,
+        "resident_bytes": None,
+        "silent": None,
+        "layers": _kept_layers(record, root),
+    }
+    try:
+        status = ask(record.control)
+    except ServerSilent as error:
+        facts["silent"] = str(error)
+    else:
+        facts["progress"] = status.get("progress")
+        facts["resident_bytes"] = status.get("resident_bytes")
+    return facts
+
+
+def mount_lines(facts: Mapping[str, Any]) -> list[str]:
+    """The facts of `explain_mount` for people."""
+    pinned = f"{facts['reference']}@{facts['digest']}" if facts["digest"] else facts["reference"]
+    lines = [
+        f"{facts['mountpoint']} shows {pinned} ({facts['state']})",
+        f"driver   {facts['driver']}: {facts['driver_reason']}",
+    ]
+    lines += [
+        f"process  {process['pid']}, {process['role']}: {process['does']}{_resident(facts)}"
+        for process in facts["pids"]
+    ]
+    lines += [f"warning  {warning}" for warning in facts["warnings"]]
+    progress = facts["progress"]
+    if progress is None:
+        lines.append(f"counters unknown: {facts['silent'] or 'the server did not say'}")
+    else:
+        lines += _progress_lines(progress)
+    return [*lines, *layer_lines(facts["layers"])]
+
+
+def layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The layers of `explain_layers` for people."""
+    lines = []
+    for number, layer in enumerate(layers, 1):
+        verdict = "lazy" if layer["lazy"] else "not lazy"
+        lines.append(f"layer {number}  {layer['digest'][:19]}…  {size_text(layer['size']):>9}  {verdict}")
+        lines.append(f"         {layer['reason']}")
+    return lines
+
+
+def size_text(size: int) -> str:
+    """*size* bytes for people: decimal units, as registries and disks use them."""
+    if size < 1000:
+        return f"{size} B"
+    amount, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.95:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.1f} {unit}"
+
+
+def _explain_layer(layer: Descriptor, converted: bool, *, bootstrap: bool) -> dict[str, Any]:
+    if bootstrap:
+        lazy, reason = False, BOOTSTRAP_REASON
+    elif converted and layer.media_type == MediaType.NYDUS_BLOB:
+        lazy, reason = True, BLOB_REASON
+    else:
+        lazy, reason = False, _ordinary_reason(layer.media_type)
+    return {
+        "digest": layer.digest,
+        "size": layer.size,
+        "media_type": layer.media_type,
+        "lazy": lazy,
+        "reason": reason,
+    }
+
+
+def _ordinary_reason(media_type: str) -> str:
+    packing = "gzip" if media_type in GZIP_LAYERS else "zstd" if media_type in ZSTD_LAYERS else ""
+    what = f"a tar in one {packing} stream" if packing else "a tar"
+    return f"{what}: has to be read from its first byte, nothing in it can be found before; convert the image"
+
+
+def _kept_layers(record: MountRecord, root: Path) -> list[dict[str, Any]]:
+    from launch import image_cache
+    from registry_client.digest import Digest
+
+    if record.image is None:
+        return []
+    kept = image_cache.load(root, Digest(f"sha256:{record.image.name}"))
+    return [] if kept is None else explain_layers(kept.manifest, converted=True)
+
+
+def _resident(facts: Mapping[str, Any]) -> str:
+    resident = facts["resident_bytes"]
+    return "" if resident is None else f" ({size_text(resident)} of memory)"
+
+
+def _progress_lines(progress: Mapping[str, Any]) -> list[str]:
+    present, total = progress["windows_present"], progress["windows_total"]
+    share = 100 * progress["bytes_present"] // progress["bytes_total"] if progress["bytes_total"] else 100
+    sizes = f"{size_text(progress['bytes_present'])} of {size_text(progress['bytes_total'])}"
+    waited = f"readers waited {progress['waited_seconds']:.2f} s in all"
+    touched = f"{progress['touched_windows']} windows, {size_text(progress['touched_bytes'])} of pages"
+    lines = [
+        f"local    {present} of {total} windows, {sizes} ({share} %)",
+        f"touched  {touched}; {waited}",
+        "fetched  for         requests   windows    bytes",
+    ]
+    for name in CLASSES:
+        count = progress[name]
+        size = size_text(count["compressed_bytes"])
+        lines.append(f"         {name:<10} {count['requests']:>9} {count['windows']:>9}  {size:>9}")
+    if progress["trouble"]:
+        lines.append(f"trouble  {progress['trouble']}")
+    return lines

@@ -1,0 +1,252 @@
+"""Is a converted image sound: every structure and digest between its manifest and, if asked, its last chunk.
+
+Reads from the image's source and never from the cache, because the source is what is judged. What is
+wrong with the image becomes a finding; what keeps us from looking (network, credentials, no such image)
+is raised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.bootstrap_layer import BootstrapParts, unpack
+from launch.chunk_tables import fetch_form
+from launch.converted import find_converted
+from launch.errors import ImageInvalid
+from launch.oci_spec import parse_config
+from launch.remote import FileBlobs, ImageBlobs
+from launch.run_errors import ConfigInvalid
+from rafs.blob_meta import BlobMeta, parse_blob_meta
+from rafs.blob_record import BlobRecord
+from rafs.bootstrap import Bootstrap
+from rafs.check import check_blob_meta, check_bootstrap, check_chunks
+from rafs.errors import ChunkInvalid, RafsError
+from rafs.findings import Finding
+from rafs.units import decode_unit
+from registry_client import open_source
+from registry_client.digest import digest_of
+from registry_client.errors import RegistryError, Unauthorized
+from registry_client.manifest import Manifest
+from registry_client.options import RegistryOptions
+from registry_client.platform import Platform, host_platform
+from registry_client.reference import Reference, Transport
+from registry_client.source import ImageSource
+
+# Of one blob; a rotten one would bury everything else.
+CHUNK_FINDINGS = 20
+READ_BYTES = 4 << 20
+
+Blobs = ImageBlobs | FileBlobs
+Advance = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was looked at and what is wrong with it."""
+
+    reference: str
+    digest: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    inodes: int = 0
+    blobs: int = 0
+    chunks: int = 0
+    chunks_verified: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is wrong with what was looked at."""
+        return not self.findings
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "reference": self.reference,
+            "digest": self.digest,
+            "sound": self.sound,
+            "inodes": self.inodes,
+            "blobs": self.blobs,
+            "chunks": self.chunks,
+            "chunks_verified": self.chunks_verified,
+            "findings": [
+                {"rule": found.rule, "where": found.where, "message": found.message}
+                for found in self.findings
+            ],
+        }
+
+
+class ImageCheck:
+    """One check of one image, to be closed. `deep` judges what `shallow` has read the tables of."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        options: RegistryOptions,
+        platform: Platform | None = None,
+        blob_dir: Path | None = None,
+    ) -> None:
+        self._reference = reference
+        self._platform = platform or host_platform()
+        self._metas: list[BlobMeta] = []
+        self._manifest: Manifest | None = None
+        self._source: ImageSource | None = None
+        self.verdict = Verdict(reference.familiar())
+        if reference.transport is Transport.RAFS:
+            assert reference.path is not None, "parse_reference gives rafs: a path"
+            self._blobs: Blobs = FileBlobs((blob_dir or reference.path.parent).absolute())
+        else:
+            self._source = open_source(reference, options)
+
+    def close(self) -> None:
+        """Give up the connections."""
+        if self._source is not None:
+            self._source.close()
+
+    def shallow(self) -> None:
+        """Judge everything but the chunks' own bytes: documents, tables, and that each blob is there.
+
+        Raises:
+            ImageNotConverted: there is nothing of ours to judge.
+            what `registry_client` raises when it cannot look.
+        """
+        parts = self._open()
+        if parts is None:
+            return
+        found = check_bootstrap(parts.bootstrap)
+        self.verdict.findings += found
+        if any(finding.fatal for finding in found):
+            return
+        try:
+            bootstrap = Bootstrap(parts.bootstrap)
+        except RafsError as error:
+            self._add("bootstrap", "bootstrap", error)
+            return
+        self.verdict.inodes = bootstrap.inode_count
+        self.verdict.blobs = len(bootstrap.blobs)
+        for record in bootstrap.blobs:
+            self._judge_blob(bootstrap, record, parts.metas.get(record.id))
+        if len(self._metas) == len(bootstrap.blobs):
+            self.verdict.findings += check_chunks(parts.bootstrap, self._metas)
+
+    @property
+    def bytes_to_read(self) -> int:
+        """How many bytes `deep` reads."""
+        return sum(_chunks_end(meta) for meta in self._metas)
+
+    def deep(self, advance: Advance) -> None:
+        """Read every unit and verify every chunk; *advance* is told how many bytes were read."""
+        for meta in self._metas:
+            wrong = 0
+            for index, stored in self._units(meta, advance):
+                unit = meta.unit(index)
+                try:
+                    decode_unit(meta, unit, stored)
+                    self.verdict.chunks_verified += unit.chunk_count
+                except ChunkInvalid as error:
+                    self._add("chunk", f"blob {meta.id}", error)
+                    wrong += 1
+                if wrong == CHUNK_FINDINGS:
+                    self._add("chunk", f"blob {meta.id}", "more of it was not looked at")
+                    break
+
+    def _open(self) -> BootstrapParts | None:
+        if self._source is None:
+            path = self._reference.path
+            assert path is not None, "parse_reference gives rafs: a path"
+            raw = path.read_bytes()
+            self.verdict.digest = digest_of(raw)
+            return BootstrapParts(raw, {})
+        named = self._source.resolve()
+        self._manifest = manifest = find_converted(self._source, named, self._platform, self._reference)
+        self.verdict.digest = manifest.digest
+        self._blobs = ImageBlobs(self._source, manifest)
+        self._judge_config(self._source, manifest)
+        layer = manifest.layers[-1]
+        try:
+            return unpack(self._source.read_blob(layer), f"the bootstrap layer {layer.digest}")
+        except (RegistryError, ImageInvalid) as error:
+            self._add("bootstrap-layer", f"layer {layer.digest}", _about_the_image(error))
+            return None
+
+    def _judge_config(self, source: ImageSource, manifest: Manifest) -> None:
+        where = f"config {manifest.config.digest}"
+        try:
+            document = json.loads(b"".join(source.read_blob(manifest.config)))
+            if not isinstance(document, dict):
+                raise ConfigInvalid("it is not a JSON object")
+            parse_config(document)
+        except (RegistryError, ConfigInvalid, ValueError) as error:
+            self._add("config", where, _about_the_image(error))
+            return
+        rootfs = document.get("rootfs")
+        ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        if not isinstance(ids, list) or len(ids) != len(manifest.layers):
+            count = len(ids) if isinstance(ids, list) else "no"
+            self._add("config", where, f"{count} diff_ids for {len(manifest.layers)} layers")
+
+    def _judge_blob(self, bootstrap: Bootstrap, record: BlobRecord, given: bytes | None) -> None:
+        where = f"blob {record.id}"
+        try:
+            size = self._blobs.object_size(record.id)
+            # The last byte: a source checks the whole size against the manifest to find it.
+            for _ in self._blobs.read_range(record.id, size - 1, 1):
+                pass
+            own = fetch_form(record, size, lambda offset, count: self._read(record.id, offset, count))
+        except (RegistryError, ImageInvalid, RafsError) as error:
+            self._add("blob", where, _about_the_image(error))
+            return
+        if given is not None and given != own:
+            self._add("meta-differs", where, "the bootstrap layer has other chunk info than the blob itself")
+        try:
+            digests = bootstrap.chunk_digests(record.index)
+        except RafsError as error:
+            self._add("chunk-digests", where, error)
+            return
+        found = check_blob_meta(record, own, digests)
+        self.verdict.findings += found
+        if not found:
+            self._metas.append(parse_blob_meta(record, own, digests))
+            self.verdict.chunks += record.chunk_count
+
+    def _units(self, meta: BlobMeta, advance: Advance) -> Iterator[tuple[int, memoryview]]:
+        """Units of a blob with their stored bytes, read in large steps; ends where it cannot be read."""
+        first = 0
+        while first < meta.unit_count:
+            start, after = meta.unit(first).compressed_offset, first
+            end = start
+            while after < meta.unit_count and (after == first or end - start < READ_BYTES):
+                unit = meta.unit(after)
+                end = max(end, unit.compressed_offset + unit.compressed_size)
+                after += 1
+            try:
+                stored = memoryview(self._read(meta.id, start, end - start))
+            except RegistryError as error:
+                self._add("blob", f"blob {meta.id}", _about_the_image(error))
+                return
+            for index in range(first, after):
+                unit = meta.unit(index)
+                offset = unit.compressed_offset - start
+                yield index, stored[offset : offset + unit.compressed_size]
+            advance(end - start)
+            first = after
+
+    def _read(self, blob_id: str, offset: int, size: int) -> bytes:
+        return b"".join(self._blobs.read_range(blob_id, offset, size))
+
+    def _add(self, rule: str, where: str, why: Exception | str) -> None:
+        self.verdict.findings.append(Finding(rule, where, str(why)))
+
+
+def _chunks_end(meta: BlobMeta) -> int:
+    last = meta.unit(meta.unit_count - 1)
+    return last.compressed_offset + last.compressed_size
+
+
+def _about_the_image(error: Exception) -> Exception:
+    """*error* if it says something about the image; raised if only about our way to it."""
+    if isinstance(error, Unauthorized) or (isinstance(error, RegistryError) and error.temporary):
+        raise error
+    return error

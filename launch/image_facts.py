@@ -1,0 +1,155 @@
+"""What an image is made of, as plain values for people and scripts; of ordinary images as far as that goes.
+
+Opens nothing itself and judges nothing: `images` opens, `image_check` judges.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from launch.explain import size_text
+from launch.images import LazyImage
+from launch.oci_spec import ImageConfig, parse_config
+from launch.run_errors import ConfigInvalid
+from rafs.blob_meta import BlobMeta
+from rafs.bootstrap import Bootstrap
+from rafs.windows import cut_windows
+from registry_client.manifest import Manifest
+from registry_client.platform import Platform
+
+HOT_LIMIT = 1000  # paths of a hot list
+CONFIG_SHOWN = ("entrypoint", "cmd", "working_dir", "user", "env")
+
+
+def converted_facts(image: LazyImage) -> dict[str, Any]:
+    """Of an image that can be mounted. Sizes in bytes; keys are part of the command's interface."""
+    blobs = [_blob_facts(meta) for meta in image.blobs]
+    sizes = _layer_sizes(image.manifest) if image.manifest is not None else {}
+    for blob in blobs:
+        blob["object_size"] = sizes.get(f"sha256:{blob['id']}")
+    stored = sum(sizes.values()) or sum(blob["compressed_size"] for blob in blobs)
+    unpacked = sum(blob["uncompressed_size"] for blob in blobs)
+    return {
+        "reference": image.reference.familiar(),
+        "digest": image.digest,
+        "converted": True,
+        "format": "RAFS v6",
+        "platform": str(image.platform),
+        "manifest": None if image.manifest is None else image.manifest.digest,
+        "layers": [] if image.manifest is None else _layers(image.manifest),
+        "compressed_size": stored,
+        "uncompressed_size": unpacked,
+        "ratio": round(unpacked / stored, 2) if stored else None,
+        "inodes": image.bootstrap.inode_count,
+        "bootstrap_size": len(image.bootstrap.raw),
+        "chunk_size": image.bootstrap.chunk_size,
+        "chunks": sum(blob["chunks"] for blob in blobs),
+        "units": sum(blob["units"] for blob in blobs),
+        "windows": sum(blob["windows"] for blob in blobs),
+        "blobs": blobs,
+        "hot": hot_paths(image.bootstrap),
+        "config": config_facts(image.config),
+        "warnings": list(image.warnings),
+    }
+
+
+def ordinary_facts(reference: str, platform: Platform, manifest: Manifest, config: bytes) -> dict[str, Any]:
+    """Of an image that was not converted."""
+    return {
+        "reference": reference,
+        "digest": manifest.digest,
+        "converted": False,
+        "format": "OCI" if "oci" in manifest.media_type else "docker",
+        "platform": str(platform),
+        "manifest": manifest.digest,
+        "layers": _layers(manifest),
+        "compressed_size": sum(layer.size for layer in manifest.layers),
+        "config": config_facts(config),
+    }
+
+
+def config_facts(raw: bytes) -> dict[str, Any] | None:
+    """What a container of the image would run; None where the config does not say so readably."""
+    try:
+        document = json.loads(raw)
+        config = parse_config(document) if isinstance(document, Mapping) else ImageConfig()
+    except (ValueError, ConfigInvalid):
+        return None
+    return {
+        "entrypoint": list(config.entrypoint),
+        "cmd": list(config.command),
+        "env": list(config.env),
+        "working_dir": config.working_dir,
+        "user": config.user,
+    }
+
+
+def hot_paths(bootstrap: Bootstrap) -> list[str]:
+    """Paths of what the image says is needed first, in that order; none when it names the whole image."""
+    nids = bootstrap.prefetch_nids()
+    if not nids or nids == (bootstrap.root_nid,):
+        return []
+    wanted, names = set(nids), dict[int, str]()
+    for path, inode in bootstrap.walk():
+        if inode.nid in wanted:
+            names.setdefault(inode.nid, path.decode("utf-8", "backslashreplace"))
+    return [names[nid] for nid in nids if nid in names][:HOT_LIMIT]
+
+
+def _blob_facts(meta: BlobMeta) -> dict[str, Any]:
+    last = meta.unit(meta.unit_count - 1)
+    return {
+        "id": meta.id,
+        "compressor": meta.compressor.name.lower(),
+        "digester": meta.digester.name.lower(),
+        "chunks": meta.chunk_count,
+        "units": meta.unit_count,
+        "windows": len(cut_windows(meta)),
+        "compressed_size": last.compressed_offset + last.compressed_size,
+        "uncompressed_size": meta.uncompressed_size,
+    }
+
+
+def _layer_sizes(manifest: Manifest) -> dict[str, int]:
+    return {layer.digest: layer.size for layer in manifest.layers}
+
+
+def _layers(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {"digest": layer.digest, "size": layer.size, "media_type": layer.media_type}
+        for layer in manifest.layers
+    ]
+
+
+def lines(facts: Mapping[str, Any]) -> list[str]:
+    """Facts of either kind for people."""
+    told = [
+        ("image", facts["reference"]),
+        ("digest", facts["digest"]),
+        ("platform", facts["platform"]),
+        ("format", facts["format"] if facts["converted"] else f"{facts['format']}, ordinary: not converted"),
+        ("compressed", size_text(facts["compressed_size"])),
+    ]
+    if facts["converted"]:
+        ratio = "" if facts["ratio"] is None else f" (ratio {facts['ratio']})"
+        told += [
+            ("uncompressed", f"{size_text(facts['uncompressed_size'])}{ratio}"),
+            ("inodes", f"{facts['inodes']}, bootstrap of {size_text(facts['bootstrap_size'])}"),
+            ("chunks", f"{facts['chunks']} in {facts['units']} units, {facts['windows']} windows"),
+        ]
+    told += [("layer", f"{it['digest']}  {size_text(it['size']):>9}") for it in facts["layers"]]
+    for blob in facts.get("blobs", ()):
+        sizes = f"{size_text(blob['compressed_size'])} of {size_text(blob['uncompressed_size'])}"
+        kinds = f"{blob['compressor']}, {blob['digester']}"
+        told.append(("blob", f"{blob['id'][:12]}…  {blob['chunks']} chunks, {sizes}, {kinds}"))
+    config = facts["config"] or {}
+    told += [(name, _shown(config[name])) for name in CONFIG_SHOWN if config.get(name)]
+    told += [("hot", path) for path in facts.get("hot", ())]
+    told += [("warning", warning) for warning in facts.get("warnings", ())]
+    return [f"{name:<13}{text}" for name, text in told]
+
+
+def _shown(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,248 @@
+"""`nopull check`, `inspect` and `explain`: is an image sound, what is it made of, what has a mount done."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from launch.root import root_option
+from registry_client.options_cli import registry_options
+
+if TYPE_CHECKING:
+    from launch.images import LazyImage
+    from registry_client.manifest import Manifest
+    from registry_client.options import RegistryOptions
+    from registry_client.platform import Platform
+
+# As in the command's table of exit codes: an image that is broken.
+BROKEN = 6
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def image_options(command: Command) -> Command:
+    """Add --platform and --blob-dir."""
+    platform = click.option(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
+    )
+    blob_dir = click.option(
+        "--blob-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
+    )
+    return platform(blob_dir(command))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull check registry.example/app:1-lazy
+  nopull check --deep oci:layout:1-lazy
+  nopull check rafs:image.boot --blob-dir blobs --json
+
+Exit code 6 when anything is wrong; all findings are listed.
+"""
+)
+@click.argument("image")
+@click.option("--deep", is_flag=True, help="Read every chunk as well, and verify it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@image_options
+@registry_options
+@click.pass_context
+def check(
+    ctx: click.Context,
+    image: str,
+    deep: bool,
+    as_json: bool,
+    platform: str | None,
+    blob_dir: Path | None,
+    registry: RegistryOptions,
+) -> None:
+    """Check that a converted IMAGE is sound: every structure and digest.
+
+    Reads manifest, config, bootstrap and chunk tables from where the image is, never from the cache,
+    verifies each by the digest above it, and sees whether every blob is there with its right size. What
+    no reader may rely on is listed, not only what ours would stumble over.
+    """
+    from launch.image_check import ImageCheck
+    from registry_client.reference import parse_reference
+
+    looking = ImageCheck(parse_reference(image), registry, _platform(platform), blob_dir)
+    try:
+        looking.shallow()
+        if deep:
+            with click.progressbar(
+                length=looking.bytes_to_read, label="reading chunks", file=sys.stderr, hidden=as_json
+            ) as bar:
+                looking.deep(bar.update)
+    finally:
+        looking.close()
+    verdict = looking.verdict
+    if as_json:
+        click.echo(json.dumps(verdict.to_json(), indent=1))
+    else:
+        for finding in verdict.findings:
+            click.echo(str(finding))
+        click.echo(_verdict_sentence(verdict.to_json(), deep))
+    if not verdict.sound:
+        ctx.exit(BROKEN)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull inspect registry.example/app:1-lazy
+  nopull inspect --json oci:layout:1-lazy | jq .ratio
+  nopull inspect --files rafs:image.boot
+"""
+)
+@click.argument("image")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--files", is_flag=True, help="Print the file tree instead: a line per name.")
+@image_options
+@root_option
+@registry_options
+def inspect(
+    image: str,
+    as_json: bool,
+    files: bool,
+    platform: str | None,
+    blob_dir: Path | None,
+    root: Path,
+    registry: RegistryOptions,
+) -> None:
+    """Tell what IMAGE is made of: layers, blobs, chunks, sizes, what it runs.
+
+    An ordinary image is described as well, as far as its documents go.
+    """
+    from launch import image_facts
+    from rafs.dump import dump_lines
+
+    opened = _open(image, registry, root, _platform(platform), blob_dir, want_tree=files)
+    if isinstance(opened, tuple):
+        facts = image_facts.ordinary_facts(*opened)
+    else:
+        try:
+            if files:
+                for line in dump_lines(opened.bootstrap):
+                    click.echo(line)
+                return
+            facts = image_facts.converted_facts(opened)
+        finally:
+            opened.close()
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        for line in image_facts.lines(facts):
+            click.echo(line)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull explain /mnt
+  nopull explain registry.example/app:1-lazy
+  nopull explain --json /mnt | jq .progress.demand
+"""
+)
+@click.argument("what", metavar="IMAGE|DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@image_options
+@root_option
+@registry_options
+def explain(
+    what: str,
+    as_json: bool,
+    platform: str | None,
+    blob_dir: Path | None,
+    root: Path,
+    registry: RegistryOptions,
+) -> None:
+    """Tell what is lazy, what is not, and why.
+
+    Of an image: for each layer, whether it is fetched in pieces or has to be there as a whole. Of a
+    directory that nopull mounted: its driver and processes, how much is local, and what was fetched
+    because a reader waited for it, because it was expected to be needed, or in the background.
+    """
+    from launch import mounts
+    from launch.explain import explain_layers, explain_mount, layer_lines, mount_lines
+
+    record = mounts.find(root, Path(what))
+    if record is not None:
+        facts = explain_mount(record, root)
+        shown = mount_lines(facts)
+    elif os.path.isdir(what):  # noqa: PTH112 - must not raise on whatever text this is
+        from launch.errors import NotMounted
+
+        raise NotMounted(f"cannot explain {what}: no mount of nopull is there; `nopull ps` lists them")
+    else:
+        opened = _open(what, registry, root, _platform(platform), blob_dir)
+        if isinstance(opened, tuple):
+            reference, _, manifest, _ = opened
+            layers, converted, digest = explain_layers(manifest, converted=False), False, str(manifest.digest)
+        else:
+            opened.close()
+            converted, digest, reference = True, opened.digest, opened.reference.familiar()
+            layers = [] if opened.manifest is None else explain_layers(opened.manifest, converted=True)
+        facts = {"reference": reference, "digest": digest, "converted": converted, "layers": layers}
+        kind = "converted: can be mounted before its data is here" if converted else "ordinary: not converted"
+        shown = [f"{reference}@{digest}", kind, *layer_lines(layers)]
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        for line in shown:
+            click.echo(line)
+
+
+def _platform(text: str | None) -> Platform | None:
+    from registry_client.platform import parse_platform
+
+    return None if text is None else parse_platform(text)
+
+
+def _open(
+    image: str,
+    registry: RegistryOptions,
+    root: Path,
+    platform: Platform | None,
+    blob_dir: Path | None,
+    *,
+    want_tree: bool = False,
+) -> LazyImage | tuple[str, Platform, Manifest, bytes]:
+    """The image opened; of an ordinary one its name, platform, manifest and config."""
+    from launch.errors import ImageNotConverted
+    from launch.images import open_image
+    from registry_client import open_source
+    from registry_client.platform import host_platform
+    from registry_client.reference import parse_reference
+    from registry_client.selection import find_manifest
+
+    reference = parse_reference(image)
+    try:
+        return open_image(reference, registry, root, platform, blob_dir=blob_dir)
+    except ImageNotConverted:
+        if want_tree:
+            raise
+    wanted = platform or host_platform()
+    source = open_source(reference, registry)
+    try:
+        manifest = find_manifest(source, wanted)
+        return reference.familiar(), wanted, manifest, b"".join(source.read_blob(manifest.config))
+    finally:
+        source.close()
+
+
+def _verdict_sentence(verdict: dict[str, Any], deep: bool) -> str:
+    counted = f"{verdict['inodes']} inodes, {verdict['blobs']} blobs, {verdict['chunks']} chunks"
+    read = f"{verdict['chunks_verified']} of them read and verified"
+    depth = read if deep else "their bytes not read (--deep)"
+    wrong = len(verdict["findings"])
+    result = "sound" if not wrong else f"{wrong} finding{'s' if wrong > 1 else ''}"
+    return f"{verdict['reference']}@{verdict['digest']}: {result}; {counted}, {depth}"
