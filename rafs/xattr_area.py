@@ -11,7 +11,9 @@ from .codes import XATTR_PREFIXES, XATTR_WHOLE_NAMES
 from .records import XATTR_ENTRY, XATTR_HEADER, XattrEntry, XattrHeader
 from .tree import PlanInvalid
 
-_MAX_SUFFIX = 255  # bytes
+# Bytes. The format would hold a suffix of 255, but Linux knows no longer whole name (XATTR_NAME_MAX):
+# listxattr would show it and getxattr refuse it.
+_MAX_NAME = 255
 _MAX_VALUE = 65535  # bytes
 _MAX_AREA = XATTR_HEADER.size + 4 * 65534  # bytes; the count of 4-byte steps in the inode has 16 bits
 
@@ -35,8 +37,8 @@ def pack_xattrs(xattrs: Mapping[bytes, bytes] | None) -> bytes:
         parts = _split(name)
         if parts is None:
             raise PlanInvalid(
-                f"xattr {name!r} is not storable: expected user., trusted. or security. and 1 to"
-                f" {_MAX_SUFFIX} bytes without NUL, or a POSIX ACL"
+                f"xattr {name!r} is not storable: expected a POSIX ACL or user., trusted. or"
+                f" security. and something behind it, at most {_MAX_NAME} bytes without NUL"
             )
         if len(value) > _MAX_VALUE:
             raise PlanInvalid(f"xattr {name!r} has {len(value)} bytes, the format has room for {_MAX_VALUE}")
@@ -54,12 +56,12 @@ def xattr_icount(area: bytes) -> int:
 
 
 def _split(name: bytes) -> tuple[int, bytes] | None:
-    if b"\0" in name:
+    if b"\0" in name or len(name) > _MAX_NAME:
         return None
     for index, prefix in XATTR_PREFIXES.items():
         if index in XATTR_WHOLE_NAMES:
             if name == prefix:
                 return index, b""
-        elif name.startswith(prefix) and 0 < len(name) - len(prefix) <= _MAX_SUFFIX:
+        elif name.startswith(prefix) and len(name) > len(prefix):
             return index, name[len(prefix) :]
     return None

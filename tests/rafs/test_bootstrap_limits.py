@@ -104,7 +104,7 @@ def test_limits_that_just_fit_are_written() -> None:
         file(b"n" * 255, uid=(1 << 32) - 1, mtime=-(1 << 63), mtime_ns=999_999_999),
         symlink(b"l", b"t" * 4095),
         char_device(b"c", 4095, (1 << 20) - 1),
-        file(b"x", xattrs={b"user." + b"n" * 255: b"v" * 65535, b"security.a": b"v" * 65535}),
+        file(b"x", xattrs={b"user." + b"n" * 250: b"v" * 65535, b"security.a": b"v" * 65535}),
     )
     bootstrap = Bootstrap(image_of(root).bootstrap)
     inodes = dict(bootstrap.walk())

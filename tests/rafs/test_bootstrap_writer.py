@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rafs.blob_meta import parse_blob_meta
 from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
+from rafs.check import check_blob_meta, check_bootstrap, check_chunks
 from rafs.codes import LAYOUT_INLINE
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref
@@ -122,6 +123,19 @@ def test_every_chunk_can_be_had_from_the_blob_object(root: Entry) -> None:
                 chunk = meta.chunk(number)
                 assert decoded[at : at + chunk.size] == device[chunk.offset : chunk.offset + chunk.size]
                 at += chunk.size
+
+
+@given(trees())
+def test_check_finds_nothing_wrong(root: Entry) -> None:
+    image = image_of(root, chunk_size=CHUNK_SIZE, batch_size=2 * CHUNK_SIZE)
+    bootstrap = Bootstrap(image.bootstrap)
+    metas = []
+    for record, blob in zip(bootstrap.blobs, image.blobs, strict=True):
+        digests = bootstrap.chunk_digests(record.index)
+        assert check_blob_meta(record, blob.cache_form(), digests) == []
+        metas.append(parse_blob_meta(record, blob.cache_form(), digests))
+    assert check_bootstrap(image.bootstrap) == []
+    assert check_chunks(image.bootstrap, metas) == []
 
 
 @given(trees(), st.randoms(use_true_random=False))

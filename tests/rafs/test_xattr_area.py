@@ -28,7 +28,7 @@ def test_entries_are_sorted_by_name_and_padded() -> None:
     "name",
     [
         b"user.a",
-        b"user." + b"n" * 255,
+        b"user." + b"n" * 250,
         b"trusted.overlay.x",
         b"security.capability",
         b"system.posix_acl_default",
@@ -45,7 +45,7 @@ def test_names_with_a_place_are_held(name: bytes) -> None:
         b"",
         b"user.",
         b"user",
-        b"user." + b"n" * 256,
+        b"user." + b"n" * 251,
         b"user.a\0b",
         b"system.posix_acl_accessory",
         b"system.nfs4_acl",

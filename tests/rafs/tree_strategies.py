@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import stat
+from random import Random
 
 from hypothesis import strategies as st
 
@@ -21,48 +22,57 @@ from tests.support.trees import (
     tree,
 )
 
-# Few bytes, and among them those that sort around the dots, so that names collide, nest and share prefixes.
-_name_bytes = st.sampled_from([b"a", b"b", b".", b"-", b"!", b"0", b"\xff", b"\xc3", b"\n", b" "])
+# Each draw costs as much as writing a small image, so names and attributes come from lists of telling values.
+# Names that sort around the dots, prefixes of each other, bytes that are no UTF-8, and long ones.
 names = st.one_of(
-    st.lists(_name_bytes, min_size=1, max_size=6).map(b"".join),
-    st.integers(1, 255).map(lambda size: b"n" * size),
-).filter(lambda name: name not in (b".", b".."))
-
-_suffixes = st.binary(min_size=1, max_size=20).filter(lambda suffix: b"\0" not in suffix)
-_xattrs = st.dictionaries(
-    st.one_of(
-        st.tuples(st.sampled_from([b"user.", b"trusted.", b"security."]), _suffixes).map(b"".join),
-        st.sampled_from([b"system.posix_acl_access", b"system.posix_acl_default"]),
+    st.sampled_from(
+        (
+            *(b"a", b"aa", b"a!", b"a.", b"b", b"!", b"-", b"...", b"..a", b".-", b".a", b"0", b" ", b"\n"),
+            *(b"\xff", b"\xff\xff", b"\xc3(", "é".encode(), b"\x01", b"%41"),
+        )
     ),
-    st.one_of(st.binary(max_size=40), st.integers(0, 4200).map(lambda size: b"v" * size)),
-    max_size=3,
+    st.integers(1, 255).map(lambda size: b"n" * size),
 )
+
+_attribute_names = st.sampled_from(
+    (
+        *(b"user.a", b"user.b", b"user." + b"n" * 250, b"trusted.t", b"trusted.\xff", b"security.s"),
+        *(b"system.posix_acl_access", b"system.posix_acl_default"),
+    )
+)
+_values = st.one_of(
+    st.sampled_from([b"", b"v", b"\0\xff"]), st.integers(0, 4200).map(lambda size: b"v" * size)
+)
+_no_xattrs: dict[bytes, bytes] = {}
+_xattrs = st.one_of(st.just(_no_xattrs), st.dictionaries(_attribute_names, _values, max_size=3))
 # 2**32 - 1 is no owner to the kernel: it shows 65534 then.
-_owners = st.one_of(st.integers(0, 2000), st.integers(0, (1 << 32) - 2))
+_owners = st.sampled_from(
+    [(0, 0), (1000, 1000), (65534, 65535), (65536, 70_000), ((1 << 32) - 2, (1 << 32) - 2)]
+)
+_times = st.sampled_from(
+    (
+        *((0, 0), (1_700_000_000, 999_999_999), (-1, 1), (-(10**10), 500_000_000), (1 << 33, 0)),
+        *((-(1 << 63), 0), ((1 << 63) - 1, 0)),
+    )
+)
 
 
 @st.composite
 def _attributes(draw: st.DrawFn, entry: Entry) -> Entry:
-    permissions = draw(st.integers(0, 0o7777))
+    permissions, (uid, gid), (mtime, mtime_ns) = draw(st.integers(0, 0o7777)), draw(_owners), draw(_times)
+    mode = entry.mode if stat.S_ISLNK(entry.mode) else stat.S_IFMT(entry.mode) | permissions
     return dataclasses.replace(
-        entry,
-        mode=entry.mode if stat.S_ISLNK(entry.mode) else stat.S_IFMT(entry.mode) | permissions,
-        uid=draw(_owners),
-        gid=draw(_owners),
-        mtime=draw(st.one_of(st.integers(-(10**10), 10**10), st.just(-(1 << 63)), st.just((1 << 63) - 1))),
-        mtime_ns=draw(st.sampled_from([0, 1, 500_000_000, 999_999_999])),
-        xattrs=draw(_xattrs),
+        entry, mode=mode, uid=uid, gid=gid, mtime=mtime, mtime_ns=mtime_ns, xattrs=draw(_xattrs)
     )
 
 
+_sizes = st.one_of(st.sampled_from([0, 1, 4095, 4096, 4097, 8192, 12_289]), st.integers(0, 20_000))
 _contents = st.one_of(
-    st.binary(max_size=50),
-    st.tuples(st.integers(0, 3 * 4096 + 1), st.binary(min_size=1, max_size=1)).map(
-        lambda pair: pair[1] * pair[0]
-    ),
+    st.builds(lambda size, seed: Random(seed).randbytes(size), _sizes, st.integers(0, 2)),
+    st.builds(lambda size: b"z" * size, _sizes),
 )
 _targets = st.one_of(
-    st.binary(min_size=1, max_size=30).filter(lambda target: b"\0" not in target),
+    st.sampled_from([b"a", b"../b", b"/\xff//.", b" "]),
     st.sampled_from([1, 4031, 4032, 4033, 4095]).map(lambda size: b"t" * size),
 )
 _leaves = st.one_of(
@@ -79,15 +89,15 @@ def _directories(children: st.SearchStrategy[Entry]) -> st.SearchStrategy[Entry]
     def made(name: bytes, entries: list[Entry]) -> Entry:
         return directory(name, *entries)
 
-    unique = st.lists(children, max_size=8, unique_by=lambda entry: entry.name)
+    unique = st.lists(children, max_size=5, unique_by=lambda entry: entry.name)
     return st.builds(made, names, unique).flatmap(_attributes)
 
 
 @st.composite
 def trees(draw: st.DrawFn) -> Entry:
     """A root directory with anything below it, hard links among them."""
-    entries = st.recursive(_leaves, _directories, max_leaves=20)
-    root = draw(_attributes(tree(*draw(st.lists(entries, max_size=8, unique_by=lambda entry: entry.name)))))
+    entries = st.recursive(_leaves, _directories, max_leaves=10)
+    root = draw(_attributes(tree(*draw(st.lists(entries, max_size=5, unique_by=lambda entry: entry.name)))))
     others = [path for path, entry in paths(root) if not stat.S_ISDIR(entry.mode)]
     if not others:
         return root
