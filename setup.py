@@ -30,6 +30,7 @@ setup(
         "click>=8.1",
         "fusepy>=3.0.1",
         "isal>=1.7",
+        "lz4>=4.3",
         "requests>=2.31",
         "rich>=13.7",
         "urllib3>=2.2",
