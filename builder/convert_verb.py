@@ -94,7 +94,7 @@ def convert(
     jobs: int | None,
     work_dir: Path | None,
     as_json: bool,
-    options: RegistryOptions,
+    registry: RegistryOptions,
 ) -> None:
     """Make the image SRC lazily loadable and publish it as DST.
 
@@ -121,9 +121,9 @@ def convert(
         jobs=jobs or 0,
         work_dir=work_dir,
     )
-    opened = open_source(parse_reference(source), options)
+    opened = open_source(parse_reference(source), registry)
     try:
-        published = open_destination(target, options)
+        published = open_destination(target, registry)
         try:
             with shown_progress(sys.stderr) as progress:
                 report = convert_images(opened, published, tag=target.tag, options=choice, progress=progress)
