@@ -1,0 +1,115 @@
+"""`nopull convert` says what it did, on a terminal, in lines and as JSON, and refuses what makes no sense."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from builder.convert_verb import convert
+from builder.progress import LineProgress, shown_progress
+from registry_client.errors import ReferenceInvalid
+from tests.builder.layouts import Layout, Published
+from tests.support.trees import file, layer_tar, tree
+
+LAYERS = [layer_tar([tree(file(b"a", b"a" * 9000))]), layer_tar([tree(file(b"b", b"b"))])]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    Layout(tmp_path / "in").add_image(LAYERS)
+    return f"oci:{tmp_path / 'in'}:app"
+
+
+def test_the_last_line_has_the_digest(source: str, tmp_path: Path) -> None:
+    destination = f"oci:{tmp_path / 'out'}:lazy"
+    done = CliRunner().invoke(convert, [source, destination], catch_exceptions=False)
+    assert done.exit_code == 0
+    digest = Published(tmp_path / "out").digest
+    assert done.stdout.splitlines()[-1] == f"{destination}: {digest}"
+    assert "linux/amd64: 2 layers" in done.stdout
+    for step in ("fetch layer 1/2", "pack layer 2/2", "push layer 1/2"):
+        assert step in done.stderr
+    copy = f"oci:{tmp_path / 'copy'}:lazy"
+    again = CliRunner().invoke(convert, [destination, copy], catch_exceptions=False)
+    assert again.stdout.splitlines() == ["converted already, copied as it is", f"{copy}: {digest}"]
+
+
+def test_json_has_the_numbers(source: str, tmp_path: Path) -> None:
+    arguments = [source, f"oci:{tmp_path / 'out'}:lazy", "--json", "--jobs", "1", "--compression-level", "3"]
+    done = CliRunner().invoke(convert, arguments, catch_exceptions=False)
+    report = json.loads(done.stdout)
+    assert report["digest"] == Published(tmp_path / "out").digest
+    assert report["already_converted"] is False
+    (image,) = report["images"]
+    assert (len(image["layers"]), image["tar_bytes"]) == (2, sum(map(len, LAYERS)))
+    assert image["stored_bytes"] > image["bootstrap_layer_bytes"] > 0
+    assert image["seconds"].keys() == {"fetching", "merging", "packing", "writing", "pushing"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--chunk-size", "100K"], "not a power of two"),
+        (["--chunk-size", "32M"], "not a size from 4K to 16M"),
+        (["--batch-size", "1K"], "not a size from 4K to 8M"),
+        (["--batch-size", "many"], "not a size from 4K to 8M"),
+        (["--compression-level", "0"], "--compression-level"),
+        (["--jobs", "0"], "--jobs"),
+        (["--work-dir", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_options_that_make_no_sense_are_usage_errors(source: str, options: list[str], said: str) -> None:
+    done = CliRunner().invoke(convert, [source, "oci:never", *options])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_a_destination_cannot_have_a_digest(source: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(convert, [source, f"registry.example/app@sha256:{'0' * 64}"])
+    assert done.exit_code == 2
+    assert "name a tag" in done.stderr
+
+
+def test_a_platform_that_is_none_is_refused(source: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(convert, [source, f"oci:{tmp_path / 'out'}", "--platform", "a/b/c/d"])
+    assert isinstance(done.exception, ReferenceInvalid)
+
+
+def test_the_help_teaches_with_an_example() -> None:
+    shown = CliRunner().invoke(convert, ["--help"]).stdout
+    assert "Examples:" in shown
+    assert "[default: 256K]" in shown
+
+
+def test_lines_name_step_amount_and_outcome() -> None:
+    stream = io.StringIO()
+    with shown_progress(stream) as progress:
+        assert isinstance(progress, LineProgress)
+        progress.begin("fetch layer 1/1", 10)
+        progress.advance("fetch layer 1/1", 2_000_000)
+        progress.finish("fetch layer 1/1", "unpacked to 5.0 MB")
+        progress.begin("pack layer 1/1", 0)
+        progress.finish("pack layer 1/1", "nothing new")
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith("fetch layer 1/1: 2.0 MB in 0.")
+    assert first.endswith(", unpacked to 5.0 MB")
+    assert second == "pack layer 1/1: nothing new"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_bars() -> None:
+    stream = Terminal()
+    with shown_progress(stream) as progress:
+        assert not isinstance(progress, LineProgress)
+        progress.begin("push layer 1/1", 100)
+        progress.advance("push layer 1/1", 60)
+        progress.finish("push layer 1/1", "done")
+    assert "push layer 1/1" in stream.getvalue()
