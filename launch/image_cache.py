@@ -23,7 +23,7 @@ from launch.root import state_directory
 from launch.whole_file import read_json_object, sync_directory, write_synced, write_whole
 from registry_client.digest import Digest, check_bytes, digest_of
 from registry_client.errors import RegistryError
-from registry_client.manifest import Manifest, MediaType, parse_manifest
+from registry_client.manifest import Manifest, parse_manifest
 from registry_client.platform import Platform
 from registry_client.reference import Reference
 
@@ -144,7 +144,7 @@ def _read(directory: Path, digest: Digest) -> KeptDocuments:
         raise ValueError(f"{NOTES} is missing")
     raw = (directory / MANIFEST).read_bytes()
     check_bytes(raw, digest, None, "the manifest")
-    manifest = parse_manifest(raw, str(notes.get("mediaType") or MediaType.OCI_MANIFEST), digest)
+    manifest = parse_manifest(raw, str(notes["mediaType"]), digest)
     if not isinstance(manifest, Manifest) or notes["layer"] != manifest.layers[-1].digest:
         raise ValueError("the documents are not those of the manifest")
     contents = {}

@@ -37,12 +37,11 @@ def publish(
     with_metas: bool = True,
     bootstrap_layer: bytes | None = None,
     annotated: bool = True,
-    tag: str | None = "",
 ) -> Published:
     """Put *image* where *reference* points; *directory* is for scratch files.
 
-    *with_metas*: the bootstrap layer has the chunk info of the blobs. *bootstrap_layer*: those bytes instead of
-    the right ones. *annotated* False: an ordinary image, as far as anybody can see.
+    *with_metas*: the bootstrap layer has the chunk info of the blobs. *bootstrap_layer*: those bytes instead
+    of the right ones. *annotated* False: an ordinary image, as far as anybody can see.
     """
     parsed = parse_reference(reference)
     made = write_bootstrap_layer(image.bootstrap, image.blobs if with_metas else (), directory)
@@ -69,7 +68,7 @@ def publish(
             *zip(blobs, image.objects.values(), strict=True), (last, layer), (first, config)
         ]:  # fmt: skip
             destination.put_blob(descriptor, lambda content=content: io.BytesIO(content))  # type: ignore[misc]
-        put = destination.put_manifest(raw, MediaType.OCI_MANIFEST, tag=parsed.tag if tag == "" else tag)
+        put = destination.put_manifest(raw, MediaType.OCI_MANIFEST, tag=parsed.tag)
     finally:
         destination.close()
         made.content.close()

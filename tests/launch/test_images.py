@@ -1,0 +1,278 @@
+"""Opening converted images from a layout on disk: what is found, kept, checked again, and refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch.bootstrap_layer import unpack
+from launch.errors import ImageInvalid, ImageNotConverted
+from launch.images import LazyImage, open_image
+from rafs.errors import FormatInvalid
+from registry_client import open_destination
+from registry_client.errors import NotFound
+from registry_client.manifest import Descriptor, MediaType
+from registry_client.options import RegistryOptions
+from registry_client.platform import Platform, parse_platform
+from registry_client.reference import parse_reference
+from tests.launch.published import CONFIG, Published, publish
+from tests.support.fixtures import fixture
+from tests.support.images import Image, image_of
+from tests.support.trees import directory, file, tree
+
+ARM = parse_platform("linux/arm64")
+AMD = parse_platform("linux/amd64")
+
+
+@pytest.fixture
+def image() -> Image:
+    return image_of(tree(file(b"a", os.urandom(300_000)), directory(b"d", file(b"b", b"text", blob=1))))
+
+
+def opened(reference: str, root: Path, platform: Platform | None = None) -> LazyImage:
+    found = open_image(parse_reference(reference), RegistryOptions(), root, platform)
+    found.close()
+    return found
+
+
+def test_opens_what_a_tag_names_and_keeps_its_documents(image: Image, tmp_path: Path) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
+    found = opened(published.reference, tmp_path / "root")
+    assert found.digest == published.manifest.digest
+    assert found.bootstrap.raw == image.bootstrap
+    assert [blob.id for blob in found.blobs] == list(image.objects)
+    assert json.loads(found.config) == CONFIG
+    assert found.config_path is not None and found.config_path.read_bytes() == found.config
+    kept = tmp_path / "root" / "images" / published.manifest.digest.removeprefix("sha256:")
+    assert (kept / "manifest.json").read_bytes() == published.raw
+    assert (kept / "image.boot").read_bytes() == image.bootstrap
+    assert not list(kept.parent.glob(".draft-*"))
+
+
+def test_reads_chunk_info_out_of_the_blobs_where_the_layer_lacks_it(image: Image, tmp_path: Path) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, with_metas=False)
+    for found in (opened(published.reference, tmp_path / "root") for _ in range(2)):
+        for blob, made in zip(found.blobs, image.blobs, strict=True):
+            assert [blob.chunk(i).digest for i in range(blob.chunk_count)] == [
+                made.digest(i) for i in range(made.chunk_count)
+            ]
+    kept = next((tmp_path / "root" / "images").iterdir())
+    forms = {made.id: (kept / f"{made.id}.blob.meta").read_bytes() for made in image.blobs}
+    assert forms == {made.id: made.cache_form() for made in image.blobs}
+
+
+def test_blob_ranges_come_from_the_image(image: Image, tmp_path: Path) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
+    found = open_image(parse_reference(published.reference), RegistryOptions(), tmp_path / "root")
+    name, raw = next(iter(image.objects.items()))
+    assert b"".join(found.blob_source.read_range(name, 5, 1000)) == raw[5:1005]
+    with pytest.raises(ImageInvalid, match="not among the manifest's layers"):
+        found.blob_source.read_range("0" * 64, 0, 1)
+    found.close()
+
+
+def add_index(layout: Path, entries: list[Descriptor], tag: str) -> None:
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MediaType.OCI_INDEX,
+        "manifests": [entry.to_json() for entry in entries],
+    }
+    destination = open_destination(parse_reference(f"oci:{layout}:{tag}"), RegistryOptions())
+    destination.put_manifest(json.dumps(document).encode(), MediaType.OCI_INDEX, tag=tag)
+    destination.close()
+
+
+def entry(published: Published, platform: Platform | None, **changes: object) -> Descriptor:
+    described = published.manifest
+    return Descriptor(
+        described.media_type, described.digest, described.size, platform=platform, **changes  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        lambda published: entry(published, AMD, artifact_type="application/vnd.nydus.image.manifest.v1+json"),
+        lambda published: entry(published, Platform("linux", "amd64", os_features=("nydus.remoteimage.v1",))),
+    ],
+    ids=["artifact type", "platform feature"],
+)
+def test_finds_the_converted_manifest_beside_the_ordinary_one(
+    image: Image, tmp_path: Path, marked: Callable[[Published], Descriptor]
+) -> None:
+    layout = tmp_path / "layout"
+    ordinary = publish(image, f"oci:{layout}:plain", tmp_path, annotated=False)
+    converted = publish(image, f"oci:{layout}:lazy", tmp_path)
+    add_index(layout, [entry(ordinary, AMD), marked(converted)], "both")
+    found = opened(f"oci:{layout}:both", tmp_path / "root", AMD)
+    assert found.manifest is not None and found.manifest.digest == converted.manifest.digest
+    assert found.digest != converted.manifest.digest
+
+
+def test_chooses_by_platform_in_an_index_of_converted_images(tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    two = {
+        name: publish(image_of(tree(file(b"f", name.encode()))), f"oci:{layout}:{name}", tmp_path)
+        for name in ("amd", "arm")
+    }
+    add_index(layout, [entry(two["amd"], AMD), entry(two["arm"], ARM)], "all")
+    for name, platform in (("amd", AMD), ("arm", ARM)):
+        found = opened(f"oci:{layout}:all", tmp_path / "root", platform)
+        assert found.manifest is not None and found.manifest.digest == two[name].manifest.digest
+    with pytest.raises(NotFound, match="linux/s390x"):
+        opened(f"oci:{layout}:all", tmp_path / "root", parse_platform("linux/s390x"))
+
+
+def test_an_ordinary_image_is_refused_with_what_to_do(image: Image, tmp_path: Path) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, annotated=False)
+    with pytest.raises(ImageNotConverted, match="nopull convert"):
+        opened(published.reference, tmp_path / "root")
+
+
+def test_a_known_digest_opens_without_its_source(image: Image, tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    published = publish(image, f"oci:{layout}:v1", tmp_path)
+    opened(published.reference, tmp_path / "root")
+    (layout / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+    found = opened(f"oci:{layout}@{published.manifest.digest}", tmp_path / "root")
+    assert found.bootstrap.raw == image.bootstrap
+
+
+def test_a_tag_that_moved_is_followed(image: Image, tmp_path: Path) -> None:
+    reference = f"oci:{tmp_path / 'layout'}:v1"
+    publish(image, reference, tmp_path)
+    opened(reference, tmp_path / "root")
+    moved = publish(image_of(tree(file(b"new", b"new"))), reference, tmp_path)
+    assert opened(reference, tmp_path / "root").digest == moved.manifest.digest
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.json", "image.boot", "notes.json", "META"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_kept_documents_are_fetched_again(
+    image: Image, tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
+    opened(published.reference, tmp_path / "root")
+    kept = tmp_path / "root" / "images" / published.manifest.digest.removeprefix("sha256:")
+    victim = kept / (f"{image.blobs[0].id}.blob.meta" if name == "META" else name)
+    raw = victim.read_bytes()
+    if damage == "remove":
+        victim.unlink()
+    else:
+        victim.write_bytes(raw[:-1] if damage == "cut" else raw[:9] + bytes([raw[9] ^ 1]) + raw[10:])
+    found = opened(published.reference, tmp_path / "root")
+    assert found.bootstrap.raw == image.bootstrap
+    assert victim.read_bytes() == raw
+    assert "fetched again" in caplog.text
+
+
+def test_leftovers_of_dead_processes_are_swept(image: Image, tmp_path: Path) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
+    images = tmp_path / "root" / "images"
+    (images / ".draft-999999999-aa").mkdir(parents=True)
+    mine = images / f".draft-{os.getpid()}-bb"
+    mine.mkdir()
+    opened(published.reference, tmp_path / "root")
+    assert [path.name for path in images.glob(".draft-*")] == [mine.name]
+
+
+def packed(*members: tuple[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return gzip.compress(stream.getvalue(), mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (b"", "is not a tar archive"),
+        (b"no tar at all" * 100, "is not a tar archive"),
+        (packed(("image/other", b"x")), "lacks the bootstrap"),
+        (packed(("image/image.boot", b"x" * 99))[:-20], "ends early"),
+        (gzip.compress(gzip.decompress(packed(("image/image.boot", b"x" * 9999)))[:3000]), "unexpected end"),
+        (b"\x1f\x8b garbage", "damaged"),
+        (b"\x28\xb5\x2f\xfd garbage", "damaged"),
+    ],
+)
+def test_a_broken_bootstrap_layer_is_refused_and_nothing_is_kept(
+    image: Image, tmp_path: Path, layer: bytes, words: str
+) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, bootstrap_layer=layer)
+    with pytest.raises(ImageInvalid, match=words):
+        opened(published.reference, tmp_path / "root")
+    assert not list((tmp_path / "root").glob("*/*"))
+
+
+def test_a_broken_bootstrap_is_refused_and_not_kept(image: Image, tmp_path: Path) -> None:
+    layer = packed(("image/image.boot", image.bootstrap[:5000]))
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, bootstrap_layer=layer)
+    with pytest.raises(FormatInvalid):
+        opened(published.reference, tmp_path / "root")
+    assert not list((tmp_path / "root").glob("*/*"))
+
+
+def test_a_layer_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.bootstrap_layer.UNPACKED_LIMIT", 1 << 20)
+    bomb = gzip.compress(bytes(64 << 20), 1)
+    with pytest.raises(ImageInvalid, match="unpacks to more than 1048576 bytes"):
+        unpack([bomb], "the layer")
+
+
+def test_a_layer_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.bootstrap_layer.PACKED_LIMIT", 1 << 20)
+    taken = []
+
+    def endless() -> object:
+        while True:
+            taken.append(1)
+            yield bytes(1 << 18)
+
+    with pytest.raises(ImageInvalid, match="has more than 1048576 bytes"):
+        unpack(endless(), "the layer")  # type: ignore[arg-type]
+    assert len(taken) == 5
+
+
+def test_a_bare_bootstrap_opens_with_its_blobs_beside_it(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "image.boot").write_bytes(image.bootstrap)
+    for name, raw in image.objects.items():
+        (tmp_path / name).write_bytes(raw)
+    found = opened(f"rafs:{tmp_path / 'image.boot'}", tmp_path / "root")
+    assert found.config_path is None and found.manifest is None
+    name, raw = next(iter(image.objects.items()))
+    assert b"".join(found.blob_source.read_range(name, 7, 100)) == raw[7:107]
+
+
+def test_a_bare_bootstrap_without_its_blobs_says_where_it_looked(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "image.boot").write_bytes(image.bootstrap)
+    with pytest.raises(NotFound, match="--blob-dir"):
+        opened(f"rafs:{tmp_path / 'image.boot'}", tmp_path / "root")
+    with pytest.raises(NotFound, match="there is no bootstrap"):
+        opened(f"rafs:{tmp_path / 'other.boot'}", tmp_path / "root")
+
+
+def test_chunk_info_that_its_blob_contradicts_is_refused(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "image.boot").write_bytes(image.bootstrap)
+    for name, raw in image.objects.items():
+        # The last entry of the table of contents lies just before its 512-byte header.
+        (tmp_path / name).write_bytes(raw[:-600] + bytes([raw[-600] ^ 1]) + raw[-599:])
+    with pytest.raises(ImageInvalid, match="table of contents does not have the digest"):
+        opened(f"rafs:{tmp_path / 'image.boot'}", tmp_path / "root")
+
+
+def test_an_image_of_nydus_tools_opens() -> None:
+    folder = fixture("nydus") / "v6-2.2"
+    found = open_image(
+        parse_reference(f"rafs:{folder / 'rafs-v6-2.2.boot'}"), RegistryOptions(), Path("/nonexistent")
+    )
+    assert found.blobs and found.bootstrap.inode_count > 0
