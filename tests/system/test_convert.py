@@ -1,0 +1,251 @@
+"""Conversion against others' tools: umoci unpacks the same trees, Debian's registry keeps what we publish."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+import nopull
+from tests.builder.host_tree import differences, host_tree
+from tests.builder.layouts import Layout, Published, convert_layout
+from tests.builder.tar_bytes import END, long_name, member, pax
+from tests.support.debian_registry import DebianRegistry
+from tests.support.trees import (
+    char_device,
+    directory,
+    fifo,
+    file,
+    hardlink,
+    layer_tar,
+    opaque,
+    symlink,
+    tree,
+    whiteout,
+)
+
+pytestmark = pytest.mark.system
+
+RANDOM = random.Random(17)
+LONG = RANDOM.randbytes(700_000)
+
+LOWER = layer_tar(
+    [
+        tree(
+            directory(
+                b"usr",
+                directory(b"lib", file(b"libx.so", LONG, mode=0o755, mtime=1_600_000_000), mtime=77),
+                mtime=66,
+            ),
+            symlink(b"lib", b"usr/lib", mtime=5),
+            directory(b"d", file(b"x", b"x"), file(b"hidden", b"h"), mode=0o1770, uid=3, gid=4, mtime=55),
+            directory(b"e", file(b"old", b"old"), directory(b"s", file(b"deep", b"d")), mode=0o711),
+            file(b"a", b"aa", mode=0o4711, uid=5, mtime=7),
+            symlink(b"sl", b"a", mtime=8),
+            file(b"gone", b"gone"),
+            directory(b"type", file(b"in", b"in")),
+            fifo(b"pipe", mode=0o620, mtime=3),
+            char_device(b"null", 1, 3, mode=0o666),
+            mode=0o755,
+            mtime=11,
+        )
+    ]
+)
+UPPER = b"".join(
+    (
+        member(b"b", kind=b"1", link=b"a", mode=0o777, uid=9, mtime=99),
+        member(b"hsl", kind=b"1", link=b"sl"),
+        member(b"g2", kind=b"1", link=b"gone"),
+        member(b".wh.gone"),
+        member(b"lib/new", b"new", mtime=21),
+        member(b"lib/.wh.libx.so"),
+        member(b"d/y", b"y", mtime=22),
+        member(b"d/.wh.hidden"),
+        member(b"e", kind=b"5", mode=0o722, mtime=45),
+        member(b"e/.wh..wh..opq"),
+        member(b"e/s/new", b"n", mtime=1),
+        member(b"dup", b"1"),
+        member(b"dup", b"22", mode=0o600, mtime=2),
+        member(b"./dot", b".", mtime=4),
+        member(b"/absolute", b"/", mtime=4),
+        member(b"implied/q/f", b"f"),
+        member(b"type", b"a file now", mtime=6),
+        member(b"up/../clamped", b"c", mtime=12),
+        pax((b"mtime", b"1234567890.123456789"), (b"SCHILY.xattr.user.key", b"\0\xff"), (b"uid", b"300000")),
+        member(b"exact", b"e"),
+        pax((b"path", b"d/\xff\xfe")),
+        member(b"ignored", b"bytes in a name", mtime=13),
+        long_name(b"/".join([b"n" * 120] * 3)),
+        member(b"short", b"long", mtime=14),
+        member(b"last", b"no padding behind this", mtime=15, padded=False),
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def root_needed() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("umoci unpack keeps owners and devices only for root")
+
+
+def umoci(*arguments: str | Path) -> None:
+    subprocess.run(["umoci", *map(str, arguments)], check=True, capture_output=True)
+
+
+def against_umoci(layout: Path, scratch: Path) -> list[str]:
+    """How `layout:app` converted differs from what umoci unpacks of it."""
+    began = int(time.time())
+    umoci("unpack", "--image", f"{layout}:app", scratch / "bundle")
+    convert_layout(layout, scratch / "out")
+    image = Published(scratch / "out")
+    assert image.findings() == []
+    return differences(image.shown(), host_tree(scratch / "bundle/rootfs"), unpacked_at=began)
+
+
+def test_layers_with_every_oddity_merge_as_umoci_unpacks_them(tmp_path: Path) -> None:
+    Layout(tmp_path / "in").add_image([LOWER, UPPER])
+    assert against_umoci(tmp_path / "in", tmp_path) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_umoci_packs_of_a_changing_tree_is_the_last_state_of_it(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    umoci("init", "--layout", tmp_path / "in")
+    umoci("new", "--image", f"{tmp_path / 'in'}:app")
+    umoci("unpack", "--image", f"{tmp_path / 'in'}:app", tmp_path / "work")
+    rootfs = tmp_path / "work/rootfs"
+    for _ in range(4):
+        for _ in range(25):
+            change(rootfs, chance)
+        umoci("repack", "--refresh-bundle", "--image", f"{tmp_path / 'in'}:app", tmp_path / "work")
+    (tmp_path / "add").mkdir()
+    (tmp_path / "add/program").write_text("inserted by a tool that does not end its tars")
+    umoci("insert", "--image", f"{tmp_path / 'in'}:app", tmp_path / "add", "/opt/added")
+    assert against_umoci(tmp_path / "in", tmp_path) == []
+
+
+def change(rootfs: Path, chance: random.Random) -> None:
+    """One thing that somebody might do in a container."""
+    existing = sorted(path for path in rootfs.rglob("*"))
+    folders = [rootfs, *(path for path in existing if path.is_dir() and not path.is_symlink())]
+    files = [path for path in existing if path.is_file() and not path.is_symlink()]
+    target = chance.choice(folders) / chance.choice("abcdefgh")
+    kind = chance.choice("file file folder symlink link remove mode owner time xattr".split())
+    if kind in ("mode", "owner", "time", "xattr") and files:
+        path = chance.choice(files)
+        if kind == "mode":
+            path.chmod(chance.randrange(0o10000))
+        elif kind == "owner":
+            os.chown(path, chance.randrange(70000), chance.randrange(70000))
+        elif kind == "time":
+            os.utime(path, ns=(0, chance.randrange(-(10**18), 10**18)))
+        else:
+            os.setxattr(path, "user.test", chance.randbytes(20))
+        return
+    if kind == "remove" and existing:
+        target = chance.choice(existing)
+    if target.is_symlink() or target.is_file():
+        target.unlink()
+    elif target.is_dir():
+        shutil.rmtree(target)
+    if kind == "file":
+        target.write_bytes(chance.randbytes(chance.choice([0, 1, 5000, 300_000])))
+    elif kind == "folder":
+        target.mkdir(mode=chance.randrange(0o1000))
+    elif kind == "symlink":
+        target.symlink_to("/" + chance.choice("abcdefgh"))
+    elif kind == "link" and files and (origin := chance.choice(files)).exists():
+        target.hardlink_to(origin)
+
+
+@pytest.fixture
+def registry() -> Iterator[DebianRegistry]:
+    with DebianRegistry() as running:
+        yield running
+
+
+def push(layout: Path, registry: DebianRegistry, name: str, *options: str) -> None:
+    arguments = ["skopeo", "copy", "--dest-tls-verify=false", *options]
+    subprocess.run(
+        [*arguments, f"oci:{layout}:app", f"docker://{registry.host}/{name}"], check=True, capture_output=True
+    )
+
+
+def test_from_registry_to_registry_and_again_without_sending_a_blob(
+    registry: DebianRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Layout(tmp_path / "in").add_image([LOWER, UPPER])
+    push(tmp_path / "in", registry, "app:1")
+    source, destination = f"{registry.host}/app:1", f"{registry.host}/lazy/app:1"
+    assert nopull.main(["convert", source, destination]) == 0
+    digest = capsys.readouterr().out.splitlines()[-1].rpartition(" ")[2]
+    lines = len(registry.accesses())
+    assert nopull.main(["convert", source, destination]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{destination}: {digest}"
+    sent = [line.method for line in registry.accesses()[lines:]]
+    assert sent.count("PUT") == 1, "only the manifest"
+    assert "POST" not in sent
+    assert "PATCH" not in sent
+
+    back = f"oci:{tmp_path / 'back'}:lazy"
+    fetch = ["skopeo", "copy", "--src-tls-verify=false", f"docker://{destination}", back]
+    subprocess.run(fetch, check=True, capture_output=True)
+    image = Published(tmp_path / "back")
+    assert image.digest == digest
+    assert image.findings() == []
+    convert_layout(tmp_path / "in", tmp_path / "direct")
+    assert image.shown() == Published(tmp_path / "direct").shown()
+
+
+def test_wrong_credentials_missing_images_and_silent_registries_have_their_exit_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Layout(tmp_path / "in").add_image([LOWER])
+    source = f"oci:{tmp_path / 'in'}:app"
+    with DebianRegistry(accounts={"me": "secret"}) as registry:
+        destination = f"{registry.host}/app:1"
+        assert nopull.main(["convert", "--creds", "me:wrong", source, destination]) == 4
+        assert "wrong" not in capsys.readouterr().err
+        assert nopull.main(["convert", "--creds", "me:secret", destination, "oci:never"]) == 5
+        assert nopull.main(["convert", "--creds", "me:secret", source, destination]) == 0
+    assert nopull.main(["convert", source, destination]) == 3
+    assert str(destination).partition("/")[0] in capsys.readouterr().err
+
+
+@contextmanager
+def small_disk(where: Path, size: str) -> Iterator[Path]:
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", where], check=True)
+    try:
+        yield where
+    finally:
+        with suppress(subprocess.CalledProcessError):
+            subprocess.run(["umount", where], check=True)
+
+
+def test_a_disk_that_fills_up_publishes_nothing_and_is_empty_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Layout(tmp_path / "in").add_image([LOWER, layer_tar([tree(file(b"big", RANDOM.randbytes(3_000_000)))])])
+    with small_disk(tmp_path / "disk", "2M") as disk:
+        arguments = [f"oci:{tmp_path / 'in'}:app", f"oci:{tmp_path / 'out'}:lazy", "--work-dir", str(disk)]
+        assert nopull.main(["convert", *arguments]) == 9
+        assert list(disk.iterdir()) == []
+        assert shutil.disk_usage(disk).used == 0
+    assert str(tmp_path / "disk") in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/index.json").read_text())["manifests"] == []
+
+
+def test_opaque_folders_and_whiteouts_of_other_writers(tmp_path: Path) -> None:
+    folder = directory(b"d", opaque(), file(b"z", b"z"), hardlink(b"l", b"/d/z"))
+    upper = layer_tar([tree(folder, whiteout(b"a"))])
+    Layout(tmp_path / "in").add_image([LOWER, upper + END])
+    assert against_umoci(tmp_path / "in", tmp_path) == []
