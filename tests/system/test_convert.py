@@ -132,13 +132,16 @@ def test_what_umoci_packs_of_a_changing_tree_is_the_last_state_of_it(tmp_path: P
     assert against_umoci(tmp_path / "in", tmp_path) == []
 
 
+CHANGES = ("file", "file", "folder", "symlink", "link", "remove", "mode", "owner", "time", "xattr")
+
+
 def change(rootfs: Path, chance: random.Random) -> None:
     """One thing that somebody might do in a container."""
     existing = sorted(path for path in rootfs.rglob("*"))
     folders = [rootfs, *(path for path in existing if path.is_dir() and not path.is_symlink())]
     files = [path for path in existing if path.is_file() and not path.is_symlink()]
     target = chance.choice(folders) / chance.choice("abcdefgh")
-    kind = chance.choice("file file folder symlink link remove mode owner time xattr".split())
+    kind = chance.choice(CHANGES)
     if kind in ("mode", "owner", "time", "xattr") and files:
         path = chance.choice(files)
         if kind == "mode":
