@@ -8,7 +8,6 @@ It does not judge the whole image (`check` does) and knows nothing of compressed
 from __future__ import annotations
 
 import stat
-import struct
 from collections.abc import Iterator
 
 from .blob_record import BlobIndex as BlobIndex
@@ -25,7 +24,7 @@ from .codes import (
 from .directory import entry_count, entry_name
 from .errors import FormatInvalid, FormatUnsupported
 from .findings import refuse
-from .header import read_header
+from .header import prefetch_nids, read_header
 from .inode import Extent as Extent
 from .inode import Inode as Inode
 from .inode import Nid as Nid
@@ -220,12 +219,7 @@ class Bootstrap:
 
         The root alone means everything, a directory its subtree.
         """
-        extended = self.header.extended
-        if not extended.prefetch_table_offset:
-            return ()
-        count = extended.prefetch_table_size // 4
-        nids = struct.unpack_from(f"<{count}I", self._raw, extended.prefetch_table_offset)
-        return nids[: nids.index(0)] if 0 in nids else nids
+        return tuple(map(Nid, prefetch_nids(self._raw, self.header)))
 
     def walk(self) -> Iterator[tuple[bytes, Inode]]:
         """Yield (path, inode) of every name, depth first, in the order of the directories. The root is b"/".

@@ -24,7 +24,7 @@ from .codes import (
 from .directory import entry_count, entry_name
 from .errors import FormatInvalid
 from .findings import Finding, Report
-from .header import Header
+from .header import Header, prefetch_nids
 from .inode import Inode, read_inode
 from .records import CHUNK_ENTRY, DIRENT, INODE_COMPACT, INODE_EXTENDED
 from .xattr import read_xattrs
@@ -319,7 +319,9 @@ class TreeCheck:
         for blob in header.blobs:
             if blob.index + 1 not in self._used_devices:
                 self._report(Finding("blob-unused", f"blob {blob.index}", "no file refers to it"))
-        self._check_prefetch()
+        for nid in prefetch_nids(self._raw, header):
+            if nid not in self._modes:
+                self._report(Finding("prefetch", "prefetch table", f"inode {nid} is not in the tree"))
         self._spans.sort()
         for this, following in pairwise(self._spans):
             end, start = this & _MASK, following >> _SHIFT
@@ -327,14 +329,3 @@ class TreeCheck:
                 self._report(
                     Finding("overlap", f"bytes {start:#x}", f"overlap what starts at {this >> _SHIFT:#x}")
                 )
-
-    def _check_prefetch(self) -> None:
-        extended = self._header.extended
-        if not extended.prefetch_table_offset:
-            return
-        count = extended.prefetch_table_size // 4
-        for nid in struct.unpack_from(f"<{count}I", self._raw, extended.prefetch_table_offset):
-            if nid == 0:
-                return
-            if nid not in self._modes:
-                self._report(Finding("prefetch", "prefetch table", f"inode {nid} is not in the tree"))

@@ -6,6 +6,7 @@ inodes (`bootstrap`) and not the rows of the chunk table.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -111,7 +112,7 @@ def read_header(raw: bytes, report: Report) -> Header | None:
     _judge_superblock(superblock, tarfs, len(raw), block_size, report)
     _judge_extended(extended, superblock.device_count, report)
     header = Header(superblock, extended, block_size, (), ())
-    if not _tables_are_apart(header, len(raw), report):
+    if not _tables_are_apart(header, len(raw), report) or not extended.chunk_size:
         return None
     slots_end = DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * superblock.device_count
     slots = tuple(DEVICE_SLOT.unpack_all(raw[DEVICE_SLOTS_OFFSET:slots_end]))
@@ -121,6 +122,15 @@ def read_header(raw: bytes, report: Report) -> Header | None:
         return None
     _judge_slots(slots, blobs, superblock, block_size, report)
     return Header(superblock, extended, block_size, slots, blobs)
+
+
+def prefetch_nids(raw: bytes, header: Header) -> tuple[int, ...]:
+    """The inode numbers of the prefetch table, in order, up to the first 0."""
+    extended = header.extended
+    if not extended.prefetch_table_offset or not extended.prefetch_table_size:
+        return ()
+    nids = struct.unpack_from(f"<{extended.prefetch_table_size // 4}I", raw, extended.prefetch_table_offset)
+    return nids[: nids.index(0)] if 0 in nids else nids
 
 
 def _judge_superblock(found: Superblock, tarfs: bool, size: int, block_size: int, report: Report) -> None:
