@@ -82,23 +82,23 @@ class LazyStart:
 def read_counters(root: Path) -> Counters | None:
     """Return what the one mount below a state directory says of itself; None if there is none any more."""
     for record in mounts.records(root):
-        return counters_of(control.ask(record.control), peak_memory(record.pids.values()))
+        return counters_of(control.ask(record.control)["progress"], peak_memory(record.pids.values()))
     return None
 
 
-def counters_of(status: dict[str, Any], memory: int) -> Counters:
-    """Return the counters in the answer of a mount's control socket."""
+def counters_of(progress: dict[str, Any], memory: int) -> Counters:
+    """Return the counters in what a mount's control socket answers under `progress`."""
     fetched = {
-        name: Fetched(requests=status[name]["requests"], bytes=status[name]["compressed_bytes"])
+        name: Fetched(requests=progress[name]["requests"], bytes=progress[name]["compressed_bytes"])
         for name in ("demand", "hot", "background")
     }
     return Counters(
         demand=fetched["demand"],
         hot=fetched["hot"],
         background=fetched["background"],
-        touched_bytes=status["touched_bytes"],
-        image_bytes=status["bytes_total"],
-        waited_seconds=status["waited_seconds"],
+        touched_bytes=progress["touched_bytes"],
+        image_bytes=progress["bytes_total"],
+        waited_seconds=progress["waited_seconds"],
         peak_memory_bytes=memory,
     )
 

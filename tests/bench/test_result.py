@@ -114,7 +114,7 @@ def test_plot_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_counters_are_read_from_the_answer_of_a_mount_server() -> None:
-    status = {
+    progress = {
         "demand": {"requests": 3, "compressed_bytes": 30, "windows": 2},
         "hot": {"requests": 2, "compressed_bytes": 20, "windows": 1},
         "background": {"requests": 1, "compressed_bytes": 10, "windows": 1},
@@ -122,5 +122,5 @@ def test_counters_are_read_from_the_answer_of_a_mount_server() -> None:
         "bytes_total": 40960,
         "waited_seconds": 0.25,
     }
-    found = counters_of(status, memory=5)
+    found = counters_of(progress, memory=5)
     assert (found.demanded_bytes, found.background, found.image_bytes) == (50, Fetched(1, 10), 40960)
