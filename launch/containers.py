@@ -26,7 +26,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -81,8 +80,9 @@ def create(root: Path, name: str | None, runtime: Path) -> ContainerDirectory:
             " and begins with a letter or digit"
         )
     above = state_directory(root, "containers")
-    name = name or f"nopull-{secrets.token_hex(6)}"
-    new = above / f"{NEW_PREFIX}{secrets.token_hex(6)}"
+    # Not `secrets`, whose import costs more than making the container does.
+    name = name or f"nopull-{os.urandom(6).hex()}"
+    new = above / f"{NEW_PREFIX}{os.urandom(6).hex()}"
     new.mkdir(mode=0o700)
     lock = os.open(new / "owner.json", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.lockf(lock, fcntl.LOCK_EX)
