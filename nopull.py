@@ -90,8 +90,12 @@ EXIT_CODES: dict[str, int] = {
     "launch.errors.ImageNotConverted": BROKEN,
     "launch.errors.ImageInvalid": BROKEN,
     "launch.errors.MountImpossible": MOUNT_IMPOSSIBLE,
+    "launch.errors.ServerFailed": MOUNT_IMPOSSIBLE,
     "launch.errors.NotMounted": NOT_FOUND,
     "launch.errors.LaunchError": OTHER,
+    "bench.errors.ProgramMissing": MOUNT_IMPOSSIBLE,
+    "bench.errors.RootNeeded": NO_PERMISSION,
+    "bench.errors.BenchError": OTHER,
     "builtins.PermissionError": NO_PERMISSION,
     "builtins.OSError": OTHER,
 }

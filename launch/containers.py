@@ -40,7 +40,7 @@ from launch.root import state_directory
 from launch.run_errors import NameTaken, RunError
 from launch.runtime import delete_container
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nopull.containers")
 
 NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NEW_PREFIX = ".new-"

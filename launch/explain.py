@@ -78,8 +78,7 @@ def mount_lines(facts: Mapping[str, Any]) -> list[str]:
         f"driver   {facts['driver']}: {facts['driver_reason']}",
     ]
     lines += [
-        f"process  {process['pid']}, {process['role']}: {process['does']}{_resident(facts)}"
-        for process in facts["pids"]
+        f"process  {one['pid']}, {one['role']}: {one['does']}{_resident(facts)}" for one in facts["pids"]
     ]
     lines += [f"warning  {warning}" for warning in facts["warnings"]]
     progress = facts["progress"]

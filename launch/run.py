@@ -9,6 +9,7 @@ the kernel takes the mounts (they are in a namespace of ours), the mount server 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import stat
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from registry_client.options import RegistryOptions
     from registry_client.platform import Platform
     from registry_client.reference import Reference
+
+log = logging.getLogger("nopull.run")
 
 # The host's, because the network is the host's.
 HOST_FILES = ("/etc/resolv.conf", "/etc/hosts")
@@ -116,6 +119,8 @@ def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> Image
         )
     )
     undo.callback(unmount, lower, request.root, lazy=True)
+    for warning in record.warnings:
+        log.warning("%s", warning)
     if record.config is None:
         return ImageConfig()
     try:

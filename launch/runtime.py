@@ -53,7 +53,7 @@ def find_runtime(wanted: str | None) -> Path:
                 return candidate
     if wanted:
         raise RuntimeMissing(f"cannot run a container with {wanted}: no such executable; name runc or crun")
-    raise RuntimeMissing("cannot run a container: no runc or crun in PATH; install the package runc (or crun)")
+    raise RuntimeMissing("cannot run a container: no runc or crun in PATH; install the package runc or crun")
 
 
 def run_container(runtime: Path, directory: Path, name: str, *, attach_input: bool) -> int:

@@ -56,10 +56,13 @@ def test_help_teaches_every_verb_the_exit_codes_and_an_example() -> None:
 
 @pytest.mark.parametrize("verb", nopull.VERBS)
 def test_every_verbs_help_has_an_example(verb: str) -> None:
-    ran = run_nopull(verb, "--help")
-    assert ran.returncode == 0, ran.stderr
-    assert "Example" in ran.stdout
-    assert f"nopull {verb}" in ran.stdout.split("Example", 1)[1]
+    module, attribute, _ = nopull.VERBS[verb]
+    command = getattr(importlib.import_module(module), attribute)
+    names = [[verb, name] for name in command.commands] if isinstance(command, click.Group) else [[verb]]
+    for words in names:
+        ran = run_nopull(*words, "--help")
+        assert ran.returncode == 0, ran.stderr
+        assert f"nopull {' '.join(words)}" in ran.stdout.partition("Example")[2]
 
 
 @pytest.mark.parametrize("name", nopull.EXIT_CODES)
