@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import fcntl
 import os
 import select
@@ -73,7 +74,12 @@ def give_out(descriptor: int, waiting: deque[tuple[float, bytes]]) -> None:
     """Write what is due, to the nearest tick."""
     now = time.monotonic() + TICK_SECONDS / 2
     while waiting and waiting[0][0] <= now:
-        os.write(descriptor, waiting.popleft()[1])
+        try:
+            os.write(descriptor, waiting.popleft()[1])
+        except OSError as error:
+            # EIO: the far end is not up yet, and the first packets come as soon as the near one is.
+            if error.errno != errno.EIO:
+                raise
 
 
 def move(left: int, right: int, shape: LinkShape) -> None:

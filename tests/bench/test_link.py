@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench.child import command_in, run_command
-from bench.link import NETNS, open_link
+from bench.link import DEVICE, NETNS, open_link
 from bench.link_schedule import DEMO_LINK, LinkShape
 from bench.proxy_link import open_proxy
 from bench.registry_server import RegistryServer
@@ -104,3 +104,18 @@ def test_the_proxy_passes_bytes_unchanged_and_never_early(echo_host: str) -> Non
             assert answer.read() == long_path.encode()
         # A lower bound only: two round trips (connect, ask) and 20 kB each way at 1 MB/s.
         assert time.monotonic() - begun >= 4 * shape.delay_seconds + 0.04
+
+
+@pytest.mark.system
+def test_the_link_survives_packets_for_an_end_that_is_not_up(tmp_path: Path) -> None:
+    with open_link(DEMO_LINK) as link:
+        for state in ("down", "up"):
+            run_command(["ip", "-n", link.server, "link", "set", DEVICE, state], doing="switching")
+            if state == "down":
+                ask = fetch_command(f"{link.server_address}:1", link.client)
+                assert (
+                    subprocess.run(["timeout", "0.5", *ask], capture_output=True, check=False).returncode != 0
+                )
+        with RegistryServer(tmp_path, address=link.server_address, namespace=link.server) as server:
+            told = run_command(fetch_command(server.host, link.client), doing="asking over the link")
+    assert told.strip() == "200"
