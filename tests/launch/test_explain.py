@@ -1,0 +1,177 @@
+"""`nopull inspect` and `nopull explain` say what an image or a mount is, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import nopull
+from launch import mounts
+from launch.explain import explain_layers, explain_mount, mount_lines, size_text
+from launch.mounts import MountRecord
+from registry_client.digest import digest_of
+from registry_client.manifest import Descriptor, Manifest, MediaType
+from tests.launch.published import publish
+from tests.support.images import image_of
+from tests.support.trees import directory, file, tree
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> str:
+    content = b"a program\n" * 9000
+    image = image_of(
+        tree(directory(b"bin", file(b"program", content, mode=0o755)), file(b"text", b"x" * 50_000)),
+        prefetch=[b"/bin/program"],
+    )
+    reference = f"oci:{tmp_path / 'layout'}:v1"
+    publish(image, reference, tmp_path)
+    return reference
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NOPULL_ROOT", str(tmp_path / "root"))
+    return tmp_path / "root"
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert nopull.main(arguments) == code
+    return capfd.readouterr().out
+
+
+def layer(media_type: str) -> Descriptor:
+    return Descriptor(media_type, digest_of(media_type.encode()), 5_000_000)
+
+
+def ordinary(*layers: Descriptor) -> Manifest:
+    config = layer(MediaType.OCI_CONFIG)
+    return Manifest(b"", MediaType.OCI_MANIFEST, digest_of(b""), config, layers, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (12_345_678, "12.3 MB"),
+        (10**15, "1000.0 TB"),
+    ],
+)
+def test_sizes_are_told_in_decimal_units(size: int, text: str) -> None:
+    assert size_text(size) == text
+
+
+def test_inspect_tells_scripts_what_an_image_is_made_of(
+    layout: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    facts = json.loads(run(capfd, "inspect", "--json", layout))
+    assert facts["converted"] is True
+    assert facts["platform"] == "linux/amd64"
+    assert facts["hot"] == ["/bin/program"]
+    assert facts["config"]["cmd"] == ["/bin/program"]
+    assert facts["inodes"] == 4
+    assert facts["chunks"] == sum(blob["chunks"] for blob in facts["blobs"]) == 3
+    assert facts["compressed_size"] == sum(layer["size"] for layer in facts["layers"])
+    assert facts["uncompressed_size"] == 4096 * (22 + 13)
+    assert facts["units"] >= facts["windows"] >= 1
+
+
+def test_inspect_tells_people_the_same(layout: str, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = run(capfd, "inspect", layout)
+    for words in ("RAFS v6", "143.4 kB", "3 chunks", "hot          /bin/program", '["/bin/program"]'):
+        assert words in text
+
+
+def test_inspect_prints_the_tree_a_line_per_name(
+    layout: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = run(capfd, "inspect", "--files", layout).splitlines()
+    assert [line.split()[0] for line in lines] == ["/", "/bin", "/bin/program", "/text"]
+
+
+def test_an_ordinary_image_is_described_and_said_not_to_be_converted(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reference = f"oci:{tmp_path / 'plain'}:v1"
+    publish(image_of(tree(file(b"f", b"x"))), reference, tmp_path, annotated=False)
+    assert json.loads(run(capfd, "inspect", "--json", reference))["converted"] is False
+    assert "not converted" in run(capfd, "inspect", reference)
+    assert "not lazy" in run(capfd, "explain", reference)
+    assert run(capfd, "inspect", "--files", reference, code=6) == ""
+
+
+def test_explain_says_of_each_layer_whether_it_is_lazy_and_why(
+    layout: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    facts = json.loads(run(capfd, "explain", "--json", layout))
+    assert [found["lazy"] for found in facts["layers"]] == [True, False]
+    assert all(found["reason"] for found in facts["layers"])
+    text = run(capfd, "explain", layout)
+    assert "layer 1" in text
+    assert "not lazy" in text
+
+
+@pytest.mark.parametrize(
+    ("media_type", "says"),
+    [
+        (MediaType.OCI_LAYER_GZIP, "gzip"),
+        (MediaType.OCI_LAYER_ZSTD, "zstd"),
+        (MediaType.OCI_LAYER, "a tar: "),
+    ],
+)
+def test_an_ordinary_layer_is_not_lazy_because_of_its_packing(media_type: str, says: str) -> None:
+    (found,) = explain_layers(ordinary(layer(media_type)), converted=False)
+    assert found["lazy"] is False
+    assert says in found["reason"]
+
+
+def test_a_directory_without_a_mount_cannot_be_explained(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert nopull.main(["explain", str(tmp_path)]) == nopull.NOT_FOUND
+    assert "no mount of nopull is there" in capfd.readouterr().err
+
+
+def record(root: Path) -> MountRecord:
+    return MountRecord(
+        id="x", mountpoint=root / "there", reference="host/app:1", digest="sha256:abc", driver="fuse",
+        pids={"server": 1 << 22}, births={"server": 1}, started=0.0, device="0:99",
+        control=root / "run" / "x.sock", log=root / "log",
+    )  # fmt: skip
+
+
+def test_a_mount_whose_server_is_silent_is_explained_without_counters(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / "run").mkdir(parents=True)
+    mounts.write_record(root, record(root))
+    facts = json.loads(run(capfd, "explain", "--json", str(root / "there")))
+    assert facts["progress"] is None
+    assert "x.sock" in facts["silent"]
+    assert facts["state"] == "gone"
+    assert "counters unknown" in run(capfd, "explain", str(root / "there"))
+
+
+def test_counters_are_told_by_class_with_what_readers_waited(root: Path) -> None:
+    facts = explain_mount(replace(record(root), warnings=("old tag",)), root)
+    count = {"requests": 3, "windows": 2, "compressed_bytes": 1_500_000}
+    facts |= {
+        "resident_bytes": 41_000_000,
+        "progress": {
+            "windows_total": 40, "windows_present": 10, "bytes_total": 40_000_000,
+            "bytes_present": 10_000_000, "demand": count, "hot": count, "background": count,
+            "touched_windows": 4, "touched_bytes": 81_920, "waited_seconds": 0.125, "trouble": "no route",
+        },
+    }  # fmt: skip
+    text = "\n".join(mount_lines(facts))
+    for words in (
+        "host/app:1@sha256:abc", "fuse: ", "41.0 MB of memory", "10 of 40 windows", "(25 %)", "demand",
+        "background", "1.5 MB", "81.9 kB", "0.12 s", "trouble  no route", "warning  old tag",
+    ):  # fmt: skip
+        assert words in text

@@ -1,0 +1,196 @@
+"""`nopull check` finds what is wrong with an image where it lies, names it, and exits with 6."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import nopull
+from launch.errors import ImageNotConverted
+from launch.image_check import CHUNK_FINDINGS, ImageCheck, Verdict
+from registry_client.errors import NotFound
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
+from tests.launch import published
+from tests.support.images import Image, image_of
+from tests.support.trees import directory, file, symlink, tree
+
+
+def some_image() -> Image:
+    noise = random.Random(1)
+    return image_of(
+        tree(
+            directory(b"bin", file(b"program", noise.randbytes(300_000), mode=0o755)),
+            file(b"text", b"some text\n" * 30_000),
+            symlink(b"link", b"text"),
+        )
+    )
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Publishes an image, by default a sound one, as `oci:` directory and returns that."""
+    monkeypatch.setitem(published.CONFIG, "rootfs", {"type": "layers", "diff_ids": ["sha256:a", "sha256:b"]})
+
+    def make(image: Image | None = None, **how: object) -> Path:
+        layout = tmp_path / "layout"
+        published.publish(image or some_image(), f"oci:{layout}:v1", tmp_path, **how)  # type: ignore[arg-type]
+        return layout
+
+    yield make
+
+
+def checked(layout: Path, *, deep: bool = False) -> Verdict:
+    looking = ImageCheck(parse_reference(f"oci:{layout}:v1"), RegistryOptions())
+    try:
+        looking.shallow()
+        if deep:
+            read: list[int] = []
+            looking.deep(read.append)
+            assert sum(read) <= looking.bytes_to_read
+        return looking.verdict
+    finally:
+        looking.close()
+
+
+def rules(verdict: Verdict) -> set[str]:
+    return {finding.rule for finding in verdict.findings}
+
+
+def blob_file(layout: Path) -> Path:
+    """The image's one blob, which is its largest object."""
+    return max((layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+
+
+def manifest(layout: Path) -> dict[str, dict[str, str]]:
+    index = json.loads((layout / "index.json").read_bytes())
+    digest = index["manifests"][0]["digest"].partition(":")[2]
+    document: dict[str, dict[str, str]] = json.loads((layout / "blobs/sha256" / digest).read_bytes())
+    return document
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_sound_image_has_no_findings_and_every_chunk_is_read(publish: Callable[..., Path]) -> None:
+    verdict = checked(publish(), deep=True)
+    assert verdict.findings == []
+    assert verdict.chunks_verified == verdict.chunks > 5
+    assert verdict.blobs == 1
+    assert verdict.inodes == 5
+
+
+def test_a_wrong_byte_of_a_chunk_is_found_by_the_deep_check_only(publish: Callable[..., Path]) -> None:
+    layout = publish()
+    flip(blob_file(layout), 1000)
+    assert checked(layout).sound
+    verdict = checked(layout, deep=True)
+    assert rules(verdict) == {"chunk"}
+    assert blob_file(layout).name in verdict.findings[0].where
+    assert 0 < verdict.chunks_verified < verdict.chunks
+
+
+def test_a_rotten_blob_does_not_bury_the_rest(publish: Callable[..., Path]) -> None:
+    noise = random.Random(2)
+    files = [file(b"f%d" % number, noise.randbytes(70_000)) for number in range(2 * CHUNK_FINDINGS)]
+    layout = publish(image_of(tree(*files), chunk_size=64 << 10, batch_size=64 << 10))
+    rotten = blob_file(layout)
+    content = rotten.read_bytes()
+    used = 70_000 * len(files)
+    rotten.write_bytes(bytes(used) + content[used:])
+    assert len(checked(layout, deep=True).findings) == CHUNK_FINDINGS + 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "long", "tables"])
+def test_a_blob_that_is_not_what_the_manifest_says_is_found(
+    publish: Callable[..., Path], damage: str
+) -> None:
+    layout = publish()
+    blob = blob_file(layout)
+    content = blob.read_bytes()
+    if damage == "missing":
+        blob.unlink()
+    elif damage == "short":
+        blob.write_bytes(content[:-1])
+    elif damage == "long":
+        blob.write_bytes(content + b"x")
+    else:
+        flip(blob, len(content) - 100)
+    verdict = checked(layout)
+    assert rules(verdict) == {"blob"}
+    assert blob.name in verdict.findings[0].where
+
+
+def test_a_damaged_bootstrap_layer_is_found(publish: Callable[..., Path]) -> None:
+    layout = publish()
+    layers = manifest(layout)["layers"]
+    flip(layout / "blobs/sha256" / layers[-1]["digest"].partition(":")[2], 50)  # type: ignore[index]
+    assert rules(checked(layout)) == {"bootstrap-layer"}
+
+
+def test_a_damaged_config_is_found(publish: Callable[..., Path]) -> None:
+    layout = publish()
+    flip(layout / "blobs/sha256" / manifest(layout)["config"]["digest"].partition(":")[2], 3)
+    assert rules(checked(layout)) == {"config"}
+
+
+def test_a_config_that_counts_other_layers_is_found(
+    publish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(published.CONFIG, "rootfs", {"diff_ids": ["sha256:a"]})
+    verdict = checked(publish())
+    assert rules(verdict) == {"config"}
+    assert "1 diff_ids for 2 layers" in verdict.findings[0].message
+
+
+def test_a_bootstrap_that_breaks_its_own_rules_is_found(publish: Callable[..., Path]) -> None:
+    image = some_image()
+    broken = bytearray(image.bootstrap)
+    broken[1024] ^= 0xFF  # the superblock's magic
+    verdict = checked(publish(replace(image, bootstrap=bytes(broken))))
+    assert verdict.findings
+    assert verdict.inodes == 0
+
+
+def test_what_is_no_image_of_ours_is_refused_and_not_judged(
+    publish: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ImageNotConverted):
+        checked(publish(annotated=False))
+    with pytest.raises(NotFound):
+        checked(tmp_path / "absent")
+
+
+def test_a_bare_bootstrap_is_checked_with_the_blobs_beside_it(tmp_path: Path) -> None:
+    image = some_image()
+    (tmp_path / "image.boot").write_bytes(image.bootstrap)
+    for name, content in image.objects.items():
+        (tmp_path / name).write_bytes(content)
+    looking = ImageCheck(parse_reference(f"rafs:{tmp_path / 'image.boot'}"), RegistryOptions())
+    looking.shallow()
+    looking.deep(lambda _: None)
+    assert looking.verdict.sound
+    assert looking.verdict.chunks_verified > 5
+
+
+def test_the_command_lists_findings_and_exits_with_6(
+    publish: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    layout = publish()
+    assert nopull.main(["check", f"oci:{layout}:v1"]) == 0
+    assert ": sound; " in capfd.readouterr().out
+    flip(blob_file(layout), 1000)
+    assert nopull.main(["check", "--deep", "--json", f"oci:{layout}:v1"]) == 6
+    document = json.loads(capfd.readouterr().out)
+    assert document["sound"] is False
+    assert document["findings"][0]["rule"] == "chunk"
+    assert nopull.main(["check", "--deep", f"oci:{layout}:v1"]) == 6
+    assert "[chunk]" in capfd.readouterr().out
