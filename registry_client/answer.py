@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from urllib3.response import BaseHTTPResponse
 
-from registry_client.wire import FOREIGN_ERRORS, WireFailure, explain
+from registry_client.wire import FOREIGN_ERRORS, WireFailure
 
 if TYPE_CHECKING:
     from registry_client.connections import Connection, ConnectionPool
@@ -66,7 +66,7 @@ class Answer:
             return self._response.read1(limit)
         except FOREIGN_ERRORS as error:
             self.drop()
-            raise explain(error, self._timeout) from error
+            raise self._pool.failure(error, self._timeout, self._deadline) from error
 
     def finish(self) -> None:
         """Give the connection back: the caller has read what Content-Length promised, or b""."""

@@ -15,7 +15,7 @@ from registry_client.answer import Answer
 from registry_client.deadline import Deadline
 from registry_client.digest import Digest, shorten, verify_stream
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
-from registry_client.errors import RangeInvalid, RegistryError, ResponseInvalid, Unreachable
+from registry_client.errors import DigestMismatch, RangeInvalid, RegistryError, ResponseInvalid, Unreachable
 from registry_client.manifest import Descriptor
 from registry_client.redirect import Location
 from registry_client.retrying import Attempts
@@ -166,7 +166,7 @@ class BlobReader:
             raise self._wrong(f"with Content-Range {shorten(stated, 60)!r}", blob, position, end)
         first, last, total = (int(number) for number in match.groups())
         if total != blob.size:
-            raise self._wrong(f"as part of {total} bytes", blob, position, end, temporary=False)
+            raise self._other_size(total, blob)
         if first != position or not first <= last < end:
             raise self._wrong(f"with bytes {first}-{last}", blob, position, end)
         count = last - first + 1
@@ -180,6 +180,8 @@ class BlobReader:
             return self._part(answer, blob, position, end)
         if position > SKIP_LIMIT and not whole:
             raise self._wrong("with the whole blob; it serves no ranges (yet)", blob, position, end)
+        if answer.length() not in (None, blob.size):
+            raise self._other_size(answer.length(), blob)
         self._check_body(answer, blob.size, blob, position, end)
         left = position
         while left:
@@ -197,12 +199,16 @@ class BlobReader:
         if length is not None and length != count:
             raise self._wrong(f"with {length} bytes where {count} were due", blob, position, end)
 
-    def _wrong(
-        self, how: str, blob: Descriptor, position: int, end: int, *, temporary: bool = True
-    ) -> ResponseInvalid:
+    def _wrong(self, how: str, blob: Descriptor, position: int, end: int) -> ResponseInvalid:
         return ResponseInvalid(
             f"registry {self._endpoint.host} was asked to {_purpose(blob, position, end)} and answered {how}",
-            temporary=temporary,
+            temporary=True,
+        )
+
+    def _other_size(self, size: int | None, blob: Descriptor) -> DigestMismatch:
+        return DigestMismatch(
+            f"blob {blob.digest} has {size} bytes at registry {self._endpoint.host} "
+            f"instead of the {blob.size} its descriptor promises"
         )
 
 

@@ -129,12 +129,18 @@ class ConnectionPool:
                     if kept and isinstance(error, ConnectionError):
                         kept = False
                         continue
-                    raise explain(error, timeout) from error
+                    raise self.failure(error, timeout, deadline) from error
                 self._counters.add(requests=1)
                 return Answer(response, connection, self, deadline, timeout)
         except BaseException:
             self.discard(connection)
             raise
+
+    def failure(self, error: Exception, timeout: float, deadline: Deadline) -> WireFailure:
+        """*error* of the transport, which waited *timeout* seconds, as a failure of this host."""
+        failure = explain(error, timeout, deadline)
+        failure.host = str(self.origin)
+        return failure
 
     def warm(self, connections: int) -> None:
         """Have *connections* connections idle soon, as far as the bound allows; returns at once.

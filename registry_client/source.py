@@ -49,7 +49,7 @@ class ImageSource(Protocol):
         """
 
     def close(self) -> None:
-        """Give up connections and files. Reads under way fail; further calls are errors."""
+        """Give up connections and files. Reads under way may still end well; later ones are errors."""
 
 
 class ImageDestination(Protocol):

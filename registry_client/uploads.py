@@ -137,7 +137,7 @@ class Sender:
             finally:
                 answer.close()
         except FOREIGN_ERRORS as error:
-            failure = explain(error, options.timeout)
+            failure = explain(error, options.timeout, deadline)
             failure.host = str(place.origin)
             raise failure from error
         return answer.status_code, answer.headers, text

@@ -14,6 +14,8 @@ from http.client import HTTPException, IncompleteRead
 from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
 from urllib3.exceptions import IncompleteRead as BodyIncomplete
 
+from registry_client.deadline import Deadline
+
 FOREIGN_ERRORS = (HTTPError, HTTPException, OSError)
 """Everything the transport below may raise: urllib3's, http.client's, sockets' and TLS'."""
 
@@ -39,7 +41,7 @@ class WireFailure(Exception):
         """Who failed, when it is not the registry itself."""
 
 
-def explain(error: Exception, seconds: float) -> WireFailure:
+def explain(error: Exception, seconds: float, deadline: Deadline) -> WireFailure:
     """*error* of the transport as a `WireFailure`; *seconds* is the time-out that was in force."""
     cause = _innermost(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -59,7 +61,9 @@ def explain(error: Exception, seconds: float) -> WireFailure:
     if isinstance(cause, ConnectionRefusedError):
         return WireFailure("connection refused", advice="is it running and is the address right?")
     if isinstance(cause, TimeoutError) or isinstance(error, ReadTimeoutError):
-        return WireFailure(f"nothing arrived for {max(seconds, 0):.3g} s")
+        if deadline.remaining() <= 0:
+            return WireFailure(f"the deadline of {deadline.seconds:g} s passed")
+        return WireFailure(f"nothing arrived for {seconds:.3g} s")
     if isinstance(cause, (IncompleteRead, BodyIncomplete)):
         return WireFailure("the connection was closed in the middle of the answer")
     if isinstance(cause, ConnectionError):

@@ -1,0 +1,61 @@
+"""What all tests of the registry client share: no accounts of whoever runs them, short pauses, scripted
+servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry_client import open_source, retrying
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
+from registry_client.registry_source import RegistrySource
+from tests.registry_client.sample import SampleImage, sample_image, store
+from tests.support.scripted_registry import ScriptedRegistry
+
+
+@pytest.fixture(autouse=True)
+def _no_accounts_and_short_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "NOPULL_CREDS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def options() -> RegistryOptions:
+    return RegistryOptions(timeout=5.0, stall_timeout=0.5, connect_timeout=2.0)
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedRegistry]:
+    with ScriptedRegistry() as started:
+        yield started
+
+
+@pytest.fixture
+def storage() -> Iterator[ScriptedRegistry]:
+    """A second host, for storage and tokens."""
+    with ScriptedRegistry() as started:
+        yield started
+
+
+@pytest.fixture
+def image() -> SampleImage:
+    return sample_image()
+
+
+@pytest.fixture
+def source(
+    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions
+) -> Iterator[RegistrySource]:
+    """*image* in *server*, opened; nothing has been asked yet."""
+    opened = open_source(parse_reference(store(image, server)), options)
+    assert isinstance(opened, RegistrySource)
+    yield opened
+    opened.close()

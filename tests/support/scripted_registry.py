@@ -1,0 +1,395 @@
+"""A small registry in this process that tells the truth until it is told to lie.
+
+Honest by default: manifests, blobs with single ranges, uploads, tokens, plain files as a storage host has
+them. A test bends single answers with `lie`: another status, other headers, a body cut, stalled, dripped
+or reset at byte n. Speaks HTTP/1.1 over real sockets, written by hand, because no library sends wrong
+HTTP on request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from urllib.parse import parse_qs, urlsplit
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_NAMED = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>manifests|blobs)/(?P<name>[^/]+)")
+_UPLOAD = re.compile(r"/v2/(?P<repository>.+)/blobs/uploads/(?P<session>[^/]*)")
+OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client sent. Header names are lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.target).query)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes out. Content-Length is added unless `headers` has one, or chunks are sent, or it is left
+    out.
+    """
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    cut: int | None = None
+    """Bytes of the body after which something happens: by default the connection is closed."""
+    reset: bool = False
+    """Close with a TCP reset."""
+    stall: bool = False
+    """Fall silent instead of closing."""
+    drip: float | None = None
+    """Send the body byte by byte, this many seconds apart."""
+    chunked: bool = False
+    silent: bool = False
+    """Close without a word, as a server does that has just dropped an idle connection."""
+
+    def having(self, **headers: str) -> Reply:
+        """With these headers (underscores are dashes) instead of those of the same names."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        kept = tuple(pair for pair in self.headers if pair[0].lower() not in {name.lower() for name in named})
+        return replace(self, headers=(*kept, *named.items()))
+
+
+Lie = Callable[[Request, Reply], Reply]
+
+
+@dataclass(slots=True)
+class _Rule:
+    pattern: re.Pattern[str]
+    lie: Lie
+    left: int | None
+
+
+@dataclass(slots=True)
+class _Doors:
+    """Who is let in. `tokens` None: everybody."""
+
+    tokens: set[str] | None = None
+    account: tuple[str, str] | None = None
+    expires_in: float | None = None
+    realm: str = ""
+    basic: bool = False
+
+
+@dataclass(slots=True)
+class ScriptedRegistry:
+    """Start it as a context manager. `requests` may be read, and lies told, while it runs."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    """By `repository:tag` and `repository@digest`."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By path, served as a storage host does: an Authorization header is an error."""
+    requests: list[Request] = field(default_factory=list)
+    connections: int = 0
+    _rules: list[_Rule] = field(default_factory=list)
+    _doors: _Doors = field(default_factory=_Doors)
+    _sessions: int = 0
+    _tokens_given: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # protects all lists and counts above
+    _over: threading.Event = field(default_factory=threading.Event)
+    _listener: socket.socket | None = None
+    _open: set[socket.socket] = field(default_factory=set)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def host(self) -> str:
+        assert self._listener is not None, "not started"
+        address, port = self._listener.getsockname()
+        return f"{address}:{port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    def add_blob(self, content: bytes) -> str:
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        self.blobs[digest] = content
+        return digest
+
+    def add_manifest(self, repository: str, tag: str, content: bytes, media_type: str) -> str:
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        self.manifests[f"{repository}:{tag}"] = self.manifests[f"{repository}@{digest}"] = (
+            content,
+            media_type,
+        )
+        return digest
+
+    def lie(self, lie: Lie, on: str, times: int | None = None) -> None:
+        """Bend the answers to requests whose `METHOD path` matches *on*, the next *times* (None: all).
+
+        Of several lies that fit one request the oldest is told.
+        """
+        with self._lock:
+            self._rules.append(_Rule(re.compile(on), lie, times))
+
+    def honest(self) -> None:
+        """Forget all lies."""
+        with self._lock:
+            self._rules.clear()
+
+    def require_token(
+        self, *, account: tuple[str, str] | None = None, expires_in: float | None = None, realm: str = ""
+    ) -> None:
+        """Want a Bearer token from `/token` here (or *realm*), given to *account* only, or to anybody."""
+        self._doors = _Doors(set(), account, expires_in, realm)
+
+    def require_account(self, name: str, password: str) -> None:
+        """Want Basic authentication."""
+        self._doors = _Doors(set(), (name, password), basic=True)
+
+    def revoke_tokens(self) -> None:
+        with self._lock:
+            if self._doors.tokens is not None:
+                self._doors.tokens.clear()
+
+    def seen(self, pattern: str) -> list[Request]:
+        """The requests so far whose `METHOD path` matches."""
+        with self._lock:
+            return [one for one in self.requests if re.search(pattern, f"{one.method} {one.path}")]
+
+    def __enter__(self) -> ScriptedRegistry:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        assert self._listener is not None
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            still_open = list(self._open)
+        for one in still_open:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self.connections += 1
+                self._open.add(connection)
+            self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection, connection.makefile("rb") as incoming:
+                while not self._over.is_set():
+                    request = _read_request(incoming.readline, incoming.read)
+                    if request is None or not self._answer(connection, request):
+                        return
+        except OSError:
+            return
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+
+    def _answer(self, connection: socket.socket, request: Request) -> bool:
+        """Send the reply; False when the connection is to be closed."""
+        reply = self._honest_reply(request)
+        with self._lock:
+            self.requests.append(request)
+            rule = next((one for one in self._rules if one.left != 0 and _fits(one, request)), None)
+            if rule is not None and rule.left is not None:
+                rule.left -= 1
+        if rule is not None:
+            reply = rule.lie(request, reply)
+        return _send(connection, request, reply, self._over)
+
+    def _honest_reply(self, request: Request) -> Reply:
+        if request.path == "/token":
+            return self._token(request)
+        if request.path in self.files:
+            if "authorization" in request.headers:
+                return Reply(400, body=b"<Error>Only one auth mechanism allowed</Error>")
+            return _ranged(request, self.files[request.path], OCTETS)
+        refused = self._refuse_stranger(request)
+        if refused is not None:
+            return refused
+        upload = _UPLOAD.fullmatch(request.path)
+        if upload:
+            return self._upload(request, upload["repository"], upload["session"])
+        named = _NAMED.fullmatch(request.path)
+        if named is None:
+            return Reply(404, body=b"no such page")
+        if named["kind"] == "blobs":
+            return self._blob(request, named["name"])
+        return self._manifest(request, named["repository"], named["name"])
+
+    def _blob(self, request: Request, digest: str) -> Reply:
+        content = self.blobs.get(digest)
+        return _missing("BLOB_UNKNOWN") if content is None else _ranged(request, content, OCTETS)
+
+    def _manifest(self, request: Request, repository: str, name: str) -> Reply:
+        if request.method == "PUT":
+            media_type = request.headers.get("content-type", "")
+            digest = self.add_manifest(repository, name, request.body, media_type)
+            return Reply(201, (("Docker-Content-Digest", digest),))
+        found = self.manifests.get(f"{repository}{'@' if ':' in name else ':'}{name}")
+        if found is None:
+            return _missing("MANIFEST_UNKNOWN")
+        content, media_type = found
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        return Reply(200, (("Content-Type", media_type), ("Docker-Content-Digest", digest)), content)
+
+    def _upload(self, request: Request, repository: str, session: str) -> Reply:
+        if request.method == "POST":
+            with self._lock:
+                self._sessions += 1
+                number = self._sessions
+            return Reply(202, (("Location", f"/v2/{repository}/blobs/uploads/{number}?_state=a%2Fb%3D"),))
+        digest = request.query.get("digest", [""])[0]
+        if "sha256:" + hashlib.sha256(request.body).hexdigest() != digest:
+            return Reply(
+                400, body=b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match"}]}'
+            )
+        self.blobs[digest] = request.body
+        return Reply(201, (("Docker-Content-Digest", digest),))
+
+    def _refuse_stranger(self, request: Request) -> Reply | None:
+        doors = self._doors
+        if doors.tokens is None:
+            return None
+        shown = request.headers.get("authorization", "")
+        if doors.basic:
+            if doors.account is not None and shown == _basic(*doors.account):
+                return None
+            return Reply(
+                401, (("WWW-Authenticate", 'Basic realm="test"'),), b'{"errors":[{"code":"UNAUTHORIZED"}]}'
+            )
+        if shown.startswith("Bearer ") and shown[7:] in doors.tokens:
+            return None
+        scope = _NAMED.fullmatch(request.path)
+        asked = f',scope="repository:{scope["repository"]}:pull"' if scope else ""
+        challenge = f'Bearer realm="{doors.realm or self.url + "/token"}",service="scripted"{asked}'
+        return Reply(401, (("WWW-Authenticate", challenge),), b'{"errors":[{"code":"UNAUTHORIZED"}]}')
+
+    def _token(self, request: Request) -> Reply:
+        doors = self._doors
+        if request.method == "POST":
+            return Reply(405, body=b"")
+        if doors.account is not None and request.headers.get("authorization") != _basic(*doors.account):
+            return Reply(401, body=b'{"details":"incorrect username or password"}')
+        with self._lock:
+            self._tokens_given += 1
+            token = f"token-{self._tokens_given}"
+            if doors.tokens is not None:
+                doors.tokens.add(token)
+        document: dict[str, object] = {"token": token}
+        if doors.expires_in is not None:
+            document["expires_in"] = doors.expires_in
+        return Reply(200, (("Content-Type", "application/json"),), json.dumps(document).encode())
+
+
+def _fits(rule: _Rule, request: Request) -> bool:
+    return rule.pattern.search(f"{request.method} {request.path}") is not None
+
+
+def _ranged(request: Request, content: bytes, media_type: str) -> Reply:
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", media_type),)
+    match = _RANGE.fullmatch(request.headers.get("range", ""))
+    if match is None:
+        return Reply(200, headers, content)
+    first = int(match[1])
+    last = min(int(match[2] or len(content) - 1), len(content) - 1)
+    if first > last:
+        return Reply(416, (("Content-Range", f"bytes */{len(content)}"),))
+    headers = (*headers, ("Content-Range", f"bytes {first}-{last}/{len(content)}"))
+    return Reply(206, headers, content[first : last + 1])
+
+
+def _missing(code: str) -> Reply:
+    document = {"errors": [{"code": code, "message": code.replace("_", " ").lower()}]}
+    return Reply(404, (("Content-Type", "application/json"),), json.dumps(document).encode())
+
+
+def _basic(name: str, password: str) -> str:
+    import base64
+
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode("ascii")
+
+
+def _read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Request | None:
+    line = readline().decode("latin-1").split()
+    if len(line) != 3:
+        return None
+    headers: dict[str, str] = {}
+    while (text := readline().decode("latin-1").strip()) != "":
+        name, _, value = text.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    return Request(line[0], line[1], headers, read(int(headers.get("content-length", 0))))
+
+
+def _send(connection: socket.socket, request: Request, reply: Reply, over: threading.Event) -> bool:
+    if reply.silent:
+        return False
+    names = {name.lower() for name, _ in reply.headers}
+    headers = list(reply.headers)
+    if reply.chunked:
+        headers.append(("Transfer-Encoding", "chunked"))
+    elif "content-length" not in names and reply.status != 204:
+        headers.append(("Content-Length", str(len(reply.body))))
+    lines = [f"HTTP/1.1 {reply.status} Scripted", *(f"{name}: {value}" for name, value in headers), "", ""]
+    connection.sendall("\r\n".join(lines).encode("latin-1"))
+    body = b"" if request.method == "HEAD" else reply.body
+    if reply.chunked:
+        body = b"".join(
+            b"%x\r\n%s\r\n" % (len(body[at : at + 999]), body[at : at + 999])
+            for at in range(0, len(body), 999)
+        )
+        body += b"0\r\n\r\n"
+    if reply.drip is not None:
+        for byte in body:
+            connection.sendall(bytes([byte]))
+            if over.wait(reply.drip):
+                return False
+        return True
+    connection.sendall(body if reply.cut is None else body[: reply.cut])
+    if reply.stall:
+        over.wait(60)
+        return False
+    if reply.reset:
+        # Wait for what was sent to be read, else the reset overtakes it.
+        over.wait(0.05)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return False
+    closes = ("connection", "close") in {(name.lower(), value) for name, value in headers}
+    return reply.cut is None and not closes
