@@ -334,6 +334,20 @@ def test_several_containers_of_one_image_run_side_by_side(run: Runner) -> None:
         assert child.returncode == 0
 
 
+def test_a_running_containers_mount_can_be_explained(run: Runner) -> None:
+    child = run.start(TRAPS, options=("--name", "nopull-explained"))
+    lower = run.root / "containers" / "nopull-explained" / "lower"
+    done = nopull("explain", "--json", "--root", str(run.root), str(lower))
+    child.terminate()
+    child.communicate(timeout=PATIENCE)
+    facts = json.loads(done.stdout)
+    assert facts["driver"] == "fuse"
+    assert [one["role"] for one in facts["pids"]] == ["server"]
+    assert facts["progress"]["touched_windows"] > 0
+    assert facts["resident_bytes"] > 0
+    assert [layer["lazy"] for layer in facts["layers"]] == [True, False]
+
+
 def test_a_name_can_be_used_once_at_a_time(run: Runner) -> None:
     child = run.start(TRAPS, options=("--name", "nopull-once"))
     refused = run("true", options=("--name", "nopull-once"))
