@@ -38,7 +38,6 @@ XATTR_CALLBACKS = ("getxattr",)
 
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _WAKE = signal.SIGUSR1
-_END_OF_WATCH = signal.SIGUSR2
 
 
 def options_for(fsname: str, *, allow_other: bool) -> str:
@@ -122,26 +121,31 @@ def serve(
     words.append(os.fsencode(mountpoint))
     place, threads = ctypes.c_void_p(), ctypes.c_int()
     library.fuse_setup.restype = ctypes.c_void_p
-    session = library.fuse_setup(
-        len(words),
-        (ctypes.c_char_p * len(words))(*words),
-        ctypes.byref(operations),
-        ctypes.c_size_t(ctypes.sizeof(operations)),
-        ctypes.byref(place),
-        ctypes.byref(threads),
-        None,
-    )
-    if not session:
-        raise MountFailed(f"mounting on {mountpoint} through FUSE: libfuse or the kernel refused")
-    session = ctypes.c_void_p(session)
+    sessions: list[ctypes.c_void_p] = []
+    stopped = threading.Event()
 
     def stop() -> None:
-        library.fuse_exit(session)
+        stopped.set()
+        for session in sessions:
+            library.fuse_exit(session)
         on_stop()
 
     with _stopping_on_signals(stop):
-        library.fuse_loop_mt(session)
-    library.fuse_teardown(session, place)
+        session = library.fuse_setup(
+            len(words),
+            (ctypes.c_char_p * len(words))(*words),
+            ctypes.byref(operations),
+            ctypes.c_size_t(ctypes.sizeof(operations)),
+            ctypes.byref(place),
+            ctypes.byref(threads),
+            None,
+        )
+        if not session:
+            raise MountFailed(f"mounting on {mountpoint} through FUSE: libfuse or the kernel refused")
+        sessions.append(ctypes.c_void_p(session))
+        if not stopped.is_set():
+            library.fuse_loop_mt(sessions[0])
+        library.fuse_teardown(sessions[0], place)
 
 
 class Callbacks:
@@ -240,32 +244,39 @@ def _answering(callback: Callable[..., int]) -> Callable[..., int]:
 
 @contextlib.contextmanager
 def _stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """While entered, SIGTERM, SIGINT and SIGHUP call *stop* and then wake the main thread out of its waiting.
+    """While entered, SIGTERM, SIGINT and SIGHUP call *stop*, and then end the main thread's waiting.
 
-    libfuse's own signal arrangement waits for the callbacks under way, and those may be waiting for the
-    network; so a thread of ours takes the signals, and *stop* can end that waiting first.
+    The main thread is inside libfuse and runs no Python; libfuse's own handlers wait for callbacks under way,
+    which may be waiting for the network, and are not heard when another thread gets the signal. So Python's
+    part that runs at once, the wake-up descriptor, tells a thread of ours.
     """
     ended = threading.Event()
     main = threading.get_ident()
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writing, False)
 
     def watch() -> None:
-        if signal.sigwait({*_STOPPING, _END_OF_WATCH}) == _END_OF_WATCH:
-            return
+        while not _STOPPING.intersection(os.read(reading, 64)):
+            if ended.is_set():
+                return
         stop()
         # Again and again: a signal that comes just before libfuse begins to wait is lost.
         while not ended.wait(0.1):
             signal.pthread_kill(main, _WAKE)
 
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPPING, _END_OF_WATCH})
-    before = signal.signal(_WAKE, lambda *_: None)
+    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPPING, _WAKE)}
+    descriptor_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, name="nopull-signals", daemon=True)
     watcher.start()
     try:
         yield
     finally:
         ended.set()
-        if watcher.ident is not None and watcher.is_alive():
-            signal.pthread_kill(watcher.ident, _END_OF_WATCH)
+        with contextlib.suppress(BlockingIOError):
+            os.write(writing, b"\0")
         watcher.join()
-        signal.signal(_WAKE, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.set_wakeup_fd(descriptor_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)

@@ -67,7 +67,7 @@ def prepare(path: Path) -> Path:
     """
     mountpoint = real_path(path)
     for _ in range(_STACKED):
-        if not _is_dead(mountpoint):
+        if not is_dead(mountpoint):
             break
         entry = mount_at(mountpoint)
         if entry is None or entry.fstype != FUSE_TYPE:
@@ -94,6 +94,16 @@ def prepare(path: Path) -> Path:
     if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):
         raise MountpointInvalid(f"cannot mount on {path}: without root it must be a directory you can write")
     return mountpoint
+
+
+def is_dead(mountpoint: Path) -> bool:
+    """Whether nobody serves what is mounted on *mountpoint*."""
+    # Not stat: the kernel has the attributes of our mounts for good, also when nobody serves them any more.
+    try:
+        os.statvfs(mountpoint)
+    except OSError as error:
+        return error.errno in _DEAD
+    return False
 
 
 def detach(mountpoint: Path, *, lazy: bool) -> None:
@@ -139,14 +149,6 @@ def _busy(mountpoint: Path) -> MountBusy:
     return MountBusy(
         f"unmounting {mountpoint}: it is in use (open files, or a shell inside); close them, or use --lazy"
     )
-
-
-def _is_dead(mountpoint: Path) -> bool:
-    try:
-        mountpoint.stat()
-    except OSError as error:
-        return error.errno in _DEAD
-    return False
 
 
 def _unescape(word: bytes) -> str:

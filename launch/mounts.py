@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.mountpoint import FUSE_TYPE, MountEntry, mount_table, real_path
+from launch.mountpoint import FUSE_TYPE, MountEntry, is_dead, mount_table, real_path
 from launch.root import state_directory
 from launch.whole_file import read_json_object, write_whole
 
@@ -154,7 +154,8 @@ def state_of(record: MountRecord, table: list[MountEntry] | None = None) -> Stat
     )
     if server_lives(record):
         return State.MOUNTED if mounted else State.DETACHED
-    return State.DEAD if mounted else State.GONE
+    # Device numbers are used again: a living mount there is a later one, which is not this record's.
+    return State.DEAD if mounted and is_dead(record.mountpoint) else State.GONE
 
 
 def server_lives(record: MountRecord) -> bool:

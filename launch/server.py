@@ -79,11 +79,9 @@ def _understood(words: bytes, pid: int, log_path: Path) -> MountRecord:
         return mounts.from_json(said["record"])
     _, status = os.waitpid(pid, 0)
     if "error" in said:
-        if not said["known"]:
-            raise ServerFailed(f"{rebuild(said['error'])}; see {log_path}")
         error = rebuild(said["error"])
-        if isinstance(error, MountFailed):
-            error.args = (f"{error}: {_tail(log_path)}",)
+        if isinstance(error, MountFailed | ServerFailed):
+            error.args = (f"{error}; the end of {log_path}: {_tail(log_path)}",)
         _drop_if_empty(log_path)
         raise error
     code = os.waitstatus_to_exitcode(status)
@@ -110,33 +108,26 @@ def _serve_here(
 
 def _be_server(request: MountRequest, mount_id: str, log_path: Path, writing: int) -> NoReturn:
     """The rest of the child's life. Never returns: what the parent has on its stack is not ours to unwind."""
+    said: list[str] = []
+
+    def say(word: str, content: Any) -> None:
+        said.append(word)
+        with open(writing, "wb") as pipe:
+            pipe.write(json.dumps({word: content}).encode())
+
     code = 1
     try:
         _settle(log_path, writing)
-
-        def say(word: dict[str, Any]) -> None:
-            with open(writing, "wb") as pipe:
-                pipe.write(json.dumps(word).encode())
-
-        said = []
-
-        def report(record: MountRecord) -> None:
-            said.append(record)
-            say({"record": record.to_json()})
-
-        try:
-            run_session(request, mount_id, log_path, report)
-            code = 0
-        except BaseException as error:
+        run_session(request, mount_id, log_path, lambda record: say("record", record.to_json()))
+        _drop_if_empty(log_path)
+        code = 0
+    # The outermost boundary of this process: the parent is told, or the log.
+    except BaseException as error:  # noqa: BLE001
+        with suppress(BaseException):
             if said or not is_known(error):
                 traceback.print_exc()
             if not said:
-                say({"error": describe(error), "known": is_known(error)})
-            raise
-        _drop_if_empty(log_path)
-    # The parent knows, or the log does.
-    except BaseException:  # noqa: BLE001
-        code = 1
+                say("error", describe(error))
     finally:
         with suppress(BaseException):
             sys.stderr.flush()
@@ -162,10 +153,9 @@ def _settle(log_path: Path, writing: int) -> None:
         open(descriptor, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
         for descriptor in (1, 2)
     )
-    level = logging.getLogger().getEffectiveLevel()
-    logging.basicConfig(
-        force=True, stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    # Dropped, not closed: what they write to has been closed above.
+    logging.getLogger().handlers.clear()
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _drop_if_empty(log_path: Path) -> None:

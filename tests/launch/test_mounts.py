@@ -68,6 +68,7 @@ def test_a_broken_record_is_none(tmp_path: Path, broken: bytes) -> None:
 
 
 def test_state_is_asked_of_the_kernel(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
     alive = record(tmp_path, tmp_path / "m")
     there = mountpoint.MountEntry(tmp_path / "m", "0:9999", mountpoint.FUSE_TYPE, "nopull:x")
     assert mounts.state_of(alive, [there]) is State.MOUNTED
@@ -76,10 +77,11 @@ def test_state_is_asked_of_the_kernel(tmp_path: Path) -> None:
     ended = record(tmp_path, tmp_path / "m", pid=child.pid)
     assert mounts.await_end(child.pid, 30)
     # Not reaped yet: a zombie answers nobody either.
-    assert mounts.state_of(ended, [there]) is State.DEAD
-    child.wait()
-    assert mounts.state_of(ended, [there]) is State.DEAD
     assert mounts.state_of(ended, []) is State.GONE
+    child.wait()
+    assert mounts.state_of(ended, []) is State.GONE
+    # A later mount with the same numbers, which answers.
+    assert mounts.state_of(ended, [there]) is State.GONE
 
 
 def test_another_process_with_the_same_number_is_not_the_server(tmp_path: Path) -> None:

@@ -1,0 +1,476 @@
+"""Real mounts through FUSE: the same tree and bytes as the source, and nothing left however they end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import random
+import signal
+import socket as sockets
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuse_fs.errors import MountpointInvalid
+from launch import mounts
+from launch.control import ask
+from launch.errors import ImageNotConverted, MountBusy, NotMounted
+from launch.mountpoint import FUSE_TYPE, detach, mount_table
+from launch.mounts import MountRecord, State
+from launch.server import MountRequest, start_mount
+from launch.umount import clean, unmount
+from rafs.bootstrap_writer import write_bootstrap
+from registry_client.errors import NotFound, Unreachable
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
+from tests.launch.published import publish
+from tests.support.debian_registry import DebianRegistry
+from tests.support.fixtures import fixture
+from tests.support.images import Image, image_of
+from tests.support.trees import (
+    Entry,
+    block_device,
+    char_device,
+    directory,
+    expected,
+    fifo,
+    file,
+    hardlink,
+    socket,
+    symlink,
+    tree,
+)
+
+pytestmark = pytest.mark.system
+
+CHECKOUT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
+BIG = random.Random(1).randbytes(6_000_000)
+
+EVERYTHING = tree(
+    file(b"big", BIG, mtime=1_600_000_000, mtime_ns=123_456_789),
+    file(b"empty", mode=0),
+    file(b"set-uid", b"#!/bin/sh\n", mode=0o6755, uid=1000, gid=70_000),
+    file(b"\xff\xfe\x01 not UTF-8", b"bytes", xattrs={b"user.a": b"1", b"trusted.\xff": b"\0" * 300}),
+    file(b"before 1970", b"x", mtime=-5, mtime_ns=250_000_000),
+    hardlink(b"second name", b"/big"),
+    symlink(b"link", b"\xfe/../somewhere"),
+    fifo(b"fifo"),
+    socket(b"socket"),
+    char_device(b"null", 1, 3, mode=0o666),
+    block_device(b"block", 300, 70_000),
+    directory(
+        b"directory",
+        *(file(b"f%04d" % number, b"%d" % number) for number in range(700)),
+        directory(b"deep", file(b"er", b"end", uid=(1 << 32) - 3)),
+        mode=0o1777,
+        uid=5,
+        mtime=77,
+    ),
+    mode=0o750,
+    mtime=99,
+)
+
+
+@dataclass
+class Place:
+    """Where a test mounts, with a state root of its own; everything is taken away at the end."""
+
+    base: Path
+
+    def __post_init__(self) -> None:
+        self.root = self.base / "root"
+        self.mountpoint = self.base / "mountpoint"
+        self.mountpoint.mkdir()
+
+    def publish(self, source: Entry | Image) -> str:
+        made = source if isinstance(source, Image) else image_of(source)
+        return publish(made, f"oci:{self.base / 'layout'}:v1", self.base).reference
+
+    def request(self, reference: str, *, timeout: float = 60, **changes: object) -> MountRequest:
+        settings = {"background": False, **changes}
+        return MountRequest(
+            parse_reference(reference),
+            self.mountpoint,
+            RegistryOptions(timeout=timeout),
+            self.root,
+            **settings,  # type: ignore[arg-type]
+        )
+
+    def mount(self, reference: str, **changes: object) -> MountRecord:
+        return start_mount(self.request(reference, **changes))  # type: ignore[arg-type]
+
+    def clear(self) -> None:
+        for entry in reversed(mount_table()):
+            if entry.fstype == FUSE_TYPE and entry.mountpoint.is_relative_to(self.base):
+                detach(entry.mountpoint, lazy=True)
+        for record in mounts.records(self.root):
+            if mounts.server_lives(record):
+                os.kill(record.server, signal.SIGKILL)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+@pytest.fixture(scope="module")
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """EVERYTHING, mounted once for all tests that only look."""
+    made = Place(tmp_path_factory.mktemp("everything"))
+    try:
+        made.mount(made.publish(EVERYTHING))
+        yield made.mountpoint
+    finally:
+        made.clear()
+
+
+def below(mountpoint: Path, path: bytes) -> bytes:
+    return os.fsencode(mountpoint) + path.rstrip(b"/")
+
+
+def test_the_mounted_tree_is_the_source_attribute_by_attribute(mounted: Path) -> None:
+    wanted = expected(EVERYTHING)
+    numbers = {}
+    for path, entry in wanted.items():
+        name = below(mounted, path)
+        found = os.lstat(name)
+        seconds, nanoseconds = divmod(found.st_mtime_ns, 10**9)
+        assert (found.st_mode, found.st_uid, found.st_gid) == (entry.mode, entry.uid, entry.gid), path
+        assert (seconds, nanoseconds, found.st_nlink) == (entry.mtime, entry.mtime_ns, entry.nlink), path
+        assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == entry.rdev, path
+        numbers[path] = found.st_ino
+        names = os.listxattr(name, follow_symlinks=False)
+        values = {os.fsencode(key): os.getxattr(name, key, follow_symlinks=False) for key in names}
+        assert values == entry.xattrs
+        if stat.S_ISLNK(found.st_mode):
+            assert os.fsencode(Path(os.fsdecode(name)).readlink()) == entry.target
+        elif stat.S_ISREG(found.st_mode):
+            assert found.st_size == len(entry.content)
+            assert found.st_blocks == -(-len(entry.content) // 4096) * 8
+            assert Path(os.fsdecode(name)).read_bytes() == entry.content
+    assert {path for path in wanted if numbers[path] != numbers[wanted[path].inode_of]} == set()
+    assert len(set(numbers.values())) == len({entry.inode_of for entry in wanted.values()})
+
+
+def test_listings_have_every_name_with_type_and_number(mounted: Path) -> None:
+    wanted = expected(EVERYTHING)
+    listed = set()
+    for folder in (path for path, entry in wanted.items() if stat.S_ISDIR(entry.mode)):
+        with os.scandir(below(mounted, folder)) as entries:
+            for entry in entries:
+                path = folder.rstrip(b"/") + b"/" + entry.name
+                listed.add(path)
+                assert entry.inode() == entry.stat(follow_symlinks=False).st_ino
+                assert entry.is_dir(follow_symlinks=False) == stat.S_ISDIR(wanted[path].mode)
+                assert entry.is_symlink() == stat.S_ISLNK(wanted[path].mode)
+    assert listed == set(wanted) - {b"/"}
+
+
+def test_the_mount_is_read_only_and_keeps_set_uid(mounted: Path) -> None:
+    with pytest.raises(OSError, match="Read-only") as refused:
+        (mounted / "new").write_bytes(b"")
+    assert refused.value.errno == errno.EROFS
+    flags = os.statvfs(mounted).f_flag
+    assert flags & os.ST_RDONLY and not flags & os.ST_NOSUID and not flags & os.ST_NODEV
+    assert os.statvfs(mounted).f_files == len({entry.inode_of for entry in expected(EVERYTHING).values()}) + 1
+
+
+@given(data=st.data())
+def test_random_reads_and_mappings_equal_the_source(mounted: Path, data: st.DataObject) -> None:
+    one = st.tuples(st.integers(0, len(BIG) + 5000), st.integers(1, 400_000))
+    ranges = st.lists(one, min_size=1, max_size=8)
+    with (mounted / "big").open("rb") as opened:
+        # Page cache dropped: each example asks the server again.
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            for offset, size in data.draw(ranges):
+                assert os.pread(opened.fileno(), size, offset) == BIG[offset : offset + size]
+                assert mapped[offset : offset + size] == BIG[offset : offset + size]
+
+
+def test_a_large_directory_is_listed_whole(place: Place) -> None:
+    names = {b"name %06d" % number for number in range(50_000)}
+    place.mount(place.publish(tree(directory(b"many", *map(file, sorted(names))))))
+    assert {os.fsencode(path.name) for path in (place.mountpoint / "many").iterdir()} == names
+    assert os.lstat(below(place.mountpoint, b"/many/name 049999")).st_size == 0
+
+
+def test_files_beyond_four_gib_are_read_at_any_place(place: Place) -> None:
+    made = image_of(tree(file(b"x", b"A" * 65536 + b"B" * (65536 - 7))))
+    # The same two chunks again and again: a long file from a small blob.
+    long = made.root.children[b"x"]
+    count = (5 << 30) // 65536
+    first, second = long.chunks[:2]
+    long.chunks = [first] * (count - 1) + [second]
+    long.size = count * 65536 - 7
+    bootstrap = write_bootstrap(made.root, made.blobs, chunk_size=65536)
+    place.mount(place.publish(replace(made, bootstrap=bootstrap)))
+    name = place.mountpoint / "x"
+    assert name.stat().st_size == (5 << 30) - 7
+    with name.open("rb") as opened:
+        assert os.pread(opened.fileno(), 10, (4 << 30) + 12345) == b"A" * 10
+        assert os.pread(opened.fileno(), 100, (5 << 30) - 17) == b"B" * 10
+
+
+def test_an_image_of_nydus_tools_shows_its_files(place: Place) -> None:
+    folder = fixture("nydus") / "v6-2.2"
+    place.mount(f"rafs:{folder / 'rafs-v6-2.2.boot'}")
+    derived = (folder / "be7d77ee.blob.data.derived").read_bytes()
+    found = [path for path in place.mountpoint.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert found
+    for path in found:
+        content = path.read_bytes()
+        assert len(content) == path.stat().st_size and content[:4096] in derived
+
+
+def test_a_record_tells_where_and_what_the_mount_is(place: Place) -> None:
+    record = place.mount(place.publish(tree(file(b"f", b"x"))))
+    assert record.mountpoint == place.mountpoint.resolve()
+    assert record.config is not None and json.loads(record.config.read_bytes())["os"] == "linux"
+    entry = next(entry for entry in mount_table() if entry.mountpoint == record.mountpoint)
+    assert entry.device == record.device and entry.source == f"nopull:{record.pinned}"
+    assert mounts.find(place.root, place.mountpoint) == record
+    assert mounts.state_of(record) is State.MOUNTED
+    status = ask(record.control)
+    assert status["pids"] == {"server": record.server}
+    assert status["progress"]["windows_total"] == 1
+    (place.mountpoint / "f").read_bytes()
+    assert ask(record.control)["progress"]["complete"]
+
+
+def test_unmounting_ends_the_server_and_leaves_nothing(place: Place) -> None:
+    record = place.mount(place.publish(tree(file(b"f", b"x"))))
+    assert unmount(place.mountpoint, place.root)
+    assert not mounts.server_lives(record)
+    assert list(place.mountpoint.iterdir()) == []
+    assert mounts.records(place.root) == []
+    assert list((place.root / "run").iterdir()) == list((place.root / "log").iterdir()) == []
+    with pytest.raises(NotMounted):
+        unmount(place.mountpoint, place.root)
+
+
+def test_unmounting_by_other_means_ends_the_server_too(place: Place) -> None:
+    record = place.mount(place.publish(tree(file(b"f", b"x"))))
+    subprocess.run(["umount", place.mountpoint], check=True)
+    assert mounts.await_end(record.server, 15)
+    assert mounts.records(place.root) == []
+
+
+def test_a_mount_in_use_is_busy_and_lazily_unmounted(place: Place) -> None:
+    record = place.mount(place.publish(tree(file(b"f", BIG))))
+    with (place.mountpoint / "f").open("rb") as opened:
+        with pytest.raises(MountBusy, match="--lazy"):
+            unmount(place.mountpoint, place.root)
+        assert mounts.state_of(record) is State.MOUNTED
+        assert not unmount(place.mountpoint, place.root, lazy=True)
+        assert mounts.state_of(record) is State.DETACHED
+        assert opened.read() == BIG
+        # The place is free again at once.
+        again = place.mount(f"oci:{place.base / 'layout'}:v1")
+        assert mounts.find(place.root, place.mountpoint) == again
+    assert mounts.await_end(record.server, 15)
+    assert [known.id for known in mounts.records(place.root)] == [again.id]
+
+
+def test_unmounting_while_reading_gives_right_bytes_or_an_error(place: Place) -> None:
+    place.mount(place.publish(tree(file(b"f", BIG))))
+    outcomes: list[object] = []
+
+    def read() -> None:
+        try:
+            while (right := (place.mountpoint / "f").read_bytes() == BIG):
+                outcomes.append(right)
+        except OSError as error:
+            outcomes.append(error.errno)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while not outcomes:
+        time.sleep(0.001)
+    unmount(place.mountpoint, place.root, lazy=True)
+    reader.join()
+    assert outcomes[-1] in (errno.ENOENT, errno.ENOTCONN)
+
+
+def test_a_killed_server_means_not_connected_and_mounting_again_repairs(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"right")))
+    dead = place.mount(reference)
+    os.kill(dead.server, signal.SIGKILL)
+    assert mounts.await_end(dead.server, 15)
+    with pytest.raises(OSError, match="not connected") as refused:
+        (place.mountpoint / "f").read_bytes()
+    assert refused.value.errno == errno.ENOTCONN
+    assert mounts.state_of(dead) is State.DEAD
+    again = place.mount(reference)
+    assert (place.mountpoint / "f").read_bytes() == b"right"
+    assert mounts.find(place.root, place.mountpoint) == again
+    states = {record.id: state for record, state in clean(place.root)}
+    assert states == {dead.id: State.GONE, again.id: State.MOUNTED}
+
+
+def test_a_dead_mount_is_unmounted_and_cleaned(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"right")))
+    for remove in (lambda: unmount(place.mountpoint, place.root), lambda: clean(place.root)):
+        dead = place.mount(reference)
+        os.kill(dead.server, signal.SIGKILL)
+        assert mounts.await_end(dead.server, 15)
+        remove()
+        assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []
+
+
+def test_places_that_are_taken_or_unfit_are_refused(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"x")))
+    place.mount(reference)
+    with pytest.raises(MountBusy, match="nopull:oci:"):
+        place.mount(reference)
+    assert (place.mountpoint / "f").read_bytes() == b"x"
+    unmount(place.mountpoint, place.root)
+    (place.mountpoint / "thing").write_bytes(b"")
+    with pytest.raises(MountpointInvalid, match="not empty"):
+        place.mount(reference)
+    (place.mountpoint / "thing").unlink()
+    place.mountpoint.rmdir()
+    with pytest.raises(MountpointInvalid, match="no such directory"):
+        place.mount(reference)
+    assert mounts.records(place.root) == [] and list((place.root / "log").iterdir()) == []
+
+
+def test_errors_of_the_image_arrive_as_what_they_are(place: Place) -> None:
+    publish(image_of(tree(file(b"f"))), f"oci:{place.base / 'plain'}:v1", place.base, annotated=False)
+    with pytest.raises(ImageNotConverted):
+        place.mount(f"oci:{place.base / 'plain'}:v1")
+    with pytest.raises(NotFound):
+        place.mount(f"oci:{place.base / 'gone'}:v1")
+    with pytest.raises(Unreachable):
+        place.mount("docker://127.0.0.1:9/none:1", timeout=1)
+    assert list(place.mountpoint.iterdir()) == []
+
+
+def test_wrong_bytes_of_a_blob_are_an_error_with_a_line_in_the_log(place: Place) -> None:
+    made = image_of(tree(file(b"f", BIG), file(b"g", b"good", blob=1)))
+    first = made.blobs[0].id
+    reference = place.publish(made)
+    blob = place.base / "layout" / "blobs" / "sha256" / first
+    raw = bytearray(blob.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    blob.chmod(0o600)
+    blob.write_bytes(raw)
+    record = place.mount(reference)
+    with pytest.raises(OSError, match="Input/output") as refused:
+        (place.mountpoint / "f").read_bytes()
+    assert refused.value.errno == errno.EIO
+    assert (place.mountpoint / "g").read_bytes() == b"good"
+    assert any("read /f" in line and first in line for line in record.log.read_text().splitlines())
+
+
+def test_foreground_serves_until_a_signal_and_leaves_nothing(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"x")))
+    command = [*COMMAND, "mount", reference, str(place.mountpoint), "--root", str(place.root), "--foreground"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                assert server.stdout is not None
+                assert server.stdout.readline().endswith(f"(fuse, pid {server.pid})\n")
+                opened = os.open(place.mountpoint / "f", os.O_RDONLY)
+                assert os.read(opened, 9) == b"x"
+                server.send_signal(number)
+                assert server.wait(15) == 0
+                with pytest.raises(OSError, match="not connected"):
+                    os.close(opened)
+            finally:
+                server.kill()
+        assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []
+
+
+def nopull(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words, "--root", str(place.root)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_commands_say_what_they_did(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"x")))
+    done = nopull(place, "mount", reference, str(place.mountpoint))
+    assert done.returncode == 0, done.stderr
+    record = mounts.find(place.root, place.mountpoint)
+    assert record is not None
+    where = f"on {place.mountpoint} (fuse, pid {record.server})"
+    assert done.stdout == f"mounted {reference}@{record.digest} {where}\n"
+    listed = json.loads(nopull(place, "ps", "--json").stdout)
+    assert [(row["mountpoint"], row["state"]) for row in listed] == [(str(place.mountpoint), "mounted")]
+    assert str(place.mountpoint) in nopull(place, "ps").stdout
+    again = nopull(place, "mount", reference, str(place.mountpoint))
+    assert (again.returncode, again.stdout) == (7, "") and "unmount it first" in again.stderr
+    done = nopull(place, "umount", str(place.mountpoint))
+    assert (done.returncode, done.stdout) == (0, f"unmounted {place.mountpoint}\n"), done.stderr
+    assert nopull(place, "umount", str(place.mountpoint)).returncode == 5
+    assert json.loads(nopull(place, "ps", "--json").stdout) == []
+
+
+def test_from_a_registry_and_then_without_it(place: Place) -> None:
+    content = BIG[:3_000_000]
+    with DebianRegistry() as registry:
+        name = f"docker://{registry.host}/app:1"
+        published = publish(image_of(tree(file(b"f", content), file(b"g", b"g", blob=1))), name, place.base)
+        record = place.mount(name)
+        assert record.digest == published.manifest.digest
+        assert (place.mountpoint / "f").read_bytes() == content
+        unmount(place.mountpoint, place.root)
+        registry.stop()
+
+        known = place.mount(name, timeout=2)
+        assert any("last known" in warning for warning in known.warnings)
+        assert (place.mountpoint / "f").read_bytes() == content
+        unmount(place.mountpoint, place.root)
+        place.mount(f"{name.rpartition(':')[0]}@{record.digest}", timeout=2)
+        assert (place.mountpoint / "f").read_bytes() == content
+        unmount(place.mountpoint, place.root)
+        with pytest.raises(Unreachable):
+            place.mount(f"{name}-other", timeout=1)
+
+
+def test_two_mounts_share_what_was_fetched(place: Place) -> None:
+    with DebianRegistry() as registry:
+        name = f"docker://{registry.host}/app:1"
+        publish(image_of(tree(file(b"f", BIG))), name, place.base)
+        place.mount(name)
+        (place.mountpoint / "f").read_bytes()
+        second = place.base / "second"
+        second.mkdir()
+        before = len(registry.accesses())
+        reference = parse_reference(name)
+        start_mount(MountRequest(reference, second, RegistryOptions(), place.root, background=False))
+        assert (second / "f").read_bytes() == BIG
+        asked = [access for access in registry.accesses()[before:] if "/blobs/" in access.path]
+        assert asked == []
+
+
+def test_a_mount_that_is_interrupted_while_it_starts_leaves_no_server(place: Place) -> None:
+    # A registry that accepts and never answers.
+    with sockets.create_server(("127.0.0.1", 0)) as silent:
+        reference = f"docker://127.0.0.1:{silent.getsockname()[1]}/app:1"
+        command = [*COMMAND, "mount", reference, str(place.mountpoint), "--root", str(place.root)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as starting:
+            connection, _ = silent.accept()
+            children = Path(f"/proc/{starting.pid}/task/{starting.pid}/children").read_text().split()
+            starting.send_signal(signal.SIGTERM)
+            assert starting.wait(15) == 143
+            connection.close()
+        assert children and all(mounts.await_end(int(child), 15) for child in children)
+    assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []
