@@ -28,6 +28,7 @@ from rafs.tree import Node, chunk_ref, split_ref
 from rafs.unit_cutter import UnitCutter, chunk_digest
 
 _TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memory as an array
+_REPORT_EVERY: Final = 1 << 20  # bytes; small files are packed faster than they are reported
 _NOWHERE: Final = (1 << 64) - 1  # a chunk that is partly zeros a sparse file does not store
 
 
@@ -78,10 +79,15 @@ class ImagePacker:
         """
         run = _BlobRun(self._options, self._pool, self._in_flight, ScratchFile(self._directory))
         try:
+            unreported = 0
             for entry in files:
                 assert entry.node is not None
                 entry.node.chunks = self._store(entry, spool, run)
-                proceed(entry.node.size)
+                unreported += entry.node.size
+                if unreported >= _REPORT_EVERY:
+                    proceed(unreported)
+                    unreported = 0
+            proceed(unreported)
             if not run.count:
                 run.content.close()
                 return None
