@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -85,7 +84,7 @@ def keep(root: Path, documents: Documents) -> Path:
         "layer": manifest.layers[-1].digest,
         "sums": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
-    draft = images / f"{_DRAFT}{os.getpid()}-{secrets.token_hex(4)}"
+    draft = images / f"{_DRAFT}{os.getpid()}-{os.urandom(4).hex()}"
     draft.mkdir(mode=0o700)
     try:
         for name, content in [*contents.items(), (NOTES, json.dumps(notes).encode())]:
@@ -163,7 +162,7 @@ def _read(directory: Path, digest: Digest) -> KeptDocuments:
 
 def _drop(directory: Path) -> None:
     """Out of the way first, so that a half-deleted directory never has an image's name."""
-    grave = directory.with_name(f"{_DRAFT}{os.getpid()}-{secrets.token_hex(4)}")
+    grave = directory.with_name(f"{_DRAFT}{os.getpid()}-{os.urandom(4).hex()}")
     with suppress(OSError):
         directory.rename(grave)
     shutil.rmtree(grave, ignore_errors=True)

@@ -132,8 +132,10 @@ def ps(as_json: bool, root: Path) -> None:
 
     Mounts whose server is gone are shown once, and cleaned away.
     """
+    from launch.containers import remove_stale
     from launch.umount import clean
 
+    remove_stale(root)
     rows = [_row(record, state) for record, state in clean(root)]
     if as_json:
         click.echo(json.dumps(rows))

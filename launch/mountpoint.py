@@ -17,7 +17,7 @@ from fuse_fs.errors import MountpointInvalid
 from launch.errors import MountBusy, MountImpossible, NotMounted
 
 FUSE_TYPE = "fuse.nopull"  # what `fuse_fs.mount` calls its mounts in the table
-MOUNT_TABLE = Path("/proc/self/mountinfo")
+MOUNT_TABLE = "/proc/{}/mountinfo"
 
 _UMOUNT_NOFOLLOW, _MNT_DETACH = 8, 2
 _DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
@@ -34,10 +34,19 @@ class MountEntry:
     source: str
 
 
-def mount_table() -> list[MountEntry]:
-    """All mounts of this mount namespace, in the order in which they were made."""
+def mount_table(pid: int | None = None) -> list[MountEntry]:
+    """All mounts that process *pid* (default: this one) sees, in the order in which they were made.
+
+    None at all if the process is gone, or is not ours to look at.
+    """
     found = []
-    for line in MOUNT_TABLE.read_bytes().splitlines():
+    try:
+        table = Path(MOUNT_TABLE.format(pid or "self")).read_bytes()
+    except OSError:
+        if pid is None:
+            raise
+        return []
+    for line in table.splitlines():
         fields, _, rest = line.partition(b" - ")
         place = fields.split(b" ")
         fstype, source = (_unescape(word) for word in rest.split(b" ")[:2])

@@ -139,23 +139,26 @@ def records(root: Path) -> list[MountRecord]:
 
 def find(root: Path, mountpoint: Path) -> MountRecord | None:
     """The record of what is, or last was, mounted on *mountpoint*; one in the mount table comes first."""
-    place, table = real_path(mountpoint), mount_table()
+    place = real_path(mountpoint)
     there = [record for record in records(root) if record.mountpoint == place]
-    there.sort(key=lambda record: (state_of(record, table) in (State.MOUNTED, State.DEAD), record.started))
+    there.sort(key=lambda record: (state_of(record) in (State.MOUNTED, State.DEAD), record.started))
     return there[-1] if there else None
 
 
-def state_of(record: MountRecord, table: list[MountEntry] | None = None) -> State:
+def state_of(record: MountRecord) -> State:
     """What *record* is worth now."""
-    entries = mount_table() if table is None else table
-    mounted = any(
-        (entry.mountpoint, entry.device, entry.fstype) == (record.mountpoint, record.device, FUSE_TYPE)
-        for entry in entries
-    )
     if server_lives(record):
-        return State.MOUNTED if mounted else State.DETACHED
+        # Its own view: the mounts of a running container are in a mount namespace that we may not be in.
+        return State.MOUNTED if _is_mounted(record, mount_table(record.server)) else State.DETACHED
     # Device numbers are used again: a living mount there is a later one, which is not this record's.
-    return State.DEAD if mounted and is_dead(record.mountpoint) else State.GONE
+    if _is_mounted(record, mount_table()) and is_dead(record.mountpoint):
+        return State.DEAD
+    return State.GONE
+
+
+def _is_mounted(record: MountRecord, table: list[MountEntry]) -> bool:
+    wanted = (record.mountpoint, record.device, FUSE_TYPE)
+    return any((entry.mountpoint, entry.device, entry.fstype) == wanted for entry in table)
 
 
 def server_lives(record: MountRecord) -> bool:

@@ -28,6 +28,7 @@ from launch.session import MountRequest, new_id, run_session
 
 __all__ = ["MountRequest", "start_mount"]
 
+_PR_SET_PDEATHSIG = 1
 LOG_TAIL = 300  # characters of a server's log in an error message
 
 
@@ -36,10 +37,12 @@ def start_mount(
     *,
     foreground: bool = False,
     on_ready: Callable[[MountRecord], None] = lambda _: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> MountRecord:
     """Mount what *request* says; return when the mount answers, with its record.
 
-    The server is a child of the calling process, in a session of its own. With *foreground* the calling
+    The server is a child of the calling process, in a session of its own; *meanwhile* is called here while it
+    starts. With *foreground* the calling
     process serves itself, in its main thread: *on_ready* is called when the mount answers, and the return is
     after the end of the mount.
 
@@ -54,11 +57,13 @@ def start_mount(
     reading, writing = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _be_server(request, mount_id, log_path, writing)
+        _be_server(request, mount_id, log_path, writing, parent)
     os.close(writing)
     try:
+        meanwhile()
         with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor has no path
             words = pipe.read()
     except BaseException:
@@ -106,7 +111,9 @@ def _serve_here(
     return ready[0]
 
 
-def _be_server(request: MountRequest, mount_id: str, log_path: Path, writing: int) -> NoReturn:
+def _be_server(
+    request: MountRequest, mount_id: str, log_path: Path, writing: int, parent: int
+) -> NoReturn:
     """The rest of the child's life. Never returns: what the parent has on its stack is not ours to unwind."""
     said: list[str] = []
 
@@ -118,6 +125,8 @@ def _be_server(request: MountRequest, mount_id: str, log_path: Path, writing: in
     code = 1
     try:
         _settle(log_path, writing)
+        if request.bound:
+            _bind_to(parent)
         run_session(request, mount_id, log_path, lambda record: say("record", record.to_json()))
         _drop_if_empty(log_path)
         code = 0
@@ -156,6 +165,15 @@ def _settle(log_path: Path, writing: int) -> None:
     # Dropped, not closed: what they write to has been closed above.
     logging.getLogger().handlers.clear()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _bind_to(parent: int) -> None:
+    """Have SIGTERM sent to us when *parent* ends; end now if it has already."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != parent:
+        raise ServerFailed(f"process {parent} ended while its mount server started")
 
 
 def _drop_if_empty(log_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -50,11 +49,12 @@ class MountRequest:
     background: bool = True  # fetch the rest of the image while it is mounted
     blob_dir: Path | None = None  # `rafs:` only: where the blobs lie, None: beside the bootstrap
     allow_other: bool | None = None  # None: wherever it is allowed
+    bound: bool = False  # the server goes when the process that started it does, however that ends
 
 
 def new_id() -> str:
     """A name for a mount, unique among those of one root."""
-    return secrets.token_hex(4)
+    return os.urandom(4).hex()
 
 
 def run_session(

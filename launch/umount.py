@@ -5,10 +5,11 @@ Works on any mount of ours, also one whose record or server is gone. Undoes `ser
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from launch import mounts
-from launch.errors import NotMounted, ServerFailed
+from launch.errors import MountImpossible, NotMounted, ServerFailed
 from launch.mountpoint import FUSE_TYPE, detach, mount_at, real_path
 from launch.mounts import State
 
@@ -60,7 +61,9 @@ def clean(root: Path) -> list[tuple[mounts.MountRecord, State]]:
     found = [(record, mounts.state_of(record)) for record in mounts.records(root)]
     for record, state in found:
         if state is State.DEAD:
-            detach(record.mountpoint, lazy=True)
+            # Gone meanwhile, or somebody else's to unmount: the record is of no use either way.
+            with suppress(NotMounted, MountImpossible):
+                detach(record.mountpoint, lazy=True)
         if state in (State.DEAD, State.GONE):
             mounts.forget(root, record)
     return found

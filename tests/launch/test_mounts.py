@@ -67,21 +67,26 @@ def test_a_broken_record_is_none(tmp_path: Path, broken: bytes) -> None:
     assert len(mounts.records(tmp_path)) == 1
 
 
-def test_state_is_asked_of_the_kernel(tmp_path: Path) -> None:
+def test_state_is_asked_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m").mkdir()
     alive = record(tmp_path, tmp_path / "m")
-    there = mountpoint.MountEntry(tmp_path / "m", "0:9999", mountpoint.FUSE_TYPE, "nopull:x")
-    assert mounts.state_of(alive, [there]) is State.MOUNTED
-    assert mounts.state_of(alive, []) is State.DETACHED
+    monkeypatch.setattr(mountpoint, "MOUNT_TABLE", str(tmp_path / "{}.table"))
+    line = f"37 35 0:9999 / {tmp_path / 'm'} ro - fuse.nopull nopull:x ro\n"
+    (tmp_path / f"{os.getpid()}.table").write_text(line)
+    assert mounts.state_of(alive) is State.MOUNTED
+    (tmp_path / f"{os.getpid()}.table").write_text("")
+    assert mounts.state_of(alive) is State.DETACHED
+    (tmp_path / "self.table").write_text("")
     child = subprocess.Popen([sys.executable, "-c", ""])
     ended = record(tmp_path, tmp_path / "m", pid=child.pid)
     assert mounts.await_end(child.pid, 30)
     # Not reaped yet: a zombie answers nobody either.
-    assert mounts.state_of(ended, []) is State.GONE
+    assert mounts.state_of(ended) is State.GONE
     child.wait()
-    assert mounts.state_of(ended, []) is State.GONE
+    assert mounts.state_of(ended) is State.GONE
     # A later mount with the same numbers, which answers.
-    assert mounts.state_of(ended, [there]) is State.GONE
+    (tmp_path / "self.table").write_text(line)
+    assert mounts.state_of(ended) is State.GONE
 
 
 def test_another_process_with_the_same_number_is_not_the_server(tmp_path: Path) -> None:
@@ -105,12 +110,12 @@ def test_unmounting_what_is_not_mounted_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_mount_table_is_read_with_its_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = tmp_path / "mountinfo"
+    table = tmp_path / "self"
     table.write_bytes(
         rb"36 35 98:0 / /a\040b\134c rw,noatime master:1 - ext3 /dev/root rw" + b"\n"
         b"37 35 0:52 / /m\xff ro,relatime shared:9 propagate_from:2 - fuse.nopull nopull:x ro\n"
     )
-    monkeypatch.setattr(mountpoint, "MOUNT_TABLE", table)
+    monkeypatch.setattr(mountpoint, "MOUNT_TABLE", str(tmp_path / "{}"))
     first, second = mount_table()
     assert (first.mountpoint, first.device, first.fstype) == (Path("/a b\\c"), "98:0", "ext3")
     assert os.fsencode(second.mountpoint) == b"/m\xff" and second.source == "nopull:x"
