@@ -28,6 +28,7 @@ from registry_client.manifest import Descriptor, Index, MediaType, parse_manifes
 from registry_client.region import PIECE, DirectoryTree
 
 EMPTY_INDEX: dict[str, Any] = {"schemaVersion": 2, "mediaType": MediaType.OCI_INDEX, "manifests": []}
+_PARTIAL = ".partial-"
 MARKER_TEXT = json.dumps({"imageLayoutVersion": VERSION}).encode()
 
 
@@ -39,14 +40,9 @@ class LayoutDestination:
         self._tree = DirectoryTree(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            if not (root / MARKER).exists():
-                strangers = [path.name for path in root.iterdir() if path.name != "blobs"]
-                if strangers:
-                    raise LayoutInvalid(
-                        f"{root} is not an OCI image layout and not empty (it has {strangers[0]!r}); "
-                        "name an empty or a new directory"
-                    )
-                with _locked(root):
+            with _locked(root):
+                if not (root / MARKER).exists():
+                    _refuse_strangers(root)
                     if not (root / INDEX).exists():
                         _write_file(root / INDEX, json.dumps(EMPTY_INDEX).encode())
                     _write_file(root / MARKER, MARKER_TEXT)
@@ -86,6 +82,17 @@ class LayoutDestination:
             yield
         except OSError as error:
             raise LayoutInvalid(f"cannot write {what} to {self._root}: {error.strerror}") from error
+
+
+def _refuse_strangers(root: Path) -> None:
+    """Whoever mistypes a directory does not want an image in the middle of other things."""
+    ours = ("blobs", INDEX)
+    for path in root.iterdir():
+        if path.name not in ours and not path.name.startswith(_PARTIAL):
+            raise LayoutInvalid(
+                f"{root} is not an OCI image layout and not empty (it has {path.name!r}); "
+                "name an empty or a new directory"
+            )
 
 
 def replace_entry(
@@ -129,7 +136,7 @@ def _write_stream(path: Path, reader: VerifyingReader) -> None:
 @contextmanager
 def _finished_file(path: Path) -> Iterator[BinaryIO]:
     """A new file that gets the name *path* only when the block was left without an exception."""
-    descriptor, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as opened:
             yield opened

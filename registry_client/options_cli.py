@@ -32,12 +32,13 @@ def registry_options(command: Callable[..., Any]) -> Callable[..., Any]:
         authfile: Path | None,
         creds: str | None,
         tls_verify: str,
+        no_tls_verify: bool,
         plain_http: bool,
         **others: Any,
     ) -> Any:
         registry = RegistryOptions(
             plain_http=True if plain_http else None,
-            tls_verify=_verdict(tls_verify),
+            tls_verify=_verdict(tls_verify) and not no_tls_verify,
             authfile=authfile,
             creds=read_creds(creds),
         )
@@ -115,9 +116,7 @@ _OPTIONS = (
     ),
     click.option(
         "--no-tls-verify",
-        "tls_verify",
-        flag_value="false",
-        type=str,
+        is_flag=True,
         help="Accept any certificate.",
     ),
     click.option(
