@@ -21,11 +21,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch import containers, overlay
-from launch.in_root import check_command, make_directory_in_root, mode_in_root, read_in_root
 from launch.oci_spec import Host, ImageConfig, Wanted, arguments, parse_config, runtime_spec, working_dir
 from launch.run_errors import ConfigInvalid, RootNeeded, RunError
 from launch.runtime import WATCHED, find_runtime, run_container
-from launch.users import resolve_user
 
 if TYPE_CHECKING:
     from registry_client.options import RegistryOptions
@@ -116,7 +114,9 @@ def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> Image
             root=request.root,
             platform=request.platform,
             blob_dir=request.blob_dir,
-        )
+            bound=True,
+        ),
+        meanwhile=_load_the_rest,
     )
     undo.callback(unmount, lower, request.root, lazy=True)
     for warning in record.warnings:
@@ -132,8 +132,17 @@ def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> Image
     return parse_config(document)
 
 
+def _load_the_rest() -> None:
+    """What is needed only when the mount is there; loading it costs nothing while we would wait for that."""
+    import launch.in_root
+    import launch.users  # noqa: F401
+
+
 def _prepare(wanted: Wanted, config: ImageConfig, directory: Path, undo: ExitStack) -> dict[str, Any]:
     """Mount the writable layer and say what is to run on it."""
+    from launch.in_root import check_command, make_directory_in_root, mode_in_root, read_in_root
+    from launch.users import resolve_user
+
     with _opened(directory / "lower") as image:
         passwd, group = (read_in_root(image, file) for file in (b"/etc/passwd", b"/etc/group"))
         user = resolve_user(config.user if wanted.user is None else wanted.user, passwd, group)

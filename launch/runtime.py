@@ -35,8 +35,8 @@ SI_KERNEL = 0x80
 # What runtimes log when a signal arrives after its container has ended.
 TOO_LATE = ("process already finished", "no such process")
 
-NOT_FOUND = re.compile(r"executable file .*not found|exec\b.*: no such file", re.IGNORECASE)
-NOT_EXECUTABLE = re.compile(r"exec\b.*(permission denied|is a directory|exec format error)", re.IGNORECASE)
+NOT_FOUND = r"executable file .*not found|exec\b.*: no such file"
+NOT_EXECUTABLE = r"exec\b.*(permission denied|is a directory|exec format error)"
 
 
 def find_runtime(wanted: str | None) -> Path:
@@ -130,9 +130,9 @@ def start_failure(runtime: str, said: str) -> RunError:
     """What a runtime's complaint *said* means for the exit code."""
     shown = said.removeprefix(f"{runtime} run failed: ").strip()
     sentence = f"{runtime} could not start the container: {shown}"
-    if NOT_FOUND.search(said):
+    if re.search(NOT_FOUND, said, re.IGNORECASE):
         return CommandNotFound(sentence)
-    if NOT_EXECUTABLE.search(said):
+    if re.search(NOT_EXECUTABLE, said, re.IGNORECASE):
         return CommandNotExecutable(sentence)
     return RuntimeFailed(sentence)
 

@@ -341,7 +341,7 @@ def test_a_running_containers_mount_can_be_explained(run: Runner) -> None:
     child.terminate()
     child.communicate(timeout=PATIENCE)
     facts = json.loads(done.stdout)
-    assert facts["driver"] == "fuse"
+    assert (facts["driver"], facts["state"]) == ("fuse", "mounted")
     assert [one["role"] for one in facts["pids"]] == ["server"]
     assert facts["progress"]["touched_windows"] > 0
     assert facts["resident_bytes"] > 0
