@@ -27,6 +27,7 @@ from fuse_fs.tree import BLOCK, ImageTree, show
 log = logging.getLogger("nopull.fuse")
 
 LIBFUSE = "libfuse.so.2"
+DEVICE = Path("/dev/fuse")
 FOREVER = 10 * 365 * 86400  # seconds; an image never changes. Not larger: libfuse keeps times in 32 bits
 PARALLEL_READS = 64  # kernel default 12: readahead of several files would queue behind each other
 
@@ -85,8 +86,12 @@ def load_libfuse() -> tuple[ModuleType, ctypes.CDLL]:
         ) from error
     if os.geteuid() != 0 and shutil.which("fusermount") is None:
         raise FuseMissing("mounting through FUSE without root: no fusermount here; install the package fuse3")
-    if not Path("/dev/fuse").exists():
-        raise FuseMissing("mounting through FUSE: there is no /dev/fuse; load the kernel's module fuse")
+    if not DEVICE.exists():
+        raise FuseMissing(f"mounting through FUSE: there is no {DEVICE}; load the kernel's module fuse")
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise FuseMissing(
+            f"mounting through FUSE: this user may not open {DEVICE}, which udev gives to everybody (0666)"
+        )
     return fuse, library
 
 

@@ -41,10 +41,9 @@ def start_mount(
 ) -> MountRecord:
     """Mount what *request* says; return when the mount answers, with its record.
 
-    The server is a child of the calling process, in a session of its own; *meanwhile* is called here while it
-    starts. With *foreground* the calling
-    process serves itself, in its main thread: *on_ready* is called when the mount answers, and the return is
-    after the end of the mount.
+    The server is a child of the calling process, in a session of its own; *meanwhile* is called here while
+    that starts. With *foreground* the calling process serves itself, in its main thread: *on_ready* is called
+    when the mount answers, and the return is after the end of the mount.
 
     Raises:
         what the server raised before it was ready (see `session.run_session`), as the same type.

@@ -423,6 +423,94 @@ def test_the_commands_say_what_they_did(place: Place) -> None:
     assert json.loads(nopull(place, "ps", "--json").stdout) == []
 
 
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+def test_an_ordinary_user_mounts_through_fusermount(place: Place) -> None:
+    for command in (["fusermount", "--version"], [sys.executable, "-c", ""]):
+        if subprocess.run([*AS_NOBODY, *command], capture_output=True, check=False).returncode:
+            pytest.skip(f"an ordinary user cannot run {command[0]} here")
+    reference = place.publish(tree(file(b"f", b"content"), file(b"set-uid", b"x", mode=0o4755)))
+    for path in (place.base, *place.base.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for parent in (place.base.parent, place.base.parent.parent):
+        parent.chmod(0o755)
+    # A device node as udev makes it, and a mount table of its own: the machine stays as it is.
+    script = f"""set -e
+        mknod {place.base}/fuse c 10 229; chmod 666 {place.base}/fuse
+        mount --bind {place.base}/fuse /dev/fuse
+        run() {{ {" ".join(AS_NOBODY)} "$@"; }}
+        nopull() {{ run {" ".join(COMMAND)} "$@" --root {place.root}; }}
+        nopull mount {reference} {place.mountpoint}
+        run cat {place.mountpoint}/f; echo
+        run findmnt -n -o OPTIONS {place.mountpoint}
+        nopull umount {place.mountpoint}
+        ls {place.mountpoint} | wc -l"""
+    shell = ["unshare", "-m", "sh", "-c", script]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    mounted, content, options, unmounted, left = done.stdout.splitlines()
+    assert (content, left) == ("content", "0")
+    assert mounted.startswith("mounted") and unmounted.startswith("unmounted")
+    assert "nosuid" in options and "allow_other" not in options
+
+
+def test_a_bound_server_goes_when_its_starter_is_killed(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"x")))
+    starter = os.fork()
+    if not starter:
+        try:
+            place.mount(reference, bound=True)
+            signal.pause()
+        finally:
+            os._exit(1)
+    while not (record := mounts.find(place.root, place.mountpoint)):
+        assert os.waitpid(starter, os.WNOHANG) == (0, 0)
+        time.sleep(0.01)
+    os.kill(starter, signal.SIGKILL)
+    os.waitpid(starter, 0)
+    assert mounts.await_end(record.server, 15)
+    assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []
+
+
+def test_ending_does_not_wait_for_a_reader_who_waits_for_the_network(place: Place) -> None:
+    with DebianRegistry() as registry:
+        name = f"docker://{registry.host}/app:1"
+        publish(image_of(tree(file(b"f", BIG))), name, place.base)
+        record = place.mount(name)
+        os.kill(registry.pid, signal.SIGSTOP)
+        try:
+            failed: list[int | None] = []
+
+            def read() -> None:
+                try:
+                    (place.mountpoint / "f").read_bytes()
+                except OSError as error:
+                    failed.append(error.errno)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            while not ask(record.control)["progress"]["demand"]["requests"]:
+                time.sleep(0.01)
+            os.kill(record.server, signal.SIGTERM)
+            assert mounts.await_end(record.server, 10)
+            reader.join(10)
+            assert failed and failed[0] in (errno.EIO, errno.ENOTCONN, errno.ECONNABORTED)
+        finally:
+            os.kill(registry.pid, signal.SIGCONT)
+    assert list(place.mountpoint.iterdir()) == []
+
+
+def test_two_mounts_on_one_place_at_once_leave_one(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"x")))
+    command = [*COMMAND, "mount", reference, str(place.mountpoint), "--root", str(place.root)]
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(4)]
+    said = [process.communicate(timeout=60)[1] for process in running]
+    codes = sorted(process.returncode for process in running)
+    assert codes == [0, 7, 7, 7], said
+    assert sum(entry.mountpoint == place.mountpoint for entry in mount_table()) == 1
+
+
 def test_from_a_registry_and_then_without_it(place: Place) -> None:
     content = BIG[:3_000_000]
     with DebianRegistry() as registry:
