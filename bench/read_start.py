@@ -6,11 +6,10 @@ it reads those instead, following the image's own symbolic links.
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-from bench.demo_program import MODULES
 
 LIBRARIES = (
     "libc",
@@ -27,6 +26,13 @@ LIBRARIES = (
 LINKS_LIMIT = 40  # as the kernel's MAXSYMLINKS
 
 
+def demo_modules() -> list[str]:
+    """Return the names the demo's program imports, as it spells them."""
+    program = Path(__file__).with_name("demo_program.py")
+    tree = ast.parse(program.read_bytes())
+    return [name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names]
+
+
 def demo_files(root: Path) -> Iterator[Path]:
     """Yield the interpreter, its libraries, and the compiled modules, as far as the image has them."""
     yield inside(root, "/usr/bin/python3")
@@ -35,7 +41,7 @@ def demo_files(root: Path) -> Iterator[Path]:
             yield from directory.glob(f"{library}.so*")
     for stdlib in (root / "usr/lib").glob("python3.*"):
         yield from stdlib.glob("lib-dynload/*.so")
-        for module in MODULES:
+        for module in demo_modules():
             path = stdlib / module.replace(".", "/")
             yield from (path.parent / "__pycache__").glob(f"{path.name}.cpython-*.pyc")
             yield from (path / "__pycache__").glob("*.pyc")

@@ -30,10 +30,18 @@ def _rows_of(result: Result, link: str) -> Iterator[tuple[str, ...]]:
     for contestant in result.contestants():
         if runs := result.of(link, contestant):
             yield (link, contestant, *_cells(runs))
-    size = result.image.compressed_bytes
-    floor = result.floor_seconds(link, size)
-    if floor is not None:
-        yield (link, "floor: whole image ÷ rate", f"{floor:.2f}", "", _mb(size), "", "", "", "")
+    for name, size in floors(result, link):
+        seconds = result.floor_seconds(link, size)
+        if seconds is not None:
+            yield (link, f"floor: {name} ÷ rate", f"{seconds:.2f}", "", _mb(size), "", "", "", "")
+
+
+def floors(result: Result, link: str) -> Iterator[tuple[str, int]]:
+    """Yield what has to travel at least, by name and bytes: what nopull demanded, and the whole image."""
+    share = result.demanded_share(link)
+    if share is not None:
+        yield "demanded", round(share * result.image.compressed_bytes)
+    yield "whole image", result.image.compressed_bytes
 
 
 def _cells(runs: Sequence[Run]) -> tuple[str, ...]:

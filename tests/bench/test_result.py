@@ -85,6 +85,7 @@ def test_table_has_a_row_per_link_and_contestant_and_the_floor() -> None:
     assert [(row[0], row[1], row[2]) for row in rows(RESULT)] == [
         (LINK, NOPULL, "2.00"),
         (LINK, FULL_PULL, "5.00"),
+        (LINK, "floor: demanded ÷ rate", "0.40"),
         (LINK, "floor: whole image ÷ rate", "2.00"),
         (FAST, NOPULL, "0.50"),
     ]
