@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch import containers, overlay
+from launch.errors import LaunchError, NotMounted
 from launch.oci_spec import Host, ImageConfig, Wanted, arguments, parse_config, runtime_spec, working_dir
 from launch.run_errors import ConfigInvalid, RootNeeded, RunError
 from launch.runtime import WATCHED, find_runtime, run_container
@@ -70,7 +71,7 @@ def run_image(request: RunRequest) -> int:
         with ExitStack() as undo:
             try:
                 directory = containers.create(request.root, request.name, runtime)
-                undo.callback(directory.remove)
+                undo.callback(_tidily, directory.remove)
                 config = _mount_image(request, directory.path, undo)
                 spec = _prepare(request.wanted, config, directory.path, undo)
                 _write_spec(directory.path / "config.json", spec)
@@ -118,7 +119,7 @@ def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> Image
         ),
         meanwhile=_load_the_rest,
     )
-    undo.callback(unmount, lower, request.root, lazy=True)
+    undo.callback(_tidily, lambda: unmount(lower, request.root, lazy=True))
     for warning in record.warnings:
         log.warning("%s", warning)
     if record.config is None:
@@ -130,6 +131,16 @@ def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> Image
     if not isinstance(document, dict):
         raise ConfigInvalid("cannot use the image's config: it is not a JSON object")
     return parse_config(document)
+
+
+def _tidily(step: Callable[[], object]) -> None:
+    """Take one thing away; what fails of that must not hide how the container ended, and is done later."""
+    try:
+        step()
+    except NotMounted:
+        pass
+    except (LaunchError, OSError) as error:
+        log.warning("could not tidy up after the container, the next run will: %s", error)
 
 
 def _load_the_rest() -> None:
@@ -152,7 +163,7 @@ def _prepare(wanted: Wanted, config: ImageConfig, directory: Path, undo: ExitSta
         check_command(image, arguments(config, wanted)[0], search_path, where)
         mode = mode_in_root(image, os.fsencode(where))
     overlay.mount_overlay(directory)
-    undo.callback(overlay.unmount, directory / "merged")
+    undo.callback(_tidily, lambda: overlay.unmount(directory / "merged"))
     if mode is None or not stat.S_ISDIR(mode):
         with _opened(directory / "merged") as container_root:
             make_directory_in_root(container_root, os.fsencode(where))

@@ -149,11 +149,11 @@ class Runner:
     def __call__(self, *command: str, options: tuple[str, ...] = (), **how: Any) -> Completed:
         return nopull(*self.arguments(*options, self.image, *command), **how)
 
-    def start(self, *command: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def start(self, *command: str, options: tuple[str, ...] = (), **how: Any) -> subprocess.Popen[str]:
         """A running container whose command has printed its first line."""
         child = subprocess.Popen(
             [sys.executable, "-m", "nopull", *self.arguments(*options, self.image, *command)],
-            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how,
         )
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
@@ -366,6 +366,19 @@ def test_what_a_killed_run_leaves_the_next_one_removes(run: Runner) -> None:
     assert run("true").returncode == 0
     # Only now is everyone gone who could have written to these.
     child.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_container_whose_mount_server_ends_has_its_own_code_still(
+    run: Runner, signum: signal.Signals
+) -> None:
+    child = run.start("echo ready; read x; exit 5", options=("-i",), stdin=subprocess.PIPE)
+    (record,) = (json.loads(path.read_bytes()) for path in (run.root / "mounts").glob("*.json"))
+    os.kill(record["pids"]["server"], signum)
+    _, errors = child.communicate("go on\n", timeout=PATIENCE)
+    # It may need a page of its program that nobody can bring any more.
+    assert child.returncode in (5, 128 + signal.SIGBUS)
+    assert "nopull" not in errors
 
 
 def test_interrupted_before_the_container_runs_it_leaves_nothing(run: Runner, tmp_path: Path) -> None:
