@@ -56,7 +56,7 @@ class DebianRegistry:
         self._accounts = accounts
         self._settings = settings or {}
         self._directory: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: subprocess.Popen[bytes] | None = None
         self._address = "127.0.0.1:0"
 
     @property
@@ -70,8 +70,8 @@ class DebianRegistry:
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, "not started"
-        return self._process.pid
+        assert self._running is not None, "not started"
+        return self._running.pid
 
     def start(self) -> DebianRegistry:
         """Return once it answers.
@@ -89,7 +89,7 @@ class DebianRegistry:
         configuration.write_text(json.dumps(self._configuration(self._directory)), encoding="utf-8")
         seen = len(self._log())
         with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._running = subprocess.Popen(
                 [program, "serve", str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         try:
@@ -101,15 +101,15 @@ class DebianRegistry:
 
     def stop(self) -> None:
         """Stop it, keeping what it stores; nothing happens when it does not run."""
-        process, self._process = self._process, None
-        if process is None:
+        running, self._running = self._running, None
+        if running is None:
             return
-        process.terminate()
+        running.terminate()
         try:
-            process.wait(5)
+            running.wait(5)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            running.kill()
+            running.wait()
 
     def remove(self) -> None:
         """Stop it and delete what it stored."""
@@ -167,10 +167,10 @@ class DebianRegistry:
         return configuration
 
     def _wait_until_ready(self, seen: int) -> None:
-        assert self._process is not None
+        assert self._running is not None
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
-            if self._process.poll() is not None:
+            if self._running.poll() is not None:
                 break
             match = _LISTENING.search(self._log(), seen)
             if match and self._answers(match[1]):

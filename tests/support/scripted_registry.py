@@ -12,63 +12,19 @@ import hashlib
 import json
 import re
 import socket
-import struct
+import ssl
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from urllib.parse import parse_qs, urlsplit
 
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+from tests.support.hand_http import OCTETS, Reply, Request, ranged, read_request, send_reply
+
+__all__ = ["Lie", "Reply", "Request", "ScriptedRegistry"]
+
 _NAMED = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>manifests|blobs)/(?P<name>[^/]+)")
 _UPLOAD = re.compile(r"/v2/(?P<repository>.+)/blobs/uploads/(?P<session>[^/]*)")
-OCTETS = "application/octet-stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a client sent. Header names are lower case."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
-
-    @property
-    def query(self) -> dict[str, list[str]]:
-        return parse_qs(urlsplit(self.target).query)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What goes out. Content-Length is added unless `headers` has one, or chunks are sent, or it is left
-    out.
-    """
-
-    status: int = 200
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = b""
-    cut: int | None = None
-    """Bytes of the body after which something happens: by default the connection is closed."""
-    reset: bool = False
-    """Close with a TCP reset."""
-    stall: bool = False
-    """Fall silent instead of closing."""
-    drip: float | None = None
-    """Send the body byte by byte, this many seconds apart."""
-    chunked: bool = False
-    silent: bool = False
-    """Close without a word, as a server does that has just dropped an idle connection."""
-
-    def having(self, **headers: str) -> Reply:
-        """With these headers (underscores are dashes) instead of those of the same names."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        kept = tuple(pair for pair in self.headers if pair[0].lower() not in {name.lower() for name in named})
-        return replace(self, headers=(*kept, *named.items()))
 
 
 Lie = Callable[[Request, Reply], Reply]
@@ -101,6 +57,8 @@ class ScriptedRegistry:
     """By `repository:tag` and `repository@digest`."""
     files: dict[str, bytes] = field(default_factory=dict)
     """By path, served as a storage host does: an Authorization header is an error."""
+    certificate: tuple[Path, Path] | None = None
+    """Certificate and key to speak TLS with (PEM)."""
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     _rules: list[_Rule] = field(default_factory=list)
@@ -121,7 +79,7 @@ class ScriptedRegistry:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{'https' if self.certificate else 'http'}://{self.host}"
 
     def add_blob(self, content: bytes) -> str:
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
@@ -211,9 +169,11 @@ class ScriptedRegistry:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
+            if self.certificate is not None:
+                connection = self._encrypt(connection)
             with connection, connection.makefile("rb") as incoming:
                 while not self._over.is_set():
-                    request = _read_request(incoming.readline, incoming.read)
+                    request = read_request(incoming.readline, incoming.read)
                     if request is None or not self._answer(connection, request):
                         return
         except OSError:
@@ -221,6 +181,22 @@ class ScriptedRegistry:
         finally:
             with self._lock:
                 self._open.discard(connection)
+
+    def _encrypt(self, connection: socket.socket) -> socket.socket:
+        assert self.certificate is not None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.certificate)
+        connection.settimeout(5)
+        with self._lock:
+            self._open.discard(connection)
+        try:
+            wrapped = context.wrap_socket(connection, server_side=True)
+        except OSError:
+            connection.close()
+            raise
+        with self._lock:
+            self._open.add(wrapped)
+        return wrapped
 
     def _answer(self, connection: socket.socket, request: Request) -> bool:
         """Send the reply; False when the connection is to be closed."""
@@ -232,7 +208,7 @@ class ScriptedRegistry:
                 rule.left -= 1
         if rule is not None:
             reply = rule.lie(request, reply)
-        return _send(connection, request, reply, self._over)
+        return send_reply(connection, request, reply, self._over)
 
     def _honest_reply(self, request: Request) -> Reply:
         if request.path == "/token":
@@ -240,7 +216,7 @@ class ScriptedRegistry:
         if request.path in self.files:
             if "authorization" in request.headers:
                 return Reply(400, body=b"<Error>Only one auth mechanism allowed</Error>")
-            return _ranged(request, self.files[request.path], OCTETS)
+            return ranged(request, self.files[request.path], OCTETS)
         refused = self._refuse_stranger(request)
         if refused is not None:
             return refused
@@ -256,7 +232,7 @@ class ScriptedRegistry:
 
     def _blob(self, request: Request, digest: str) -> Reply:
         content = self.blobs.get(digest)
-        return _missing("BLOB_UNKNOWN") if content is None else _ranged(request, content, OCTETS)
+        return _missing("BLOB_UNKNOWN") if content is None else ranged(request, content, OCTETS)
 
     def _manifest(self, request: Request, repository: str, name: str) -> Reply:
         if request.method == "PUT":
@@ -323,19 +299,6 @@ def _fits(rule: _Rule, request: Request) -> bool:
     return rule.pattern.search(f"{request.method} {request.path}") is not None
 
 
-def _ranged(request: Request, content: bytes, media_type: str) -> Reply:
-    headers: tuple[tuple[str, str], ...] = (("Content-Type", media_type),)
-    match = _RANGE.fullmatch(request.headers.get("range", ""))
-    if match is None:
-        return Reply(200, headers, content)
-    first = int(match[1])
-    last = min(int(match[2] or len(content) - 1), len(content) - 1)
-    if first > last:
-        return Reply(416, (("Content-Range", f"bytes */{len(content)}"),))
-    headers = (*headers, ("Content-Range", f"bytes {first}-{last}/{len(content)}"))
-    return Reply(206, headers, content[first : last + 1])
-
-
 def _missing(code: str) -> Reply:
     document = {"errors": [{"code": code, "message": code.replace("_", " ").lower()}]}
     return Reply(404, (("Content-Type", "application/json"),), json.dumps(document).encode())
@@ -345,51 +308,3 @@ def _basic(name: str, password: str) -> str:
     import base64
 
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode("ascii")
-
-
-def _read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Request | None:
-    line = readline().decode("latin-1").split()
-    if len(line) != 3:
-        return None
-    headers: dict[str, str] = {}
-    while (text := readline().decode("latin-1").strip()) != "":
-        name, _, value = text.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    return Request(line[0], line[1], headers, read(int(headers.get("content-length", 0))))
-
-
-def _send(connection: socket.socket, request: Request, reply: Reply, over: threading.Event) -> bool:
-    if reply.silent:
-        return False
-    names = {name.lower() for name, _ in reply.headers}
-    headers = list(reply.headers)
-    if reply.chunked:
-        headers.append(("Transfer-Encoding", "chunked"))
-    elif "content-length" not in names and reply.status != 204:
-        headers.append(("Content-Length", str(len(reply.body))))
-    lines = [f"HTTP/1.1 {reply.status} Scripted", *(f"{name}: {value}" for name, value in headers), "", ""]
-    connection.sendall("\r\n".join(lines).encode("latin-1"))
-    body = b"" if request.method == "HEAD" else reply.body
-    if reply.chunked:
-        body = b"".join(
-            b"%x\r\n%s\r\n" % (len(body[at : at + 999]), body[at : at + 999])
-            for at in range(0, len(body), 999)
-        )
-        body += b"0\r\n\r\n"
-    if reply.drip is not None:
-        for byte in body:
-            connection.sendall(bytes([byte]))
-            if over.wait(reply.drip):
-                return False
-        return True
-    connection.sendall(body if reply.cut is None else body[: reply.cut])
-    if reply.stall:
-        over.wait(60)
-        return False
-    if reply.reset:
-        # Wait for what was sent to be read, else the reset overtakes it.
-        over.wait(0.05)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return False
-    closes = ("connection", "close") in {(name.lower(), value) for name, value in headers}
-    return reply.cut is None and not closes

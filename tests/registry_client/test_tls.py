@@ -1,0 +1,149 @@
+"""HTTPS: certificates are checked, a failed check is final, and nothing falls back to plain HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from registry_client import open_destination, open_source
+from registry_client.endpoint import registry_origin
+from registry_client.errors import Unreachable
+from registry_client.manifest import MediaType
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
+from tests.registry_client.sample import SampleImage, describe, opener, store
+from tests.support.scripted_registry import ScriptedRegistry
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+CONTENT = b"content"
+BLOB = describe(CONTENT, MediaType.OCI_LAYER)
+
+
+@pytest.fixture(scope="module")
+def certify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Makes a certificate, its own authority, for a `subjectAltName`."""
+    directory = tmp_path_factory.mktemp("certificates")
+
+    def make(name: str) -> tuple[Path, Path]:
+        stem = name.replace(":", "-")
+        certificate, key = directory / f"{stem}.crt", directory / f"{stem}.key"
+        if not certificate.exists():
+            arguments = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+            names = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
+            subprocess.run(
+                [
+                    "openssl",
+                    "req",
+                    "-x509",
+                    *arguments,
+                    *names,
+                    "-keyout",
+                    str(key),
+                    "-out",
+                    str(certificate),
+                ],
+                check=True,
+                capture_output=True,
+            )
+        return certificate, key
+
+    return make
+
+
+@pytest.fixture
+def secure(server: ScriptedRegistry, certify: Callable[[str], tuple[Path, Path]]) -> ScriptedRegistry:
+    server.certificate = certify("IP:127.0.0.1")
+    return server
+
+
+def use(reference: str, image: SampleImage, options: RegistryOptions) -> None:
+    """Read, and write."""
+    source = open_source(parse_reference(reference), options)
+    destination = open_destination(parse_reference(reference), options)
+    try:
+        layer = image.layers[0]
+        assert b"".join(source.read_range(layer, 5, 100)) == image.contents[layer.digest][5:105]
+        destination.put_blob(BLOB, opener(CONTENT))
+    finally:
+        source.close()
+        destination.close()
+
+
+def test_an_authority_can_be_added(
+    secure: ScriptedRegistry, image: SampleImage, options: RegistryOptions
+) -> None:
+    assert secure.certificate is not None
+    use(store(image, secure), image, replace(options, plain_http=False, ca_file=secure.certificate[0]))
+    assert secure.blobs[BLOB.digest] == CONTENT
+
+
+def test_checking_can_be_turned_off(
+    secure: ScriptedRegistry, image: SampleImage, options: RegistryOptions
+) -> None:
+    use(store(image, secure), image, replace(options, plain_http=False, tls_verify=False))
+    assert secure.blobs[BLOB.digest] == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "why"), [("IP:127.0.0.1", False, "self.signed"), ("DNS:other", True, "mismatch")]
+)
+def test_a_certificate_that_is_not_trusted_is_final(
+    server: ScriptedRegistry,
+    certify: Callable[[str], tuple[Path, Path]],
+    image: SampleImage,
+    options: RegistryOptions,
+    name: str,
+    trusted: bool,
+    why: str,
+) -> None:
+    server.certificate = certify(name)
+    settings = replace(options, plain_http=False, ca_file=server.certificate[0] if trusted else None)
+    with pytest.raises(
+        Unreachable, match=rf"its certificate is not trusted \(.*{why}.*\); .*--no-tls-verify"
+    ) as caught:
+        use(store(image, server), image, settings)
+    assert not caught.value.temporary
+    assert server.connections == 1
+    assert not server.requests
+
+
+def test_plain_http_and_tls_that_meet_say_so(
+    secure: ScriptedRegistry, storage: ScriptedRegistry, image: SampleImage, options: RegistryOptions
+) -> None:
+    with pytest.raises(Unreachable, match=r"it does not speak TLS; use --plain-http|does it speak TLS\?"):
+        use(store(image, storage), image, replace(options, plain_http=False))
+    with pytest.raises(Unreachable):
+        use(store(image, secure), image, replace(options, timeout=0.3))
+
+
+def test_an_authority_that_cannot_be_read_is_named(
+    image: SampleImage, options: RegistryOptions, tmp_path: Path
+) -> None:
+    with pytest.raises(Unreachable, match=r"nowhere.pem as certificate authority"):
+        use("127.0.0.1:1/a", image, replace(options, plain_http=False, ca_file=tmp_path / "nowhere.pem"))
+
+
+@pytest.mark.parametrize(
+    ("host", "plain_http", "expected"),
+    [
+        ("localhost", None, "http://localhost:80"),
+        ("127.0.0.5:5000", None, "http://127.0.0.5:5000"),
+        ("[::1]:5000", None, "http://::1:5000"),
+        ("[::1]", None, "http://::1:80"),
+        ("localhost.example", None, "https://localhost.example:443"),
+        ("10.0.0.1:5000", None, "https://10.0.0.1:5000"),
+        ("10.0.0.1:5000", True, "http://10.0.0.1:5000"),
+        ("localhost:5000", False, "https://localhost:5000"),
+        ("docker.io", None, "https://registry-1.docker.io:443"),
+    ],
+)
+def test_only_loopback_is_spoken_to_in_plain_http_by_itself(
+    host: str, plain_http: bool | None, expected: str
+) -> None:
+    origin = registry_origin(host, RegistryOptions(plain_http=plain_http))
+    assert f"{origin.scheme}://{origin.host}:{origin.port}" == expected
