@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Mapping
-from os import major, minor
 from typing import Final
 
 from blake3 import blake3
@@ -18,6 +17,7 @@ from .codes import Digester
 from .errors import FormatInvalid
 from .inode import Inode
 from .records import CHUNK_ENTRY
+from .tree import split_device_number
 
 FIELDS: Final = (
     "path",
@@ -99,7 +99,8 @@ def escape(raw: bytes) -> str:
 def _device(inode: Inode) -> str:
     if not (stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode)):
         return _ABSENT
-    return f"{major(inode.rdev)}:{minor(inode.rdev)}"
+    major, minor = split_device_number(inode.rdev)
+    return f"{major}:{minor}"
 
 
 def _xattrs(bootstrap: Bootstrap, inode: Inode) -> str:

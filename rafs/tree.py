@@ -77,6 +77,11 @@ def device_number(major: int, minor: int) -> int:
     return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
 
 
+def split_device_number(rdev: int) -> tuple[int, int]:
+    """(major, minor) of the kernel's 32-bit encoding."""
+    return rdev >> 8 & 0xFFF, rdev & 0xFF | rdev >> 12 & 0xFFF00
+
+
 def walk(root: Node) -> Iterator[tuple[bytes, Node]]:
     """Every name below *root* with its node: parents first, names sorted; the root is `b"/"`."""
     pending = [(b"/", root)]

@@ -62,8 +62,10 @@ def test_json_has_the_numbers(source: str, tmp_path: Path) -> None:
         (["--work-dir", "/nowhere"], "/nowhere"),
     ],
 )
-def test_options_that_make_no_sense_are_usage_errors(source: str, options: list[str], said: str) -> None:
-    done = CliRunner().invoke(convert, [source, "oci:never", *options])
+def test_options_that_make_no_sense_are_usage_errors(
+    source: str, options: list[str], said: str, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(convert, [source, f"oci:{tmp_path / 'never'}", *options])
     assert done.exit_code == 2
     assert said in done.stderr
 

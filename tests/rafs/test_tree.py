@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rafs.tree import Node, PlanInvalid, chunk_ref, device_number, split_ref, walk
+from rafs.tree import Node, PlanInvalid, chunk_ref, device_number, split_device_number, split_ref, walk
 
 
 @given(st.integers(0, (1 << 40) - 1), st.integers(0, (1 << 24) - 1))
@@ -23,6 +23,7 @@ def test_a_chunk_reference_keeps_both_of_its_parts(blob_key: int, index: int) ->
 @given(st.integers(0, (1 << 12) - 1), st.integers(0, (1 << 20) - 1))
 def test_device_numbers_are_the_low_half_of_the_c_library_s(major: int, minor: int) -> None:
     assert device_number(major, minor) == os.makedev(major, minor) & 0xFFFF_FFFF
+    assert split_device_number(device_number(major, minor)) == (major, minor)
 
 
 @pytest.mark.parametrize(("major", "minor"), [(1 << 12, 0), (0, 1 << 20), (-1, 0)])

@@ -217,7 +217,7 @@ def test_wrong_credentials_missing_images_and_silent_registries_have_their_exit_
         destination = f"{registry.host}/app:1"
         assert nopull.main(["convert", "--creds", "me:wrong", source, destination]) == 4
         assert "wrong" not in capsys.readouterr().err
-        assert nopull.main(["convert", "--creds", "me:secret", destination, "oci:never"]) == 5
+        assert nopull.main(["convert", "--creds", "me:secret", destination, f"oci:{tmp_path / 'never'}"]) == 5
         assert nopull.main(["convert", "--creds", "me:secret", source, destination]) == 0
     assert nopull.main(["convert", source, destination]) == 3
     assert str(destination).partition("/")[0] in capsys.readouterr().err
