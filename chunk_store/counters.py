@@ -40,6 +40,7 @@ class Progress:
     touched_windows: int  # of which readers asked for at least one byte
     touched_bytes: int  # distinct 4 KiB pages that readers asked for, in bytes
     waited_seconds: float  # summed over readers
+    windows_awaited: int  # that a reader waits for now
     trouble: str | None  # why filling stands still, if it does
 
     @property
@@ -93,10 +94,11 @@ class Counters:
         with self._lock:
             self._waited += seconds
 
-    def by_class(self, priority: Priority) -> ClassCount:
-        """The tallies of *priority* now."""
+    def by_class(self, priority: Priority, in_flight: int) -> ClassCount:
+        """The tallies of *priority* now, with *in_flight* bytes of windows that are not settled."""
         with self._lock:
-            return ClassCount(self._requests[priority], self._bytes[priority], self._windows[priority])
+            received = self._bytes[priority] + in_flight
+            return ClassCount(self._requests[priority], received, self._windows[priority])
 
     def touched_totals(self) -> tuple[int, int]:
         """(windows, bytes) that readers asked for so far."""

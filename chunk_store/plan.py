@@ -82,6 +82,11 @@ class Plan:
         """*number* and the absent windows right behind it that together stay within *compressed* bytes."""
         return self._run(number, compressed, hot_only=False)
 
+    @property
+    def hot_left(self) -> bool:
+        """Whether some of the hot list may still have to be fetched."""
+        return self._next_hot < len(self._hot)
+
     def next_hot(self, compressed: int) -> list[int]:
         """The next run of the hot list, neighbours merged: at most *compressed* bytes, or one window."""
         while self._next_hot < len(self._hot):

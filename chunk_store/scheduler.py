@@ -3,7 +3,7 @@
 Up to `Limits.demand_connections` threads answer readers, each miss at once and on its own;
 `Limits.bulk_connections` more fetch the hot list and the background. A miss takes the windows right behind it
 along in the same request, so they arrive without a round trip and strictly after it. While a reader waits, no
-background range is started and the hot list is held to one range.
+background range is started; `limits` has the numbers and what they are worth.
 
 Knows windows by number and files not at all (`range_fetch` fills them). Serves `store`.
 """
@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from chunk_store.counters import Counters
+from chunk_store.counters import ClassCount, Counters
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
 from chunk_store.fill import Fill
 from chunk_store.limits import Limits
@@ -82,6 +82,7 @@ class Scheduler:
         self._trouble: StoreError | None = None
         self._rest = _FIRST_REST
         self._rests_until = 0.0
+        self._busy_until = 0.0
         self._retries_at = 0.0
         self.windows_total = sum(1 for _ in index.distinct())
         self.bytes_total = sum(index[number].length for number in index.distinct())
@@ -100,6 +101,15 @@ class Scheduler:
         """(windows, uncompressed bytes) that are complete."""
         with self._turn:
             return self._windows_present, self._bytes_present
+
+    def by_class(self) -> tuple[dict[Priority, ClassCount], int]:
+        """(What each priority has cost, windows in flight included; how many windows readers wait for)."""
+        with self._turn:
+            received = dict.fromkeys(Priority, 0)
+            for fill in self._fills.values():
+                received[fill.priority] += fill.received
+            counts = {reason: self._counters.by_class(reason, received[reason]) for reason in Priority}
+            return counts, self._unanswered
 
     def touched(self, number: int) -> None:
         """A reader came to this window for the first time."""
@@ -184,7 +194,7 @@ class Scheduler:
             return str(standing) if standing is not None else None
 
     def close(self, patience: float) -> None:
-        """Fail all readers, stop fetching; wait at most *patience* seconds for threads the remote holds up."""
+        """Fail all readers, stop fetching; wait at most *patience* seconds for threads in the remote."""
         with self._turn:
             self._stopping.set()
             fills = list(self._fills.values())
@@ -213,7 +223,9 @@ class Scheduler:
         """Wake a worker, or start one if none is idle and there is room."""
         self._turn.notify_all()
         room = self._limits.demand_connections + self._limits.bulk_connections
-        wanted = len(self._demand) + self._limits.bulk_connections - self._bulk_running
+        wanted = len(self._demand)
+        if self._windows_present < self.windows_total and (self._background or self._plan.hot_left):
+            wanted += self._limits.bulk_connections - self._bulk_running
         for _ in range(min(wanted - self._idle, room - len(self._workers))):
             worker = threading.Thread(target=self._work, name="fetch", daemon=True)
             self._workers.add(worker)
@@ -250,22 +262,22 @@ class Scheduler:
             bulk = self._next_bulk(now)
             if bulk:
                 return bulk
-            wakes_at = max(self._rests_until, self._retries_at)
+            changes = [at for at in (self._rests_until, self._retries_at, self._busy_until) if at > now]
             self._idle += 1
-            woken = self._turn.wait(wakes_at - now if wakes_at > now else _IDLE_SECONDS)
+            woken = self._turn.wait(min(changes) - now if changes else _IDLE_SECONDS)
             self._idle -= 1
-            if not woken and wakes_at <= now:
+            if not woken and not changes:
                 return None
         return None
 
     def _next_bulk(self, now: float) -> list[Fill]:
         if self._full is not None or now < self._rests_until:
             return []
-        if self._bulk_running >= (1 if self._unanswered else self._limits.bulk_connections):
-            return []
+        run: list[int] = []
         priority = Priority.HOT
-        run = self._plan.next_hot(self._limits.bulk_range)
-        if not run and self._background and not self._unanswered:
+        if self._bulk_running < self._hot_room():
+            run = self._plan.next_hot(self._limits.bulk_range)
+        if not run and self._bulk_running < self._background_room(now):
             priority = Priority.BACKGROUND
             run = self._plan.next_background(self._limits.bulk_range)
             if not run and now >= self._retries_at and self._plan.states.find(State.SET_ASIDE) >= 0:
@@ -273,6 +285,14 @@ class Scheduler:
                 self._plan.retry_set_aside()
                 run = self._plan.next_background(self._limits.bulk_range)
         return [self._begin(number, priority) for number in run]
+
+    def _hot_room(self) -> int:
+        return self._limits.hot_while_waiting if self._unanswered else self._limits.bulk_connections
+
+    def _background_room(self, now: float) -> int:
+        if self._unanswered or not self._background:
+            return 0
+        return self._limits.background_while_busy if now < self._busy_until else self._limits.bulk_connections
 
     def _run(self, fills: Sequence[Fill]) -> None:
         try:
@@ -298,6 +318,8 @@ class Scheduler:
                 return
             del self._fills[fill.number]
             self._unanswered -= fill.wanted
+            if fill.wanted:
+                self._busy_until = time.monotonic() + self._limits.busy_seconds
             self._counters.received(
                 fill.priority,
                 fill.received,

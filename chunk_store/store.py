@@ -178,6 +178,7 @@ class Attachment:
 
     def progress(self) -> Progress:
         """What is local, what it cost to fetch, what was touched, at this moment."""
+        counts, awaited = self._scheduler.by_class()
         windows_present, bytes_present = self._scheduler.present_totals()
         touched_windows, touched_bytes = self._counters.touched_totals()
         return Progress(
@@ -185,12 +186,13 @@ class Attachment:
             windows_present=windows_present,
             bytes_total=self._scheduler.bytes_total,
             bytes_present=bytes_present,
-            demand=self._counters.by_class(Priority.DEMAND),
-            hot=self._counters.by_class(Priority.HOT),
-            background=self._counters.by_class(Priority.BACKGROUND),
+            demand=counts[Priority.DEMAND],
+            hot=counts[Priority.HOT],
+            background=counts[Priority.BACKGROUND],
             touched_windows=touched_windows,
             touched_bytes=touched_bytes,
             waited_seconds=self._counters.waited_seconds,
+            windows_awaited=awaited,
             trouble=self._scheduler.trouble,
         )
 

@@ -37,13 +37,18 @@ class Sum:
         return f"{self.window_id} {self.checksum:016x} {self.length} {self.mtime_ns}\n"
 
 
+def is_window_id(name: str) -> bool:
+    """Whether *name* has the form of a window's id."""
+    return len(name) == 64 and _HEX.issuperset(name)
+
+
 def parse_line(line: str) -> Sum | None:
     """The record in *line*, or None if it is not one: a torn append is expected, not an error."""
     fields = line.split(" ")
     if len(fields) != 4 or not line.endswith("\n"):
         return None
     window_id, checksum, length, mtime = fields
-    if len(window_id) != 64 or len(checksum) != 16 or not _HEX.issuperset(window_id + checksum):
+    if not is_window_id(window_id) or len(checksum) != 16 or not _HEX.issuperset(checksum):
         return None
     try:
         return Sum(window_id, int(checksum, 16), int(length), int(mtime))

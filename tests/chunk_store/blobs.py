@@ -1,8 +1,9 @@
-"""Builders for store tests: blobs with known bytes, and a remote that stalls, fails, lies or kills when told."""
+"""Builders for store tests: blobs with known bytes, and a remote that stalls, fails, lies or kills."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,21 @@ def random_blob(seed: object, size: int, *, chunk: int = 100_000, per_unit: int 
     """About *size* bytes in units of *per_unit* chunks."""
     chunks = [chunk_of((seed, number), chunk) for number in range(max(1, size // chunk))]
     return blob_of([chunks[at : at + per_unit] for at in range(0, len(chunks), per_unit)])
+
+
+def wait_for(gate: threading.Event) -> None:
+    """Wait until the test opens *gate*; fail if it never does."""
+    assert gate.wait(30), "the test never opened the gate"
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether *holds* becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 @dataclass(frozen=True)
