@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from bench.child import run_command
 from bench.contestants import Commands, read_counters
 from bench.result import NOPULL, Counters
 from bench.stage import Route, Stage, nopull_command, remove_scratch
@@ -38,11 +38,14 @@ class LazyReading:
         options = ["--root", str(self._root), "--plain-http"]
         mount = nopull_command("mount", *options, self._stage.lazy(route), str(mountpoint))
         reader = [sys.executable, "-P", "-m", "bench.read_start", str(mountpoint), *self._files]
+        unmount = nopull_command("umount", "--root", str(self._root), str(mountpoint))
         try:
             yield [mount, reader]
-        finally:
-            unmount = nopull_command("umount", "--root", str(self._root), str(mountpoint))
+            run_command(unmount, doing="unmounting the image")
+        except BaseException:
             subprocess.run(unmount, capture_output=True, check=False)
+            raise
+        finally:
             remove_scratch(place)
 
     def counters(self) -> Counters | None:
@@ -69,8 +72,3 @@ class Download:
 
     def counters(self) -> Counters | None:
         return None
-
-
-def has_fuse() -> bool:
-    """Whether an ordinary user can mount here: the device and fusermount are there."""
-    return Path("/dev/fuse").exists() and any(map(shutil.which, ("fusermount3", "fusermount")))
