@@ -204,3 +204,10 @@ def test_tar_headers_are_those_of_the_reference_builder() -> None:
 def test_tar_headers_of_any_size_are_understood_by_tarfile(size: int) -> None:
     header = tarfile.TarInfo.frombuf(tar_header(b"image.blob", size), "utf-8", "strict")
     assert (header.name, header.size) == ("image.blob", size)
+
+
+def test_what_a_thread_packed_before_leaves_no_trace_in_a_unit() -> None:
+    for level in (3, 9, 3, 9):
+        fresh = zstandard.ZstdCompressor(level=level, write_checksum=True).compress(TEXT + NOISE)
+        assert pack_unit([TEXT, NOISE], level=level).payload == fresh
+        pack_unit([NOISE, NOISE], level=level)
