@@ -1,0 +1,91 @@
+"""A bootstrap rewritten from blobs to windows: a plain EROFS image that the kernel mounts over window files.
+
+Each window is one device. Inodes keep their numbers; only block addresses move, all by the same number of
+blocks, because the device table is put in front of what the tree needs and the tables of RAFS are dropped:
+
+    superblock, one device slot per window
+    inodes, directories and symlinks, as they were, with new chunk entries
+
+The slots carry the windows' ids and lengths, so the image says by itself what it is to be mounted over
+(`localised`). Pure: no file is read or written. A container's start may wait for this, hence plain integers
+and one dictionary look-up per chunk (`tree_rewriting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, chain, count
+from operator import add
+
+from .blob_meta import BlobMeta
+from .bootstrap import Bootstrap
+from .codes import BLOCK, RafsFlag
+from .errors import FormatInvalid, FormatUnsupported
+from .localised import WindowDevice
+from .tree_rewriting import TreeRewriting
+from .windows import Window
+
+_LOW_INDICES = 1 << 16  # an entry holds the chunk's index in two parts, the lower of 16 bits
+
+
+def localise(bootstrap: Bootstrap, blobs: Sequence[BlobMeta], windows: Sequence[Sequence[Window]]) -> bytes:
+    """The EROFS image of *bootstrap* over the windows of its blobs.
+
+    *blobs* and *windows* are in the order of the blob table. Device k + 1 is the k-th distinct window in that
+    order. Files whose chunks follow each other in one window become one extent. The same input gives the same
+    bytes. *bootstrap* must be free of findings of `check.check_bootstrap`: what overlaps would be rewritten
+    under another's feet.
+
+    Raises:
+        FormatInvalid: a chunk entry names a chunk that is not in the chunk info at that index and block, or
+        what it lies in is out of bounds.
+        FormatUnsupported: an image of 512-byte blocks.
+        ImageTooLarge: more windows than an image can have devices.
+    """
+    if bootstrap.flags & RafsFlag.TARFS_MODE:
+        raise FormatUnsupported("tarfs", "its blocks are smaller than those of windows")
+    if not len(bootstrap.blobs) == len(blobs) == len(windows):
+        raise FormatInvalid(
+            f"the bootstrap has {len(bootstrap.blobs)} blobs, chunk info is given for {len(blobs)}"
+        )
+    numbers: dict[str, int] = {}
+    devices: list[WindowDevice] = []
+    entries: dict[int, int] = {}
+    for index, (meta, cut) in enumerate(zip(blobs, windows, strict=True)):
+        for window in cut:
+            if window.id not in numbers:
+                devices.append(WindowDevice(window.id, window.length))
+                numbers[window.id] = len(devices)
+        entries.update(_entries(index, meta, cut, numbers))
+    rewriting = TreeRewriting(bootstrap, entries)
+    rewriting.run()
+    return rewriting.finish(devices)
+
+
+def _entries(
+    index: int, meta: BlobMeta, cut: Sequence[Window], numbers: Mapping[str, int]
+) -> Iterator[tuple[int, int]]:
+    """What becomes of every chunk entry of blob *index*: (blob, chunk index, block), (window, block in it).
+
+    Both as the 64-bit words that they are on disk. What an inode says and is not among them contradicts the
+    chunk info.
+    """
+    # Chunks are dense (`BlobMeta`), so the sizes tell the blocks. Sums and maps run in C.
+    blocks = list(accumulate([-(-size // BLOCK) << 32 for size in meta.sizes], initial=0))
+    new = chain.from_iterable(
+        map(
+            ((numbers[window.id] << 16) - (window.start // BLOCK << 32)).__add__,
+            blocks[window.first_chunk : window.first_chunk + window.chunk_count],
+        )
+        for window in cut
+    )
+    old = chain.from_iterable(
+        map(add, blocks[first : min(first + _LOW_INDICES, meta.chunk_count)], count(_entry(index, first)))
+        for first in range(0, meta.chunk_count, _LOW_INDICES)
+    )
+    return zip(old, new, strict=True)
+
+
+def _entry(blob_index: int, chunk_index: int) -> int:
+    """The entry of a chunk at block 0; chunks after it count up until the low half of the index is full."""
+    return (blob_index + 1) << 16 | chunk_index // _LOW_INDICES << 24 | chunk_index % _LOW_INDICES

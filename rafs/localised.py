@@ -1,0 +1,109 @@
+"""The fixed part of a localised image: its superblock, and the device slots that name its windows.
+
+What `localise` makes begins with it, and whoever mounts reads it: a kept image is checked and its windows are
+known without the bootstrap it came from. The tree behind it is the kernel's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from .codes import BLOCK, DEVICE_SLOTS_OFFSET, EROFS_MAGIC, FEATURE_INCOMPAT, SUPERBLOCK_OFFSET
+from .errors import FormatInvalid, ImageTooLarge
+from .records import DEVICE_SLOT, SUPERBLOCK, Superblock
+from .windows import WindowId
+
+# Part of the name under which localised images are kept: raised when `localise` writes other bytes, when
+# windows are cut elsewhere, and when `check` refuses more, so that nothing made by older rules is mounted.
+LOCALISED_VERSION: Final = 1
+
+MAX_DEVICES: Final = 65_535  # a 16-bit field; device 0 is the image itself
+
+_UUID_OFFSET: Final = SUPERBLOCK_OFFSET + 48
+_UUID_SIZE: Final = 16
+_MAX_BLOCKS: Final = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDevice:
+    """One window as a device of the image."""
+
+    id: WindowId
+    length: int  # bytes, multiple of 4096
+
+
+def pack_front(
+    superblock: Superblock, first: int, blocks: int, devices: Sequence[WindowDevice]
+) -> tuple[Callable[[bytes], bytes], int]:
+    """(what puts the fixed part before *blocks* blocks of a bootstrap, by how many blocks they move).
+
+    They lay at block *first* of the bootstrap, whose *superblock* gives times, counts and the root.
+
+    Raises:
+        ImageTooLarge: more devices than the kernel can count, or more blocks in them.
+    """
+    if len(devices) > MAX_DEVICES:
+        raise ImageTooLarge(
+            f"the image has {len(devices)} windows, a kernel mount can have {MAX_DEVICES}; use fuse"
+        )
+    front = -(-(DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * len(devices)) // BLOCK)
+    # Behind the image's own last block: an address of it never falls into a device, and a mount for which the
+    # devices are forgotten reads beyond the end, an error, instead of other blocks.
+    place = front + blocks
+    slots = bytearray()
+    pack = DEVICE_SLOT.struct.pack
+    for device in devices:
+        count = device.length // BLOCK
+        slots += pack(device.id.encode("ascii"), count, place, b"")
+        place += count
+        if place >= _MAX_BLOCKS:
+            raise ImageTooLarge(f"the windows have more than {_MAX_BLOCKS} blocks, these have 32-bit numbers")
+    shift = front - first
+    fixed = SUPERBLOCK.pack(
+        superblock._replace(
+            feature_compat=0,
+            feature_incompat=FEATURE_INCOMPAT,
+            blocks=front + blocks,
+            meta_block=superblock.meta_block + shift,
+            device_count=len(devices),
+            uuid=b"",
+        )
+    )
+
+    def join(rest: bytes) -> bytes:
+        image = bytearray(SUPERBLOCK_OFFSET) + fixed
+        image += bytes(DEVICE_SLOTS_OFFSET - len(image)) + slots
+        image += bytes(front * BLOCK - len(image)) + rest
+        image[_UUID_OFFSET : _UUID_OFFSET + _UUID_SIZE] = _seal(image)
+        return bytes(image)
+
+    return join, shift
+
+
+def read_devices(image: bytes) -> tuple[WindowDevice, ...]:
+    """The windows that a localised *image* is to be mounted over, in the order of its devices.
+
+    Raises:
+        FormatInvalid: *image* is not exactly what `localise` made.
+    """
+    superblock = SUPERBLOCK.unpack(image, SUPERBLOCK_OFFSET)
+    if superblock.magic != EROFS_MAGIC or superblock.device_slot_index * 128 != DEVICE_SLOTS_OFFSET:
+        raise FormatInvalid(f"not a localised image: magic {superblock.magic:#010x}")
+    if superblock.uuid != _seal(image):
+        raise FormatInvalid("the localised image is damaged: the sum in its superblock is another")
+    end = DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * superblock.device_count
+    return tuple(
+        WindowDevice(WindowId(slot.tag.decode("ascii")), slot.blocks * BLOCK)
+        for slot in DEVICE_SLOT.unpack_all(image[DEVICE_SLOTS_OFFSET:end])
+    )
+
+
+def _seal(image: bytes | bytearray) -> bytes:
+    """The UUID: a sum of all other bytes, which also gives each image its own file system id."""
+    digest = blake3(image[:_UUID_OFFSET])
+    digest.update(memoryview(image)[_UUID_OFFSET + _UUID_SIZE :])
+    return digest.digest(length=_UUID_SIZE)
