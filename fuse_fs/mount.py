@@ -281,7 +281,7 @@ def _stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
             os.write(writing, b"\0")
         watcher.join()
         signal.set_wakeup_fd(descriptor_before)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
         os.close(reading)
         os.close(writing)
