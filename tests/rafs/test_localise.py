@@ -182,7 +182,15 @@ def test_indices_beyond_sixteen_bits_are_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"index_low": 2}, {"index_high": 1}, {"block": 3}, {"device": 2, "index_low": 99}, {"device": 0}, {"device": 9}]
+    "change",
+    [
+        {"index_low": 2},
+        {"index_high": 1},
+        {"block": 3},
+        {"device": 2, "index_low": 99},
+        {"device": 0},
+        {"device": 9},
+    ],
 )
 @pytest.mark.parametrize("path", [b"/small", b"/long", b"/xattrs"])
 def test_an_entry_that_contradicts_the_chunk_info_is_refused(change: dict[str, int], path: bytes) -> None:
