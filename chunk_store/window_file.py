@@ -14,8 +14,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 FILE_MODE = 0o600
@@ -96,6 +97,23 @@ class LockedWindow:
             self._fd = -1
 
 
+def is_held(fd: int) -> bool:
+    """Whether anything but *fd*, an open window file, holds that file open: a mount, also one that was lazily
+    unmounted, or a reader.
+
+    A moment later the answer may be another; whoever acts on it holds the window's lock and has made sure
+    that nobody mounts meanwhile. Where leases do not work, the answer is yes.
+    """
+    # Whoever opens the file while we have the lease makes the kernel signal us; by default that would kill.
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return True
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
 class WindowDirectory:
     """`ROOT/windows/<first two digits>/<id>`: where window files lie and how they are opened. Thread-safe."""
 
@@ -153,6 +171,16 @@ class WindowDirectory:
                 return LockedWindow(fd, length, held.st_size)
             os.close(fd)
         raise OSError(errno.EBUSY, "the window file is replaced each time it is opened", name)
+
+    def reserve(self, window_ids: Iterable[str]) -> None:
+        """Make sure that each window has a file, empty where it is absent: a mount is about to hold it.
+
+        Raises:
+            OSError: the file system refuses (full, read-only, no permission).
+        """
+        for window_id in window_ids:
+            if self.size(window_id) <= 0:
+                os.close(self._open_write(self._name(window_id)))
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield (name, path) of every entry two levels below, whatever it is, in no particular order."""

@@ -1,0 +1,86 @@
+"""Window files for mounts: reserved before they are held, and whether something holds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chunk_store.window_file import WindowDirectory, is_held
+
+ID = "ab" * 32
+OTHER = "cd" * 32
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> WindowDirectory:
+    return WindowDirectory(tmp_path)
+
+
+def path_of(directory: WindowDirectory, window_id: str) -> Path:
+    return directory.path / window_id[:2] / window_id
+
+
+def test_reserving_makes_an_empty_file_where_there_is_none(directory: WindowDirectory) -> None:
+    directory.reserve([ID, OTHER])
+    assert [directory.size(name) for name in (ID, OTHER)] == [0, 0]
+    assert path_of(directory, ID).stat().st_mode & 0o777 == 0o600
+
+
+def test_reserving_leaves_what_is_there(directory: WindowDirectory) -> None:
+    directory.reserve([ID])
+    path = path_of(directory, ID)
+    path.write_bytes(b"prefix")
+    before = path.stat()
+    directory.reserve([ID])
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, 6, before.st_mtime_ns)
+
+
+def test_reserving_puts_a_file_where_a_link_was(directory: WindowDirectory, tmp_path: Path) -> None:
+    path = path_of(directory, ID)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "elsewhere")
+    directory.reserve([ID])
+    assert not path.is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_a_window_is_held_while_something_else_has_it_open(directory: WindowDirectory, flags: int) -> None:
+    directory.reserve([ID])
+    fd = os.open(path_of(directory, ID), flags)
+    try:
+        assert not is_held(fd)
+        other = os.open(path_of(directory, ID), os.O_RDONLY)
+        assert is_held(fd)
+        os.close(other)
+        assert not is_held(fd)
+    finally:
+        os.close(fd)
+
+
+def test_asking_does_no_harm_to_whoever_opens_the_file_meanwhile(directory: WindowDirectory) -> None:
+    """Its signal, if it comes, must not be the one that kills."""
+    directory.reserve([ID])
+    program = (
+        "import os, sys\n"
+        "from chunk_store.window_file import is_held\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "print(flush=True)\n"
+        "answers = {is_held(fd) for _ in range(20_000)}\n"
+        "print(sorted(answers))\n"
+    )
+    path = path_of(directory, ID)
+    asking = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True)
+    assert asking.stdout is not None
+    asking.stdout.readline()
+    while asking.poll() is None:
+        os.close(os.open(path, os.O_RDONLY))
+    assert asking.returncode not in (-signal.SIGIO, 1)
+    assert asking.stdout.read().strip() in ("[False, True]", "[True]", "[False]")
+    asking.stdout.close()
