@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from registry_client.auth_file import Account
 from registry_client.bearer import Token, basic, exchange
@@ -17,11 +18,15 @@ from registry_client.challenge import Challenge, parse_challenges, preferred
 from registry_client.connections import Origin, Pools
 from registry_client.credentials import find_account
 from registry_client.deadline import Deadline
-from registry_client.errors import RegistryError, Unauthorized
+from registry_client.errors import Unauthorized
 from registry_client.options import RegistryOptions
+from registry_client.wire import WireFailure
 
 FAILURE_MEMORY = 5.0
 """Seconds for which a refused account is not tried again."""
+
+GIVEN_TOKEN_LIFE = 300.0
+"""Seconds for which a token found in a credentials file is used before the file is read again."""
 
 
 class Authorization:
@@ -42,7 +47,7 @@ class Authorization:
         self._challenge: Challenge | None = None
         self._basic: str | None = None
         self._tokens: dict[str, Token] = {}
-        self._failure: tuple[float, RegistryError] | None = None
+        self._failure: tuple[float, str] | None = None
 
     def header(self, actions: str, deadline: Deadline) -> str | None:
         """What to send for *actions* (`pull` or `pull,push`); None as long as the registry has asked for
@@ -60,15 +65,10 @@ class Authorization:
         token = self._tokens.get(actions)
         if token is not None and token.fresh(now):
             return "Bearer " + token.value
-        if token is not None and token.valid(now):
-            if not self._lock.acquire(blocking=False):
-                return "Bearer " + token.value
-        else:
-            self._lock.acquire()
-        try:
+        if token is not None and token.valid(now) and self._lock.locked():
+            return "Bearer " + token.value
+        with self._held(deadline):
             return self._bearer(challenge, actions, token, deadline)
-        finally:
-            self._lock.release()
 
     def answer(
         self, headers: Sequence[str], used: str | None, actions: str, deadline: Deadline
@@ -81,7 +81,7 @@ class Authorization:
         challenge = preferred(parse_challenges(headers))
         if challenge is None:
             return None
-        with self._lock:
+        with self._held(deadline):
             if challenge.scheme == "basic":
                 if used is not None and used.startswith("Bearer "):
                     # Harbor answers an expired token with a Basic challenge; asked anonymously it names
@@ -95,12 +95,22 @@ class Authorization:
                 del self._tokens[actions]
             return self._bearer(challenge, actions, None, deadline)
 
-    def ask_again(self, used: str | None) -> str | None:
+    def ask_again(self, used: str | None, deadline: Deadline) -> str | None:
         """The account as it is now, if it differs from *used*: for registries that say 403 when it
         expired.
         """
-        with self._lock:
+        with self._held(deadline):
             return self._basic_header(Challenge("basic", {}), used)
+
+    @contextmanager
+    def _held(self, deadline: Deadline) -> Iterator[None]:
+        """The lock. Whoever has it may be waiting for a token server, so nobody waits beyond *deadline*."""
+        if not self._lock.acquire(timeout=max(deadline.remaining(), 0)):
+            raise WireFailure("no credentials came in time")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _basic_header(self, challenge: Challenge, used: str | None) -> str | None:
         if self._basic is not None and used != self._basic:
@@ -121,16 +131,19 @@ class Authorization:
         if token is not None and token is not seen and token.valid(now):
             return "Bearer " + token.value
         if self._failure is not None and now - self._failure[0] < FAILURE_MEMORY:
-            raise self._failure[1]
+            raise Unauthorized(self._failure[1])
         account = self._account()
         if account is not None and account.registry_token:
-            return "Bearer " + account.registry_token
+            # Looked up again now and then, since nobody says when it expires.
+            token = Token(account.registry_token, now, now + GIVEN_TOKEN_LIFE)
+            self._tokens[actions] = token
+            return "Bearer " + token.value
         try:
             token = exchange(
                 challenge, self._scopes(challenge, actions), account, self._registry, self._pools, deadline
             )
         except Unauthorized as error:
-            self._failure = (now, error)
+            self._failure = (now, str(error))
             raise
         self._failure = None
         self._tokens[actions] = token

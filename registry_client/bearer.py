@@ -22,9 +22,8 @@ from registry_client.deadline import Deadline
 from registry_client.digest import shorten
 from registry_client.errors import RegistryError, ResponseInvalid, Unauthorized, Unreachable
 from registry_client.retrying import parse_retry_after
-from registry_client.wire import WireFailure
+from registry_client.wire import CLIENT_ID, WireFailure
 
-CLIENT_ID = "nopull"
 DEFAULT_LIFE = 60.0
 """Seconds a token without `expires_in` lives (token.md); GHCR sends none."""
 _TOKEN_ANSWER = 256 * 1024  # tokens of several KB occur; ggcr stops at 64 KiB

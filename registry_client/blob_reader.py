@@ -21,7 +21,11 @@ from registry_client.redirect import Location
 from registry_client.retrying import Attempts
 from registry_client.wire import WireFailure
 
-PIECE: Final = 256 * 1024
+PIECE: Final = 64 * 1024
+"""Most bytes taken from a connection at once. The buffer for each is allocated anew: from 128 KiB on
+malloc maps and unmaps it, which made 1 MiB cost 1.4 ms of CPU instead of 0.6 (urllib3 alone: 0.45);
+smaller ones cost more calls.
+"""
 SKIP_LIMIT: Final = 1024 * 1024
 """Bytes thrown away to reach an offset when a server answers a range with the whole blob; a range further
 in is refused instead, since each read would cost the blob up to there.

@@ -211,6 +211,7 @@ class ConnectionPool:
     def _wait(self, deadline: Deadline) -> None:
         remaining = deadline.remaining()
         if remaining <= 0:
+            self._changed.notify()  # what woke us may be for the next in line
             raise WireFailure(f"all {self._options.connections} connections stayed busy")
         self._waiting += 1
         try:

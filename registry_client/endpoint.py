@@ -6,11 +6,11 @@ temporary. Ranges of blobs have their own loop in `blob_reader`; uploads in `reg
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from registry_client.answer import Answer
-from registry_client.authorization import Authorization
-from registry_client.bearer import CLIENT_ID
 from registry_client.connections import Origin, Pools
 from registry_client.deadline import Deadline
 from registry_client.errors import RegistryError, ResponseInvalid, Unreachable
@@ -19,7 +19,10 @@ from registry_client.redirect import HOPS, STATUSES, Location, parse_location
 from registry_client.reference import DOCKER_HUB, Reference
 from registry_client.refusal import refusal
 from registry_client.retrying import ASKING_ATTEMPTS, Attempts, Pace
-from registry_client.wire import WireFailure
+from registry_client.wire import CLIENT_ID, WireFailure
+
+if TYPE_CHECKING:
+    from registry_client.authorization import Authorization
 
 # A front end that compresses on the fly would make offsets and digests those of other bytes.
 PLAIN_HEADERS: Mapping[str, str] = {"User-Agent": CLIENT_ID, "Accept-Encoding": "identity"}
@@ -38,7 +41,28 @@ class Endpoint:
         self.pools = Pools(options)
         self.pace = Pace()
         self._pool = self.pools.at(self.origin)
-        self.authorization = Authorization(self.origin, self.host, self.repository, options, self.pools)
+        self._lock = threading.Lock()  # protects making _authorization; nothing else is taken under it
+        self._authorization: Authorization | None = None
+
+    @property
+    def authorization(self) -> Authorization:
+        """Who we are here; made when the registry first asks, since many never do."""
+        with self._lock:
+            if self._authorization is None:
+                from registry_client.authorization import Authorization
+
+                self._authorization = Authorization(
+                    self.origin, self.host, self.repository, self.options, self.pools
+                )
+            return self._authorization
+
+    def credentials(self, actions: str, deadline: Deadline) -> str | None:
+        """The Authorization header for *actions*; None as long as the registry has asked for none.
+
+        Raises:
+            Unauthorized, ResponseInvalid, Unreachable: a token was due and could not be had.
+        """
+        return self._authorization.header(actions, deadline) if self._authorization else None
 
     def path(self, kind: str, name: str) -> str:
         """The API path of a manifest or blob of this repository."""
@@ -63,7 +87,7 @@ class Endpoint:
             Unauthorized, ResponseInvalid, Unreachable: no token could be had.
         """
         self.pace.wait(deadline)
-        used = self.authorization.header(actions, deadline)
+        used = self.credentials(actions, deadline)
         for _ in range(3):
             sent = {**headers, "Authorization": used} if used else headers
             answer = self._pool.send(method, target, sent, deadline)
@@ -80,7 +104,7 @@ class Endpoint:
             answer.text()
             return self.authorization.answer(headers, used, actions, deadline)
         if answer.status == 403 and used and used.startswith("Basic") and _EXPIRED_WORDS in answer.text():
-            return self.authorization.ask_again(used)
+            return self.authorization.ask_again(used, deadline)
         return None
 
     def follow(

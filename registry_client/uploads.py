@@ -81,7 +81,7 @@ class Sender:
         endpoint = self._endpoint
         endpoint.pace.wait(deadline)
         ours = place.origin == endpoint.origin
-        used = endpoint.authorization.header(self._actions, deadline) if ours else None
+        used = endpoint.credentials(self._actions, deadline) if ours else None
         for _ in range(HOPS):
             sent = {**PLAIN_HEADERS, **headers, **({"Authorization": used} if used else {})}
             status, answered, text = self._once(method, place, body, sent, deadline)
@@ -96,7 +96,7 @@ class Sender:
             elif status in _REPEATABLE:
                 place = parse_location(answered.get("Location"), place)
                 ours = place.origin == endpoint.origin
-                used = endpoint.authorization.header(self._actions, deadline) if ours else None
+                used = endpoint.credentials(self._actions, deadline) if ours else None
             else:
                 break
             if isinstance(body, tuple):

@@ -16,6 +16,8 @@ from urllib3.exceptions import IncompleteRead as BodyIncomplete
 
 from registry_client.deadline import Deadline
 
+CLIENT_ID = "nopull"
+"""What we call ourselves to registries and token servers."""
 FOREIGN_ERRORS = (HTTPError, HTTPException, OSError)
 """Everything the transport below may raise: urllib3's, http.client's, sockets' and TLS'."""
 

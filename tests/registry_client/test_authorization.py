@@ -105,7 +105,7 @@ def test_an_account_gets_a_token_and_only_the_token_server_sees_it(
 ) -> None:
     storage.require_token(account=ACCOUNT)
     server.require_token(realm=f"{storage.url}/token")
-    server._doors.tokens = storage._doors.tokens
+    server.accept_token("token-1")
     source = opened(creds=":".join(ACCOUNT))
     source.resolve()
     read(source, image)
@@ -273,9 +273,10 @@ def test_a_registry_token_is_sent_as_it_is(server: ScriptedRegistry, opened: Ope
     file = tmp_path / "auth.json"
     file.write_text(json.dumps({"auths": {server.host: {"registrytoken": "given"}}}))
     server.require_token()
-    assert server._doors.tokens is not None
-    server._doors.tokens.add("given")
-    opened(authfile=file).resolve()
+    server.accept_token("given")
+    source = opened(authfile=file)
+    source.resolve()
+    source.resolve()
     assert not server.seen(TOKEN)
 
 

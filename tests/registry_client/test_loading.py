@@ -26,6 +26,7 @@ def loaded(statement: str) -> set[str]:
         ("from registry_client.reference import parse_reference", HEAVY),
         ("import registry_client.opening, registry_client.selection", HEAVY),
         ("import registry_client.layout", ("urllib3", "requests", "ssl")),
+        ("import registry_client.registry_source", ("registry_client.authorization", "registry_client.tls")),
         ("import registry_client.registry_source", ("requests", "click", "subprocess", "tarfile")),
         ("import registry_client.registry_destination", ("requests", "click", "subprocess", "tarfile")),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -331,3 +333,22 @@ def test_a_closed_source_says_so(source: RegistrySource, image: SampleImage) -> 
     source.close()
     with pytest.raises(Unreachable, match="it was closed by this program"):
         read(source, image)
+
+
+def test_a_forked_child_opens_connections_of_its_own(
+    server: ScriptedRegistry, source: RegistrySource, image: SampleImage
+) -> None:
+    read(source, image)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forking beside threads, which is what this is about.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            read(source, image, 5, 9999)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    read(source, image, 6, 9999)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert server.connections == 2
