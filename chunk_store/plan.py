@@ -63,20 +63,20 @@ class Plan:
 
     def missed(self, number: int) -> None:
         """A reader had to wait for *number*: what comes after it is wanted before the rest."""
-        if not self.touched(number):
+        if not any(stretch.origin <= number < stretch.next for stretch in self._follow):
             self._follow.append(_Stretch(number, number + 1, number + 1 + FOLLOW_WINDOWS))
             del self._follow[:-FOLLOWED_MISSES]
+        else:
+            self.touched(number)
 
-    def touched(self, number: int) -> bool:
-        """A reader first came to *number*; if that continues a stretch, it grows. Whether it did."""
+    def touched(self, number: int) -> None:
+        """A reader first came to *number*: a stretch it lies in becomes the latest and stays ahead."""
         for place in range(len(self._follow) - 1, -1, -1):
             stretch = self._follow[place]
-            if stretch.origin <= number <= stretch.end:
+            if stretch.origin <= number < stretch.end:
                 stretch.end = max(stretch.end, number + 1 + FOLLOW_WINDOWS)
-                stretch.next = max(stretch.next, number + 1)
                 self._follow.append(self._follow.pop(place))
-                return True
-        return False
+                return
 
     def tail(self, number: int, compressed: int) -> list[int]:
         """*number* and the absent windows right behind it that together stay within *compressed* bytes."""

@@ -23,12 +23,14 @@ from chunk_store.limits import Limits
 from chunk_store.memory_windows import MemoryWindows
 from chunk_store.plan import Plan, Priority, State
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
+from chunk_store.remote import is_temporary
 from chunk_store.sums import Sum
 from chunk_store.window_index import WindowIndex
 
 _IDLE_SECONDS = 5.0  # a worker without work leaves after this: a complete mount keeps no threads
-_RETRY_SECONDS = 2.0  # between looks at windows that another process was filling
-_FIRST_REST = 1.0  # seconds the bulk rests after the remote failed it; doubled each time, up to the next
+_RETRY_SECONDS = 1.0  # between looks at windows that another process was filling
+_SILENCE_SECONDS = 60.0  # between two lines about a full disk: room for one small window comes and goes
+_FIRST_REST = 0.5  # seconds the bulk rests after the remote failed it; doubled each time, up to the next
 _LONGEST_REST = 30.0
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ class Scheduler:
         self._rest = _FIRST_REST
         self._rests_until = 0.0
         self._busy_until = 0.0
+        self._silent_until = 0.0
         self._retries_at = 0.0
         self.windows_total = sum(1 for _ in index.distinct())
         self.bytes_total = sum(index[number].length for number in index.distinct())
@@ -178,6 +181,10 @@ class Scheduler:
                     raise ChunkCorrupt(
                         f"{broken} windows of the image are wrong at their source: {self._trouble}"
                     )
+                if isinstance(self._trouble, ChunkUnavailable) and not is_temporary(
+                    self._trouble.__cause__ or self._trouble
+                ):
+                    raise ChunkUnavailable(*self._trouble.args) from self._trouble
                 if self._stopping.is_set():
                     raise ChunkUnavailable("the image was unmounted before it was complete")
                 left = None if deadline is None else deadline - time.monotonic()
@@ -329,11 +336,13 @@ class Scheduler:
             self._hire()
         if settled.record is not None:
             self._completed(settled.record)
-        if isinstance(settled.error, StoreError) and outcome is Outcome.FAILED:
-            fill.fail(settled.error)
-            message = str(settled.error)
+        failure = settled.error if outcome is Outcome.FAILED else None
+        if failure is not None:
+            message = str(failure)
         if message is not None:
             log.error("%s", message)
+        if isinstance(failure, StoreError):
+            fill.fail(failure)
 
     def _place(self, fill: Fill, settled: Settled) -> str | None:
         """Move the window to the state its outcome means; what to log, if anything."""
@@ -360,12 +369,19 @@ class Scheduler:
             and self._full is None
         ):
             window_id = self._index[fill.number].id[:16]
-            message = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
-            self._full = StoreFull(message)
+            reason = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
+            self._full = StoreFull(reason)
+            if time.monotonic() >= self._silent_until:
+                self._silent_until = time.monotonic() + _SILENCE_SECONDS
+                message = reason
         if outcome is Outcome.GIVEN_UP and isinstance(error, StoreError):
             self._trouble = error
-            self._rests_until = time.monotonic() + self._rest
-            self._rest = min(2 * self._rest, _LONGEST_REST)
+            if not is_temporary(error.__cause__ or error):
+                self._plan.states[fill.number] = State.SET_ASIDE  # other blobs may be there
+            now = time.monotonic()
+            if now >= self._rests_until:  # ranges that fail together count once
+                self._rests_until = now + self._rest
+                self._rest = min(2 * self._rest, _LONGEST_REST)
         return message
 
     def _mark_present(self, number: int) -> None:

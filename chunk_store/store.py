@@ -223,7 +223,8 @@ class Attachment:
                 found = store.open_windows.read(window.id, window.length, begin, end - begin)
                 if found is not None:
                     return found
-                log.warning("window %s is not what it was; looking at it again", window.id)
+                if tries_left == _TRIES - 1:
+                    log.warning("window %s is not what it was; looking at it again", window.id)
                 self._scheduler.lost(number)
             kept = store.memory.get(window.id)
             if kept is not None:

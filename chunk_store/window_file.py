@@ -203,7 +203,7 @@ class WindowDirectory:
             try:
                 fd = os.open(name, flags, FILE_MODE)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(name), DIRECTORY_MODE, exist_ok=True)  # noqa: PTH103, PTH120
+                self._make_shelf(name)
                 continue
             except OSError as error:
                 if error.errno not in (errno.ELOOP, errno.ENXIO):
@@ -216,6 +216,11 @@ class WindowDirectory:
             if not stat.S_ISREG(os.lstat(name).st_mode):
                 os.unlink(name)  # noqa: PTH108
         raise OSError(errno.EBUSY, "something that is not a file keeps the window's name", name)
+
+    def _make_shelf(self, name: str) -> None:
+        # One by one: `parents=True` gives only the last of them the mode.
+        for directory in (self.path, Path(name).parent):
+            directory.mkdir(DIRECTORY_MODE, exist_ok=True)
 
 
 def _leads_to(name: str, held: os.stat_result) -> bool:

@@ -209,7 +209,8 @@ class WindowSink:
             try:
                 self._locked.write(self._at, pieces)
             except OSError as error:
-                if not self.fill.wanted:
+                # A file that was cut is still a good place: it is only begun again.
+                if not self.fill.wanted or error.errno == errno.ESTALE:
                     raise WriteRefused(error) from error
                 self.fill.refused(error)
                 self._keep_in_memory()

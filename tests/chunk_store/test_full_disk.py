@@ -1,0 +1,38 @@
+"""A file system that is really full: a small tmpfs."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chunk_store import ChunkStore, StoreFull
+from tests.chunk_store.blobs import ScriptedSource, random_blob
+
+pytestmark = pytest.mark.system
+BLOB = random_blob("tmpfs", 6 << 20)
+
+
+@pytest.fixture(params=["size=2m", "size=64m,nr_inodes=12"], ids=["blocks", "inodes"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "small", tmp_path], check=True)
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_readers_get_every_byte_from_a_full_file_system(
+    small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ChunkStore(small / "store") as store:
+        attachment = store.attach([BLOB.meta], ScriptedSource(BLOB))
+        for offset in range(0, len(BLOB.plain), 100_000):
+            assert (
+                attachment.read(0, offset, 4096 if offset + 4096 < len(BLOB.plain) else 1)
+                == (BLOB.plain[offset : offset + (4096 if offset + 4096 < len(BLOB.plain) else 1)])
+            )
+        with pytest.raises(StoreFull, match="No space left"):
+            attachment.wait_complete(10)
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1

@@ -1,0 +1,69 @@
+"""Descriptors are bounded, shared, and never closed under a reader."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from chunk_store.open_windows import OpenWindows
+from chunk_store.window_file import WindowDirectory
+
+IDS = [f"{n:064x}" for n in range(40)]
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> OpenWindows:
+    directory = WindowDirectory(tmp_path)
+    for number, window_id in enumerate(IDS):
+        window = directory.try_lock(window_id, 4096)
+        assert window is not None
+        window.write(0, [bytes([number]) * 4096])
+        window.close()
+    return OpenWindows(directory, limit=4)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_at_most_the_limit_stays_open(windows: OpenWindows) -> None:
+    before = open_files()
+    for number, window_id in enumerate(IDS):
+        assert windows.read(window_id, 4096, 10, 5) == bytes([number]) * 5
+    assert len(windows) == 4
+    assert open_files() == before + 4
+    windows.close()
+    assert open_files() == before
+
+
+def test_many_threads_read_right_bytes_through_few_descriptors(windows: OpenWindows) -> None:
+    before = open_files()
+
+    def read_everything(start: int) -> bool:
+        order = IDS[start:] + IDS[:start]
+        return all(
+            windows.read(window_id, 4096, 0, 4096) == bytes([IDS.index(window_id)]) * 4096
+            for window_id in order * 20
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read_everything, range(8)))
+    windows.close()
+    assert open_files() == before
+
+
+def test_a_file_of_another_length_is_not_opened_as_complete(windows: OpenWindows) -> None:
+    assert windows.read(IDS[0], 8192, 0, 1) is None
+    assert windows.read(IDS[0], None, 0, 1) == b"\0"
+
+
+def test_a_window_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
+    directory = WindowDirectory(tmp_path)
+    first = directory.try_lock(IDS[0], 4096)
+    assert first is not None and directory.try_lock(IDS[0], 4096) is None
+    first.close()
+    second = directory.try_lock(IDS[0], 4096)
+    assert second is not None and not second.complete
+    second.close()

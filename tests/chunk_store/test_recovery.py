@@ -1,0 +1,192 @@
+"""What a store keeps when the machine went down: exactly what is known to have reached the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from chunk_store import StoreUnusable, boot, checkpoint, sums
+from chunk_store.boot import checksum, open_store
+from chunk_store.sums import Sum
+from chunk_store.window_file import LockedWindow
+from tests.chunk_store.blobs import ScriptedSource, random_blob
+from tests.chunk_store.conftest import OpenStore
+
+BLOB = random_blob("recovery", 3 << 20)
+
+
+def fill(open_store: OpenStore, *, boot_id: str, record: bool = True) -> Path:
+    """A store that holds the blob, closed; *record* false loses the record, as a power cut does."""
+    store = open_store(boot_id=boot_id)
+    attachment = store.attach([BLOB.meta], ScriptedSource(BLOB))
+    assert attachment.wait_complete(10)
+    store.close()
+    if not record:
+        (store.root / sums.NAME).unlink()
+    return store.root
+
+
+def windows_in(root: Path) -> dict[str, Path]:
+    return {path.name: path for path in root.glob("windows/*/*")}
+
+
+def test_recorded_windows_survive_a_new_boot(open_store: OpenStore) -> None:
+    fill(open_store, boot_id="first")
+    store = open_store(boot_id="second")
+    assert store.recovery is not None
+    assert (store.recovery.kept, store.recovery.dropped) == (len(BLOB.windows), 0)
+    source = ScriptedSource(BLOB)
+    assert store.attach([BLOB.meta], source).read(0, 0, len(BLOB.plain)) == BLOB.plain
+    assert source.asked == []
+
+
+def test_unrecorded_windows_are_dropped_under_a_new_boot_and_fetched_again(open_store: OpenStore) -> None:
+    root = fill(open_store, boot_id="first", record=False)
+    for path in windows_in(root).values():
+        path.write_bytes(bytes(path.stat().st_size))  # of the right length, and lost
+    store = open_store(boot_id="second")
+    assert store.recovery is not None and store.recovery.dropped == len(BLOB.windows)
+    assert store.attach([BLOB.meta], ScriptedSource(BLOB)).read(0, 0, len(BLOB.plain)) == BLOB.plain
+
+
+def test_the_same_boot_drops_nothing(open_store: OpenStore) -> None:
+    root = fill(open_store, boot_id="first", record=False)
+    assert open_store(boot_id="first").recovery is None
+    assert len(windows_in(root)) == len(BLOB.windows)
+
+
+@pytest.mark.parametrize("damage", ["shorter", "longer", "other bytes", "link", "partial"])
+def test_a_recorded_window_that_is_not_what_was_recorded_is_dropped(
+    open_store: OpenStore, damage: str
+) -> None:
+    root = fill(open_store, boot_id="first")
+    name, path = next(iter(windows_in(root).items()))
+    content = path.read_bytes()
+    if damage == "shorter":
+        path.write_bytes(content[:-4096])
+    elif damage == "longer":
+        path.write_bytes(content + bytes(4096))
+    elif damage == "other bytes":
+        path.write_bytes(bytes(len(content)))
+    elif damage == "partial":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+        path.symlink_to("/etc/passwd")
+    store = open_store(boot_id="second")
+    assert store.recovery is not None and store.recovery.kept == len(BLOB.windows) - 1
+    assert name not in windows_in(root)
+    assert name not in sums.load(root)
+    assert store.attach([BLOB.meta], ScriptedSource(BLOB)).read(0, 0, len(BLOB.plain)) == BLOB.plain
+
+
+def test_a_recorded_window_that_was_only_touched_is_kept(open_store: OpenStore) -> None:
+    root = fill(open_store, boot_id="first")
+    os.utime(next(iter(windows_in(root).values())), ns=(1, 1))
+    store = open_store(boot_id="second")
+    assert store.recovery is not None and store.recovery.kept == len(BLOB.windows)
+
+
+def test_the_record_names_checksum_length_and_mtime_of_every_window(open_store: OpenStore) -> None:
+    root = fill(open_store, boot_id="first")
+    recorded = sums.load(root)
+    found = {
+        name: Sum(name, checksum(path), path.stat().st_size, path.stat().st_mtime_ns)
+        for name, path in windows_in(root).items()
+    }
+    assert recorded == found
+
+
+def test_the_checksum_of_a_resumed_window_is_that_of_its_file(open_store: OpenStore) -> None:
+    window = max(BLOB.windows, key=lambda w: w.unit_count)
+    store = open_store(boot_id="first")
+    path = store.root / "windows" / window.id[:2] / window.id
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BLOB.plain[window.start : window.start + window.length // 2])
+    store.attach([BLOB.meta], ScriptedSource(BLOB)).wait_complete(10)
+    store.close()
+    assert sums.load(store.root)[window.id].checksum == checksum(path)
+
+
+def test_a_torn_record_loses_its_last_line_only(tmp_path: Path) -> None:
+    kept = [Sum(f"{n:064x}", n, 4096 * n, n) for n in range(1, 4)]
+    sums.append(tmp_path, kept[:2])
+    with (tmp_path / sums.NAME).open("ab") as record:
+        record.write(f"{9:064x} 00000000".encode())
+    assert sums.load(tmp_path) == {found.window_id: found for found in kept[:2]}
+    sums.append(tmp_path, kept[2:])
+    assert sums.load(tmp_path) == {found.window_id: found for found in kept}
+
+
+@pytest.mark.parametrize(
+    "line", ["", "\n", "a b c d\n", f"{1:064x} {2:016x} x 4\n", f"{1:064x} {2:016x} 3 4"]
+)
+def test_what_is_no_record_is_not_taken_for_one(line: str) -> None:
+    assert sums.parse_line(line) is None
+
+
+def test_failed_write_back_empties_the_windows_it_hit(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    lost = BLOB.windows[0]
+    really_sync = os.fsync
+
+    def fsync(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink().name == lost.id:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        really_sync(fd)
+
+    store = open_store()
+    source = ScriptedSource(BLOB)
+    attachment = store.attach([BLOB.meta], source)
+    assert attachment.wait_complete(10)
+    monkeypatch.setattr(checkpoint, "sync_filesystem", fail)
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert store.checkpoints.make() == len(BLOB.windows) - 1
+    assert lost.id not in sums.load(store.root)
+    assert store.directory.size(lost.id) == 0
+    monkeypatch.undo()
+    before = source.sent
+    assert attachment.read(0, 0, len(BLOB.plain)) == BLOB.plain
+    assert source.sent - before == lost.compressed_end - lost.compressed_start
+
+
+def test_a_store_is_for_its_user_only(open_store: OpenStore) -> None:
+    root = fill(open_store, boot_id="first")
+    for path in [root, root / "windows", *root.glob("windows/*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    for path in [*windows_in(root).values(), root / sums.NAME]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_open_store_is_never_checked_by_another_process(tmp_path: Path) -> None:
+    first, recovery = open_store(tmp_path, "now")
+    second, again = open_store(tmp_path, "now")
+    os.close(first)
+    os.close(second)
+    assert recovery is not None and again is None
+
+
+def test_a_store_that_cannot_be_checked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> boot.Recovery:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(boot, "_recover", fail)
+    with pytest.raises(StoreUnusable, match="Read-only file system"):
+        open_store(tmp_path, "second")
+
+
+def test_only_a_failed_write_back_makes_a_window_shrink(tmp_path: Path) -> None:
+    path = tmp_path / "window"
+    path.write_bytes(bytes(4096))
+    locked = LockedWindow(os.open(path, os.O_RDWR), 4096, 4096)
+    assert locked.sync_or_empty()
+    locked.close()
+    assert path.stat().st_size == 4096
