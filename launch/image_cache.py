@@ -29,7 +29,7 @@ from registry_client.reference import Reference
 log = logging.getLogger("nopull.images")
 
 MANIFEST, CONFIG, BOOTSTRAP, NOTES = "manifest.json", "config.json", "image.boot", "notes.json"
-META_SUFFIX = ".blob.meta"
+META_SUFFIX, DIGEST_SUFFIX = ".blob.meta", ".blob.digest"
 _DRAFT = ".draft-"
 
 
@@ -41,6 +41,7 @@ class Documents:
     config: bytes
     bootstrap: bytes
     metas: Mapping[str, bytes]  # chunk info in cache form by blob id
+    digests: Mapping[str, bytes]  # of chunks, by blob id, where the bootstrap lacks some
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ def keep(root: Path, documents: Documents) -> Path:
     directory = _directory(root, manifest.digest)
     contents = {MANIFEST: manifest.raw, CONFIG: documents.config, BOOTSTRAP: documents.bootstrap}
     contents |= {blob + META_SUFFIX: form for blob, form in documents.metas.items()}
+    contents |= {blob + DIGEST_SUFFIX: digests for blob, digests in documents.digests.items()}
     notes = {
         "mediaType": manifest.media_type,
         "layer": manifest.layers[-1].digest,
@@ -152,12 +154,11 @@ def _read(directory: Path, digest: Digest) -> KeptDocuments:
         if digest_of(contents[name]) != f"sha256:{noted}":
             raise ValueError(f"{name} is not what it was")
     check_bytes(contents[CONFIG], manifest.config.digest, manifest.config.size, "the config")
-    metas = {
-        name.removesuffix(META_SUFFIX): content
-        for name, content in contents.items()
-        if name.endswith(META_SUFFIX)
-    }
-    return KeptDocuments(manifest, contents[CONFIG], contents[BOOTSTRAP], metas, directory)
+    metas, digests = (
+        {name.removesuffix(suffix): raw for name, raw in contents.items() if name.endswith(suffix)}
+        for suffix in (META_SUFFIX, DIGEST_SUFFIX)
+    )
+    return KeptDocuments(manifest, contents[CONFIG], contents[BOOTSTRAP], metas, digests, directory)
 
 
 def _drop(directory: Path) -> None:

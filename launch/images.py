@@ -8,14 +8,21 @@ Nothing is mounted here and no blob is read, except for chunk info that the boot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from launch import image_cache
 from launch.bootstrap_layer import PACKED_LIMIT, unpack
-from launch.chunk_tables import fetch_form, read_tables
+from launch.chunk_tables import (
+    ReadBlob,
+    fetch_digests,
+    fetch_form,
+    lacks_digests,
+    read_tables,
+    refuse_unread,
+)
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.image_cache import Documents, Known
@@ -127,7 +134,7 @@ def _open(
     else:
         documents = kept
     bootstrap = Bootstrap(documents.bootstrap)
-    blobs = read_tables(bootstrap, documents.metas)
+    blobs = read_tables(bootstrap, documents.metas, documents.digests)
     # Only now, when they have been understood: what is kept can be mounted.
     directory = kept.directory if kept is not None else image_cache.keep(root, documents)
     image_cache.remember(root, reference, platform, known)
@@ -170,24 +177,29 @@ def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Doc
     config = Later(lambda: b"".join(source.read_blob(manifest.config)))
     parts = unpack(source.read_blob(layer), where)
     blobs = ImageBlobs(source, manifest)
-    forms = _forms(Bootstrap(parts.bootstrap), blobs, parts.metas)
-    return Documents(manifest, config.result(), parts.bootstrap, forms)
+    forms, digests = _tables(Bootstrap(parts.bootstrap), blobs, parts.metas)
+    return Documents(manifest, config.result(), parts.bootstrap, forms, digests)
 
 
-def _forms(bootstrap: Bootstrap, blobs: _SizedBlobs, given: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The chunk info of all blobs in cache form: what is *given*, and what has to be read from the blobs."""
+def _tables(
+    bootstrap: Bootstrap, blobs: _SizedBlobs, given: Mapping[str, bytes]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """By blob id: the chunk info of all blobs, *given* or read from them; and digests the bootstrap lacks."""
 
-    def fetched(record: BlobRecord) -> Later[bytes]:
+    def later(record: BlobRecord, fetch: Callable[[BlobRecord, int, ReadBlob], bytes]) -> Later[bytes]:
         def read(offset: int, size: int) -> bytes:
             return b"".join(blobs.read_range(record.id, offset, size))
 
-        return Later(lambda: fetch_form(record, blobs.object_size(record.id), read))
+        return Later(lambda: fetch(record, blobs.object_size(record.id), read))
 
-    missing = {record.id: fetched(record) for record in bootstrap.blobs if record.id not in given}
-    return {
-        record.id: missing[record.id].result() if record.id in missing else given[record.id]
-        for record in bootstrap.blobs
-    }
+    refuse_unread(bootstrap)
+    # All asked for before the first is waited for.
+    forms = {rec.id: later(rec, fetch_form) for rec in bootstrap.blobs if rec.id not in given}
+    digests = {rec.id: later(rec, fetch_digests) for rec in bootstrap.blobs if lacks_digests(bootstrap, rec)}
+    return (
+        {rec.id: forms[rec.id].result() if rec.id in forms else given[rec.id] for rec in bootstrap.blobs},
+        {blob: fetched.result() for blob, fetched in digests.items()},
+    )
 
 
 def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) -> LazyImage:
@@ -201,6 +213,7 @@ def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) 
         raise NotFound(f"{path} is a directory, expected a bootstrap file") from error
     bootstrap = Bootstrap(raw)
     blobs = FileBlobs((blob_dir or path.parent).absolute())
+    forms, digests = _tables(bootstrap, blobs, {})
     return LazyImage(
         reference=reference,
         platform=platform,
@@ -210,7 +223,7 @@ def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) 
         config_path=None,
         directory=None,
         bootstrap=bootstrap,
-        blobs=read_tables(bootstrap, _forms(bootstrap, blobs, {})),
+        blobs=read_tables(bootstrap, forms, digests),
         blob_source=blobs,
         source=None,
     )

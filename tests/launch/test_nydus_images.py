@@ -1,0 +1,59 @@
+"""Images made by Nydus' own tools, through our whole path but the kernel: right bytes, or refused."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from chunk_store import ChunkStore
+from fuse_fs.tree import ImageTree
+from launch.errors import ImageInvalid
+from launch.images import LazyImage, open_image
+from rafs.bootstrap import Bootstrap
+from rafs.errors import RafsError
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
+from tests.support.fixtures import fixture
+from tests.support.nydus_vectors import Image, all_images, path_of, sha256
+
+NOT_READ = {"dir-encrypt", "nydusify-ociref-0", "tar-ref", "tarfs", "zran"}
+
+
+def check_files(found: LazyImage, image: Image, root: Path) -> None:
+    with ChunkStore(root) as store:
+        attachment = store.attach(found.blobs, found.blob_source, background=False)
+        tree = ImageTree(found.bootstrap, attachment)
+        for row in image.files:
+            path = path_of(row)
+            inode = tree.inode(path)
+            assert stat.S_IMODE(inode.mode) == int(row["mode"], 8) and inode.uid == row["uid"], path
+            if "sha256" in row:
+                assert sha256(tree.read(path, 0, row["size"] + 1)) == row["sha256"], path
+        attachment.close()
+
+
+@pytest.mark.parametrize("image", all_images())
+def test_a_bare_bootstrap_shows_every_file_or_is_refused(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "image.boot").write_bytes(image.bootstrap)
+    bootstrap = Bootstrap(image.bootstrap)
+    for record in bootstrap.blobs:
+        (tmp_path / record.id).write_bytes(image.blob_object(record))
+    reference = parse_reference(f"rafs:{tmp_path / 'image.boot'}")
+    if image.name in NOT_READ:
+        with pytest.raises((RafsError, ImageInvalid)):
+            open_image(reference, RegistryOptions(), tmp_path / "root")
+        return
+    check_files(open_image(reference, RegistryOptions(), tmp_path / "root"), image, tmp_path / "root")
+
+
+@pytest.mark.parametrize("image", all_images(lambda image: image.name in ("nydusify-0", "nydusify-merged-0")))
+def test_a_published_image_opens_twice_and_shows_every_file(image: Image, tmp_path: Path) -> None:
+    digest = image.expect["manifest"]["digest"]
+    folder = fixture(f"nydus/vectors/{image.folder.name}") / "layout"
+    for _ in range(2):
+        reference = parse_reference(f"oci:{folder}@{digest}")
+        found = open_image(reference, RegistryOptions(), tmp_path / "root")
+        check_files(found, image, tmp_path / "root")
+        found.close()
