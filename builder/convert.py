@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from builder.discovery import find_ordinary, is_marked
 from builder.errors import SourceUnsupported
 from builder.image_conversion import Work, convert_image
 from builder.image_documents import converted_index, is_converted, read_config
@@ -25,7 +26,6 @@ from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client.manifest import Descriptor, Index, Manifest, MediaType
 from registry_client.media_type import INDEXES, MANIFESTS
 from registry_client.platform import Platform, host_platform, is_attestation, normalise
-from registry_client.selection import find_manifest
 from registry_client.source import ImageDestination, ImageSource
 
 _INDEX_DEPTH: Final = 4
@@ -65,7 +65,7 @@ def convert(
     if options.every_platform and isinstance(index := source.manifest(named), Index):
         descriptor, images, skipped = _convert_index(work, index, tag)
     else:
-        manifest = find_manifest(source, options.platform or host_platform(), named)
+        manifest = find_ordinary(source, options.platform or host_platform(), named)
         _check_platform(source, manifest, options.platform)
         image = _convert_or_copy(work, manifest, platform="", tag=tag)
         descriptor, images, skipped = image.descriptor(), [image], 0
@@ -83,7 +83,7 @@ def _convert_index(work: Work, index: Index, tag: str | None) -> tuple[Descripto
     entries: list[Descriptor] = []
     skipped = 0
     for entry in _leaves(work.source, index, _INDEX_DEPTH):
-        if is_attestation(entry) or entry.media_type not in MANIFESTS:
+        if is_attestation(entry) or is_marked(entry) or entry.media_type not in MANIFESTS:
             skipped += 1
             continue
         manifest = work.source.manifest(entry)

@@ -20,12 +20,12 @@ from typing import Final
 
 from builder.bootstrap_layer import write_bootstrap_layer
 from builder.crew import Crew
-from builder.errors import SourceUnsupported
 from builder.hot_list import find_hot_files
 from builder.image_documents import (
     SourceConfig,
     blob_descriptor,
     bootstrap_descriptor,
+    check_layers,
     converted_config,
     converted_manifest,
     read_config,
@@ -40,13 +40,10 @@ from builder.tar_index import read_entries
 from rafs.bootstrap_writer import write_bootstrap
 from registry_client.digest import Digest, digest_of
 from registry_client.manifest import Descriptor, Manifest
-from registry_client.media_type import GZIP_LAYERS, TAR_LAYERS, ZSTD_LAYERS
 from registry_client.source import ImageDestination, ImageSource
 
 _FETCHERS: Final = 2  # one unpacks while the other waits for the network
 _PUSHERS: Final = 2
-_LAYERS_LIMIT: Final = 254  # a bootstrap has no more blobs: a byte that counts from 1, 255 not used
-_CONFIG_LIMIT: Final = 8 << 20  # bytes; configs have a few KB
 
 _Clock = dict[str, float]
 
@@ -74,25 +71,10 @@ def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | N
         rafs.errors.ImageTooLarge, rafs.tree.PlanInvalid: the image does not fit into the format.
         RegistryError: of the source or the destination.
     """
-    _check_layers(manifest)
+    check_layers(manifest)
     config = read_config(manifest, b"".join(work.source.read_blob(manifest.config)))
     with ExitStack() as owned, Crew() as crew:
         return _Conversion(work, manifest, config, crew, owned).run(platform or str(config.platform), tag)
-
-
-def _check_layers(manifest: Manifest) -> None:
-    for layer in manifest.layers:
-        if layer.media_type not in TAR_LAYERS | GZIP_LAYERS | ZSTD_LAYERS:
-            raise SourceUnsupported(
-                f"image {manifest.digest}: layer {layer.digest} is of type {layer.media_type[:120]!r}, "
-                "expected a tar, plain or compressed with gzip or zstd"
-            )
-    if len(manifest.layers) > _LAYERS_LIMIT:
-        raise SourceUnsupported(
-            f"image {manifest.digest}: {len(manifest.layers)} layers, at most {_LAYERS_LIMIT} are possible"
-        )
-    if manifest.config.size > _CONFIG_LIMIT:
-        raise SourceUnsupported(f"image {manifest.digest}: a config of {manifest.config.size} bytes")
 
 
 class _Conversion:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from builder.errors import SourceUnsupported
 from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, Manifest, MediaType
+from registry_client.media_type import GZIP_LAYERS, TAR_LAYERS, ZSTD_LAYERS
 from registry_client.platform import Platform
 
 _PREFIX: Final = "containerd.io/snapshot/"
@@ -23,6 +24,8 @@ NYDUS_SOURCE: Final = f"{_PREFIX}nydus-source-digest"
 _RAFS_VERSION: Final = "6"
 _HISTORY: Final = {"created_by": "Nydus Converter", "comment": "Nydus Bootstrap Layer"}
 _CONFIGS: Final = frozenset({MediaType.OCI_CONFIG, MediaType.DOCKER_CONFIG})
+_LAYERS_LIMIT: Final = 254  # a bootstrap has no more blobs: a byte that counts from 1, 255 not used
+_CONFIG_LIMIT: Final = 8 << 20  # bytes; configs have a few KB
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,26 @@ class SourceConfig:
 def is_converted(manifest: Manifest) -> bool:
     """Whether the image is lazily loadable already: its last layer is a bootstrap."""
     return bool(manifest.layers) and manifest.layers[-1].annotations.get(NYDUS_BOOTSTRAP) == "true"
+
+
+def check_layers(manifest: Manifest) -> None:
+    """Return if layers and config of the ordinary image *manifest* are of kinds and sizes that can be read.
+
+    Raises:
+        SourceUnsupported: one is not.
+    """
+    for layer in manifest.layers:
+        if layer.media_type not in TAR_LAYERS | GZIP_LAYERS | ZSTD_LAYERS:
+            raise SourceUnsupported(
+                f"image {manifest.digest}: layer {layer.digest} is of type {layer.media_type[:120]!r}, "
+                "expected a tar, plain or compressed with gzip or zstd"
+            )
+    if len(manifest.layers) > _LAYERS_LIMIT:
+        raise SourceUnsupported(
+            f"image {manifest.digest}: {len(manifest.layers)} layers, at most {_LAYERS_LIMIT} are possible"
+        )
+    if manifest.config.size > _CONFIG_LIMIT:
+        raise SourceUnsupported(f"image {manifest.digest}: a config of {manifest.config.size} bytes")
 
 
 def read_config(manifest: Manifest, raw: bytes) -> SourceConfig:

@@ -9,27 +9,25 @@ Not here: unit borders, compression and the blob's tables (`rafs`), and uploadin
 
 from __future__ import annotations
 
-import stat
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from builder.file_chunks import NOWHERE, file_chunks
 from builder.scratch import ScratchFile
-from builder.sparse import Piece
 from builder.tar_index import TarEntry
 from rafs.blob_writer import BlobWriter, PackedUnit, pack_unit
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref, split_ref
-from rafs.unit_cutter import UnitCutter, chunk_digest
+from rafs.unit_cutter import UnitCutter
 
 _TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memory as an array
 _REPORT_EVERY: Final = 1 << 20  # bytes; small files are packed faster than they are reported
-_NOWHERE: Final = (1 << 64) - 1  # a chunk that is partly zeros a sparse file does not store
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class ImagePacker:
         for ref in node.chunks[offset // chunk_size : -(-(offset + size) // chunk_size)]:
             key, index = split_ref(ref)
             blob = self.blobs[key]
-            if blob.origins[index] == _NOWHERE:
+            if blob.origins[index] == NOWHERE:
                 break
             found.append(blob.spool.read(blob.origins[index], blob.blob.sizes[index]))
         start = offset % chunk_size
@@ -115,7 +113,7 @@ class ImagePacker:
         known = self._known
         key = len(self.blobs)
         refs = []
-        for origin, content, digest in _chunks(entry, spool, self._options.chunk_size):
+        for origin, content, digest in file_chunks(entry, spool, self._options.chunk_size):
             ref = known.get(digest)
             if ref is None:
                 ref = known[digest] = chunk_ref(key, run.count)
@@ -175,46 +173,3 @@ class _BlobRun:
 
     def _write_next(self) -> None:
         self.content.append(self._writer.add_unit(self._waiting.popleft().result()))
-
-
-def _chunks(entry: TarEntry, spool: ScratchFile, chunk_size: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """(offset in the spool, bytes, digest) of each chunk of a regular file."""
-    node = entry.node
-    assert node is not None and stat.S_ISREG(node.mode)
-    pieces = entry.pieces
-    if len(pieces) == 1 and pieces[0].size == node.size:
-        start = pieces[0].tar_offset
-        for offset in range(0, node.size, chunk_size):
-            size = min(chunk_size, node.size - offset)
-            content = spool.read(start + offset, size)
-            assert len(content) == size, "the index promised these bytes"
-            yield start + offset, content, chunk_digest(content)
-        return
-    # Hashed once: a sparse file may be all zeros for a terabyte.
-    zeros = bytes(min(chunk_size, node.size))
-    zeros_digest = chunk_digest(zeros) if zeros else b""
-    at = 0
-    for offset in range(0, node.size, chunk_size):
-        size = min(chunk_size, node.size - offset)
-        while at < len(pieces) and pieces[at].file_offset + pieces[at].size <= offset:
-            at += 1
-        if at == len(pieces) or pieces[at].file_offset >= offset + size:
-            content = zeros[:size]
-            yield _NOWHERE, content, zeros_digest if content is zeros else chunk_digest(content)
-        else:
-            content = _assembled(pieces, at, spool, offset, size)
-            yield _NOWHERE, content, chunk_digest(content)
-
-
-def _assembled(pieces: Sequence[Piece], first: int, spool: ScratchFile, offset: int, size: int) -> bytes:
-    chunk = bytearray(size)
-    for at in range(first, len(pieces)):
-        piece = pieces[at]
-        start = max(piece.file_offset, offset)
-        end = min(piece.file_offset + piece.size, offset + size)
-        if start >= end:
-            break
-        chunk[start - offset : end - offset] = spool.read(
-            piece.tar_offset + start - piece.file_offset, end - start
-        )
-    return bytes(chunk)

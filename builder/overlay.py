@@ -38,8 +38,9 @@ def merge_layer(
 ) -> list[TarEntry]:
     """Apply the *entries* of one layer to the tree below *root*, and return its regular files.
 
-    The files are those the layer stores, whatever later layers do to them: one per path, in the order in
-    which a blob keeps them (a directory's files together, directories and names sorted). *layer* names it
+    The files are those the layer stores, whatever later layers do to them, in the order in which a blob
+    keeps them (a directory's files together, directories and names sorted): one per path, and those whose
+    path a later entry took but which have another name by a hard link. *layer* names it
     in errors; *dropped* counts xattrs that cannot be kept, by name.
 
     Raises:
@@ -53,13 +54,16 @@ def merge_layer(
             current = entry.path
             _apply_whiteout(root, entry)
         files: dict[bytes, TarEntry] = {}
+        linked: set[Node] = set()
+        renamed: list[TarEntry] = []
         for entry in entries:
             current = entry.path
             if _is_whiteout(entry):
                 continue
-            files.pop(entry.path, None)
+            if (replaced := files.pop(entry.path, None)) is not None and replaced.node in linked:
+                renamed.append(replaced)
             if entry.node is None:
-                _link(root, entry, targets)
+                linked.add(_link(root, entry, targets))
                 continue
             entry.node.xattrs = kept_xattrs(entry.node.xattrs, dropped)
             _place(root, entry.path, entry.node)
@@ -69,7 +73,7 @@ def merge_layer(
         raise LayerInvalid(_at(layer, current, error)) from error
     except (LayerInvalid, LayerUnsupported) as error:
         raise type(error)(_at(layer, current, error)) from error
-    return sorted(files.values(), key=_blob_order)
+    return sorted([*files.values(), *renamed], key=_blob_order)
 
 
 def _at(layer: str, path: bytes, error: Exception) -> str:
@@ -128,13 +132,14 @@ def _lower_targets(root: Node, entries: Iterable[TarEntry]) -> dict[bytes, Node]
     return found
 
 
-def _link(root: Node, entry: TarEntry, lower: dict[bytes, Node]) -> None:
+def _link(root: Node, entry: TarEntry, lower: dict[bytes, Node]) -> Node:
     target = name_at(root, entry.link) or lower.get(entry.link)
     if target is None:
         raise LayerInvalid(f"a hard link to {repr(entry.link[:200])[1:]}, which is in no layer up to here")
     if target.is_directory:
         raise LayerInvalid(f"a hard link to the directory {repr(entry.link[:200])[1:]}")
     _place(root, entry.path, target)
+    return target
 
 
 def _place(root: Node, path: bytes, node: Node) -> None:

@@ -6,6 +6,7 @@ as the entry of an index that serves the platform. Any of them has a bootstrap a
 
 from __future__ import annotations
 
+from builder.discovery import is_marked
 from builder.image_documents import is_converted
 from launch.errors import ImageInvalid, ImageNotConverted
 from registry_client.manifest import Descriptor, Manifest
@@ -13,8 +14,6 @@ from registry_client.platform import Platform, select
 from registry_client.reference import Reference
 from registry_client.source import ImageSource
 
-ARTIFACT_TYPE = "application/vnd.nydus.image.manifest.v1+json"
-PLATFORM_FEATURE = "nydus.remoteimage.v1"
 _DEPTH = 4  # indexes within indexes
 
 
@@ -41,9 +40,3 @@ def find_converted(
         marked = [entry for entry in document.manifests if is_marked(entry)]
         current = select(marked or document.manifests, platform)
     raise ImageInvalid(f"{reference.familiar()}: its indexes are nested more than {_DEPTH} levels deep")
-
-
-def is_marked(entry: Descriptor) -> bool:
-    """Whether an entry of an index says of itself that it is a converted image."""
-    features = entry.platform.os_features if entry.platform is not None else ()
-    return entry.artifact_type == ARTIFACT_TYPE or PLATFORM_FEATURE in features

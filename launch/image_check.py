@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder.compare import compare
+from builder.discovery import find_ordinary
+from builder.merged_image import MergedImage
+from builder.progress import Progress
 from launch.bootstrap_layer import BootstrapParts, unpack
 from launch.chunk_tables import fetch_form
 from launch.converted import find_converted
@@ -55,6 +59,10 @@ class Verdict:
     blobs: int = 0
     chunks: int = 0
     chunks_verified: int = 0
+    against: str = ""  # the ordinary image it was compared with
+    paths_compared: int = 0
+    bytes_compared: int = 0
+    dropped_xattrs: dict[str, int] = field(default_factory=dict)  # of that image: the format cannot hold them
 
     @property
     def sound(self) -> bool:
@@ -71,6 +79,10 @@ class Verdict:
             "blobs": self.blobs,
             "chunks": self.chunks,
             "chunks_verified": self.chunks_verified,
+            "against": self.against or None,
+            "paths_compared": self.paths_compared,
+            "bytes_compared": self.bytes_compared,
+            "dropped_xattrs": self.dropped_xattrs,
             "findings": [
                 {"rule": found.rule, "where": found.where, "message": found.message}
                 for found in self.findings
@@ -92,6 +104,7 @@ class ImageCheck:
         self._platform = platform or host_platform()
         self._metas: list[BlobMeta] = []
         self._manifest: Manifest | None = None
+        self._bootstrap: Bootstrap | None = None
         self._source: ImageSource | None = None
         self.verdict = Verdict(reference.familiar())
         if reference.transport is Transport.RAFS:
@@ -124,6 +137,7 @@ class ImageCheck:
         except RafsError as error:
             self._add("bootstrap", "bootstrap", error)
             return
+        self._bootstrap = bootstrap
         self.verdict.inodes = bootstrap.inode_count
         self.verdict.blobs = len(bootstrap.blobs)
         for record in bootstrap.blobs:
@@ -151,6 +165,31 @@ class ImageCheck:
                 if wrong == CHUNK_FINDINGS:
                     self._add("chunk", f"blob {meta.id}", "more of it was not looked at")
                     break
+
+    def compare(self, source: ImageSource, directory: Path | None, progress: Progress) -> None:
+        """Compare every path with the ordinary image *source* names, for the same platform; after `deep`.
+
+        *directory* takes the unpacked ordinary image meanwhile. An image that cannot be opened is not
+        compared: that is a finding already.
+
+        Raises:
+            builder.errors.BuildError: the ordinary image is none, is broken, or finds no room.
+            what `registry_client` raises when it cannot be had.
+        """
+        if self._bootstrap is None:
+            return
+        manifest = find_ordinary(source, self._platform)
+        with MergedImage(source, manifest, directory, progress) as ordinary:
+            progress.begin("compare", None)
+            compared = compare(
+                self._bootstrap, self._metas, ordinary, lambda count: progress.advance("compare", count)
+            )
+            progress.finish("compare", f"{compared.paths} paths")
+            self.verdict.dropped_xattrs = dict(ordinary.dropped)
+        self.verdict.against = manifest.digest
+        self.verdict.findings += compared.findings
+        self.verdict.paths_compared = compared.paths
+        self.verdict.bytes_compared = compared.bytes_compared
 
     def _open(self) -> BootstrapParts | None:
         if self._source is None:

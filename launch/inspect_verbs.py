@@ -15,10 +15,12 @@ from launch.root import root_option
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
+    from launch.image_check import ImageCheck
     from launch.images import LazyImage
     from registry_client.manifest import Manifest
     from registry_client.options import RegistryOptions
     from registry_client.platform import Platform
+    from registry_client.reference import Reference
 
 # As in the command's table of exit codes: an image that is broken.
 BROKEN = 6
@@ -46,12 +48,24 @@ Examples:
   nopull check registry.example/app:1-lazy
   nopull check --deep oci:layout:1-lazy
   nopull check rafs:image.boot --blob-dir blobs --json
+  nopull check registry.example/app:1-lazy --against registry.example/app:1
 
 Exit code 6 when anything is wrong; all findings are listed.
 """
 )
 @click.argument("image")
 @click.option("--deep", is_flag=True, help="Read every chunk as well, and verify it.")
+@click.option(
+    "--against",
+    metavar="OCI_IMAGE",
+    help="Compare every path's type, bytes, mode, owner, time, links and xattrs with this image; reads all.",
+)
+@click.option(
+    "--work-dir",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    metavar="DIR",
+    help="For --against: where that image is unpacked meanwhile [default: $TMPDIR or /tmp].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @image_options
 @registry_options
@@ -60,6 +74,8 @@ def check(
     ctx: click.Context,
     image: str,
     deep: bool,
+    against: str | None,
+    work_dir: Path | None,
     as_json: bool,
     platform: str | None,
     blob_dir: Path | None,
@@ -74,6 +90,8 @@ def check(
     from launch.image_check import ImageCheck
     from registry_client.reference import parse_reference
 
+    ordinary = None if against is None else parse_reference(against)
+    deep = deep or ordinary is not None
     looking = ImageCheck(parse_reference(image), registry, _platform(platform), blob_dir)
     try:
         looking.shallow()
@@ -82,6 +100,8 @@ def check(
                 length=looking.bytes_to_read, label="reading chunks", file=sys.stderr, hidden=as_json
             ) as bar:
                 looking.deep(bar.update)
+        if ordinary is not None:
+            _compare(looking, ordinary, registry, work_dir)
     finally:
         looking.close()
     verdict = looking.verdict
@@ -201,6 +221,20 @@ def explain(
             click.echo(line)
 
 
+def _compare(
+    looking: ImageCheck, ordinary: Reference, registry: RegistryOptions, work_dir: Path | None
+) -> None:
+    from builder.progress import shown_progress
+    from registry_client import open_source
+
+    source = open_source(ordinary, registry)
+    try:
+        with shown_progress(sys.stderr) as progress:
+            looking.compare(source, work_dir, progress)
+    finally:
+        source.close()
+
+
 def _platform(text: str | None) -> Platform | None:
     from registry_client.platform import parse_platform
 
@@ -243,6 +277,8 @@ def _verdict_sentence(verdict: dict[str, Any], deep: bool) -> str:
     counted = f"{verdict['inodes']} inodes, {verdict['blobs']} blobs, {verdict['chunks']} chunks"
     read = f"{verdict['chunks_verified']} of them read and verified"
     depth = read if deep else "their bytes not read (--deep)"
+    if verdict["against"]:
+        depth += f"; {verdict['paths_compared']} paths compared with {verdict['against']}"
     wrong = len(verdict["findings"])
     result = "sound" if not wrong else f"{wrong} finding{'s' if wrong > 1 else ''}"
     return f"{verdict['reference']}@{verdict['digest']}: {result}; {counted}, {depth}"

@@ -231,6 +231,14 @@ def test_a_layer_of_umoci_insert_needs_no_end(tmp_path: Path) -> None:
     assert Published(tmp_path / "out").shown()[b"/opt/app"].content == b"code"
 
 
+def test_a_file_whose_path_is_taken_lives_on_under_its_other_name(tmp_path: Path) -> None:
+    raw = member(b"a", b"first") + member(b"b", kind=b"1", link=b"a") + member(b"a", b"second") + END
+    Layout(tmp_path / "in").add_image([raw])
+    convert_layout(tmp_path / "in", tmp_path / "out")
+    shown = Published(tmp_path / "out").shown()
+    assert (shown[b"/a"].content, shown[b"/b"].content) == (b"second", b"first")
+
+
 def test_xattrs_without_a_place_are_counted(tmp_path: Path) -> None:
     raw = pax((b"SCHILY.xattr.system.nfs4_acl", b"x")) + member(b"f", b"body") + END
     Layout(tmp_path / "in").add_image([raw])
