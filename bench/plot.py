@@ -51,7 +51,15 @@ def draw(result: Result, target: Path) -> None:
             if (floor := result.floor_seconds(link, size)) is not None:
                 axis.axhline(floor, linestyle=":", color=FLOOR)
                 axis.set_xlim(-0.5, right)
-                axis.text(right, floor, f"{name} ÷ rate", color=FLOOR, fontsize=7, ha="right", va="bottom")
+                axis.text(
+                    right,
+                    floor,
+                    f"{name} ÷ rate",
+                    color=FLOOR,
+                    fontsize=7,
+                    ha="right",
+                    va="bottom",
+                )
         axis.set_title(link)
         axis.set_xticks(range(len(contestants)), [_label(result, link, one) for one in contestants])
         axis.set_ylim(0, 1.2 * max(run.seconds for run in result.runs if run.link == link))

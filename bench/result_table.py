@@ -8,32 +8,21 @@ from typing import IO
 
 from bench.result import NOPULL, Result, Run
 
-HEADINGS = (
-    "link",
-    "",
-    "ready, s",
-    "least–most",
-    "demanded, MB",
-    "background, MB",
-    "requests",
-    "touched",
-    "received, MB",
-)
+HEADINGS = ("", "ready s", "range", "demanded", "background", "requests", "touched", "received")
 
 
-def rows(result: Result) -> list[tuple[str, ...]]:
-    """Return a row per link and contestant, medians throughout, and the floor of each link of known rate."""
-    return [row for link in result.links() for row in _rows_of(result, link)]
-
-
-def _rows_of(result: Result, link: str) -> Iterator[tuple[str, ...]]:
-    for contestant in result.contestants():
-        if runs := result.of(link, contestant):
-            yield (link, contestant, *_cells(runs))
+def rows(result: Result, link: str) -> list[tuple[str, ...]]:
+    """Return a row per contestant over *link*, medians throughout, and what the link alone would take."""
+    found = [
+        (contestant, *_cells(runs))
+        for contestant in result.contestants()
+        if (runs := result.of(link, contestant))
+    ]
     for name, size in floors(result, link):
         seconds = result.floor_seconds(link, size)
         if seconds is not None:
-            yield (link, f"floor: {name} ÷ rate", f"{seconds:.2f}", "", _mb(size), "", "", "", "")
+            found.append((f"floor: {name}", f"{seconds:.2f}", "", "", "", "", "", _mb(size)))
+    return found
 
 
 def floors(result: Result, link: str) -> Iterator[tuple[str, int]]:
@@ -41,7 +30,7 @@ def floors(result: Result, link: str) -> Iterator[tuple[str, int]]:
     share = result.demanded_share(link)
     if share is not None:
         yield "demanded", round(share * result.image.compressed_bytes)
-    yield "whole image", result.image.compressed_bytes
+    yield "all", result.image.compressed_bytes
 
 
 def _cells(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -80,33 +69,45 @@ def summary(result: Result) -> list[str]:
     if memory:
         told.append(f"mount server: at most {max(memory) / 1e6:.0f} MB resident")
     told.append("demanded: what the start waited for or the hot list named; background: what else came")
+    told.append("floor: so many bytes at the link's rate, and nothing else; all: the whole image")
     told.append("received: counted outside, on the link with its headers, or by the registry on loopback")
     return told
 
 
 def print_result(result: Result, out: IO[str]) -> None:
-    """Print the table and its sentences to *out*."""
-    if out.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"{result.image.reference}: {_mb(result.image.compressed_bytes)} MB, cold start")
-        for number, heading in enumerate(HEADINGS):
-            table.add_column(heading, justify="left" if number < 2 else "right")
-        for row in rows(result):
-            table.add_row(*row, style="bold" if row[1] == NOPULL else None)
-        Console(file=out).print(table)
-    else:
-        lines = [HEADINGS, *rows(result)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-        for line in lines:
-            cells = [
-                cell.ljust(width) if number < 2 else cell.rjust(width)
-                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ]
-            out.write("  ".join(cells).rstrip() + "\n")
+    """Print a table per link and the sentences that belong to them to *out*."""
+    image = result.image
+    out.write(
+        f"{image.reference}: {image.layers} layers, {_mb(image.compressed_bytes)} MB; cold starts, MB\n"
+    )
+    for link in result.links():
+        if out.isatty():
+            _print_rich(rows(result, link), link, out)
+        else:
+            _print_plain(rows(result, link), link, out)
     for sentence in summary(result):
         out.write(sentence + "\n")
+
+
+def _print_rich(cells: Sequence[Sequence[str]], link: str, out: IO[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    # As narrow as it can be: a terminal of 80 columns shows all of it.
+    table = Table(title=link, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*row, style="bold" if row[0] == NOPULL else None)
+    Console(file=out).print(table)
+
+
+def _print_plain(cells: Sequence[Sequence[str]], link: str, out: IO[str]) -> None:
+    lines = [(link, *HEADINGS[1:]), *cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    for name, *values in lines:
+        padded = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        out.write("  ".join([name.ljust(widths[0]), *padded]).rstrip() + "\n")
 
 
 def _mb(size: float) -> str:

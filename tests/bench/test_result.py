@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,23 +82,42 @@ def test_json_form_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert json.loads(file.read_text(encoding="utf-8"))["summary"][0]["median_seconds"] == 2.0
 
 
-def test_table_has_a_row_per_link_and_contestant_and_the_floor() -> None:
-    assert [(row[0], row[1], row[2]) for row in rows(RESULT)] == [
-        (LINK, NOPULL, "2.00"),
-        (LINK, FULL_PULL, "5.00"),
-        (LINK, "floor: demanded ÷ rate", "0.40"),
-        (LINK, "floor: whole image ÷ rate", "2.00"),
-        (FAST, NOPULL, "0.50"),
+def test_table_has_a_row_per_contestant_and_the_floors_of_a_link_of_known_rate() -> None:
+    assert [(row[0], row[1]) for row in rows(RESULT, LINK)] == [
+        (NOPULL, "2.00"),
+        (FULL_PULL, "5.00"),
+        ("floor: demanded", "0.40"),
+        ("floor: all", "2.00"),
     ]
+    assert [(row[0], row[1]) for row in rows(RESULT, FAST)] == [(NOPULL, "0.50")]
 
 
 def test_plain_table_is_aligned_text_without_control_characters() -> None:
     out = io.StringIO()
     print_result(RESULT, out)
-    text = out.getvalue()
-    assert "\x1b" not in text
-    assert "demanded, MB" in text.splitlines()[0]
-    assert f"{LINK}: nopull is ready in 0.40 of the time of pull and run" in text
+    lines = out.getvalue().splitlines()
+    assert not any("\x1b" in line for line in lines)
+    heading = next(line for line in lines if line.startswith(LINK))
+    ours = lines[lines.index(heading) + 1]
+    assert heading.index("ready s") + len("ready s") == ours.index("2.00") + len("2.00")
+    assert f"{LINK}: nopull is ready in 0.40 of the time of pull and run" in lines
+
+
+class Terminal(io.StringIO):
+    """Text that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_table_on_a_terminal_of_80_columns_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    print_result(RESULT, out)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert "…" not in text
+    for row in rows(RESULT, LINK):
+        assert all(cell in text for cell in row)
 
 
 def test_summary_names_the_largest_memory_of_the_mount_server() -> None:

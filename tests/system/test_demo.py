@@ -110,7 +110,7 @@ def test_demo_compares_both_ways_over_both_links_and_leaves_nothing(tmp_path: Pa
     assert all(run.wire_bytes for run in result.runs if run.link == "20ms-200mbit")
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["machine"]["cores"]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert "ready, s" in told
+    assert "ready s" in told
     assert leftovers(running.pid) == []
 
 
