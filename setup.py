@@ -21,6 +21,7 @@ setup(
         "chunk_store",
         "builder",
         "fuse_fs",
+        "erofs_fs",
         "launch",
         "bench",
     ],

@@ -33,9 +33,9 @@ _LOW16, _LOW32 = 0xFFFF, 0xFFFF_FFFF
 
 # The first word of an inode: format, xattr_icount, mode (16 bits each). This is an extended regular file in
 # chunks without xattrs, whatever its permissions: nearly every inode of an image.
-_COMMON_MASK = 0xF000_FFFF_FFFF
-_COMMON = 0x8000 << 32 | LAYOUT_CHUNKS << 1 | 1
-_COMMON_ENTRY = INODE_EXTENDED.size // _WORD
+_USUAL_MASK = 0xF000_FFFF_FFFF
+_USUAL = 0x8000 << 32 | LAYOUT_CHUNKS << 1 | 1
+_USUAL_ENTRY = INODE_EXTENDED.size // _WORD
 
 _REGULAR, _DIRECTORY, _SYMLINK = 0x8, 0x4, 0xA  # mode >> 12
 
@@ -89,8 +89,8 @@ class TreeRewriting:
                     seen.add(nid)
                     here = base + nid * _NID_WORDS
                     head = old[here]
-                    if head & _COMMON_MASK == _COMMON and 0 < old[here + 1] <= chunk_size:
-                        new[here + _COMMON_ENTRY] = entries[old[here + _COMMON_ENTRY]]
+                    if head & _USUAL_MASK == _USUAL and 0 < old[here + 1] <= chunk_size:
+                        new[here + _USUAL_ENTRY] = entries[old[here + _USUAL_ENTRY]]
                         if old[here + 2] & _LOW32 != chunk_format:
                             self._put_i_u(here, chunk_format)
                     elif head >> 44 & 0xF == _REGULAR:

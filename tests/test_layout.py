@@ -21,9 +21,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry_client": set(),
     "chunk_store": {"rafs"},
     "fuse_fs": {"chunk_store", "rafs"},
+    "erofs_fs": {"chunk_store", "rafs"},
     "builder": {"rafs", "registry_client"},
-    "launch": {"builder", "fuse_fs", "chunk_store", "rafs", "registry_client"},
-    "bench": {"launch", "builder", "fuse_fs", "chunk_store", "rafs", "registry_client"},
+    "launch": {"builder", "fuse_fs", "erofs_fs", "chunk_store", "rafs", "registry_client"},
+    "bench": {"launch", "builder", "fuse_fs", "erofs_fs", "chunk_store", "rafs", "registry_client"},
 }
 OURS = {*MAY_IMPORT, "nopull", "tests"}
 
@@ -32,7 +33,7 @@ VERB_MODULES = re.compile(r"_verbs?$|^verbs$")
 
 # Modules that may only be imported where they are used: they cost more than the whole start of a mount.
 HEAVY = {"requests", "rich", "matplotlib", "ssl", "asyncio"}
-LIGHT_PACKAGES = ("rafs", "chunk_store", "fuse_fs")
+LIGHT_PACKAGES = ("rafs", "chunk_store", "fuse_fs", "erofs_fs")
 
 VAGUE = re.compile(r"(?:^|_)(manager|handler|helper|utils?|data|info|process|common)s?(?:_|$)", re.IGNORECASE)
 VAGUE_CAMEL = re.compile(r"(Manager|Handler|Helper|Utils?|Data|Info|Process|Common)s?(?=[A-Z]|$)")

@@ -1,0 +1,19 @@
+"""What can go wrong with a kernel mount, one class per decision of the caller."""
+
+from __future__ import annotations
+
+
+class ErofsError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class ErofsMissing(ErofsError):
+    """This kernel, or the file system of the state root, cannot carry such a mount; FUSE can."""
+
+
+class ErofsForbidden(ErofsError):
+    """Only root may mount this way."""
+
+
+class MountFailed(ErofsError):
+    """The kernel refused this mount; its own words are in the message."""

@@ -1,0 +1,123 @@
+"""Mount a localised image: its file as the primary device, the files of its windows as the others.
+
+Made by fsopen and fsconfig, because mount(2) takes one page of options and mount(8) makes loop devices of
+files. Afterwards no process is needed: the kernel holds image and windows open. It knows nothing of stores
+or of what a window's bytes must be; a window whose file is empty or short reads as an error, never as zeros.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from erofs_fs import syscalls
+from erofs_fs.errors import ErofsError, ErofsForbidden, ErofsMissing, MountFailed
+from rafs.localised import WindowDevice
+
+KIND = "erofs"
+
+# What the kernel means by the errnos that do not say it themselves.
+_MEANINGS = {
+    errno.ENOTBLK: "the file system it lies on cannot carry EROFS images in files (tmpfs and overlayfs "
+    "cannot, ext4, xfs and btrfs can); choose another place with --root, or the driver fuse",
+    errno.ENODEV: "this kernel has no EROFS (CONFIG_EROFS_FS); use the driver fuse",
+    errno.EINVAL: "this kernel's EROFS does not understand the image",
+    errno.EUCLEAN: "the image is damaged",
+    errno.EBADMSG: "the image's superblock is damaged",
+    errno.ENOENT: "a window of the image has no file",
+    errno.EMFILE: "too many open files",
+    errno.ENFILE: "too many open files on this machine",
+}
+_MISSING = frozenset({errno.ENOTBLK, errno.ENODEV, errno.ENOSYS})
+_FORBIDDEN = frozenset({errno.EPERM, errno.EACCES})
+
+
+def mount(image: Path, windows: Path, devices: Sequence[WindowDevice], mountpoint: Path) -> None:
+    """Mount *image* on the directory *mountpoint*, read-only.
+
+    *devices* are those that `rafs.localised.read_devices` finds in it; the file of each must exist below
+    *windows*, as WINDOWS/<first two digits>/<id>. Whoever calls sees to it that they stay where they are
+    until this returns; afterwards the mount holds them.
+
+    Raises:
+        ErofsMissing, ErofsForbidden, MountFailed: the kernel refused, and nothing is mounted.
+    """
+    with detached(image, windows, devices) as descriptor:
+        try:
+            syscalls.move_mount(descriptor, os.fsencode(mountpoint))
+        except OSError as error:
+            raise _refusal(f"mounting {image} on {mountpoint}", error, []) from error
+
+
+@contextmanager
+def detached(image: Path, windows: Path, devices: Sequence[WindowDevice]) -> Iterator[int]:
+    """*image* mounted nowhere yet; a descriptor of its root, which may be used as `dir_fd`.
+
+    At the end of the block the mount is gone, unless it was attached to a place by then.
+
+    Raises:
+        ErofsMissing, ErofsForbidden, MountFailed: the kernel refused.
+    """
+    try:
+        shelf = os.open(windows, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if devices else -1
+    except OSError as error:
+        raise MountFailed(
+            f"mounting {image}: cannot open its windows in {windows}: {error.strerror}"
+        ) from error
+    try:
+        descriptor = _mounted(image, shelf, devices)
+    finally:
+        if shelf >= 0:
+            os.close(shelf)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _mounted(image: Path, shelf: int, devices: Sequence[WindowDevice]) -> int:
+    doing = f"mounting {image} with {len(devices)} windows"
+    context = -1
+    try:
+        context = syscalls.fsopen(KIND)
+        with _short_name(image) as source:
+            syscalls.set_string(context, b"source", source)
+            prefix = b"/proc/self/fd/%d/" % shelf  # values are short, paths need not be
+            for device in devices:
+                name = device.id.encode("ascii")
+                syscalls.set_string(context, b"device", prefix + name[:2] + b"/" + name)
+            syscalls.create(context)
+        return syscalls.fsmount(context, syscalls.MOUNT_RDONLY)
+    except OSError as error:
+        said = syscalls.messages(context) if context >= 0 else []
+        raise _refusal(doing, error, said) from error
+    finally:
+        if context >= 0:
+            os.close(context)
+
+
+@contextmanager
+def _short_name(image: Path) -> Iterator[bytes]:
+    """*image* as it is, so that the mount table shows it, unless that is too long."""
+    name = os.fsencode(image)
+    if len(name) <= syscalls.MAX_VALUE:
+        yield name
+        return
+    directory = os.open(image.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield b"/proc/self/fd/%d/" % directory + os.fsencode(image.name)
+    finally:
+        os.close(directory)
+
+
+def _refusal(doing: str, error: OSError, said: Sequence[str]) -> ErofsError:
+    code = error.errno or 0
+    kernel = f" (the kernel: {'; '.join(said)})" if said else ""
+    if code in _FORBIDDEN:
+        return ErofsForbidden(f"{doing}: {error.strerror}{kernel}; mounts of the kernel need root")
+    meaning = _MEANINGS.get(code)
+    text = f"{doing}: {error.strerror}{kernel}" + (f": {meaning}" if meaning else "")
+    return ErofsMissing(text) if code in _MISSING else MountFailed(text)
