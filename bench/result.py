@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.errors import BenchError
+
 NOPULL = "nopull"
 FULL_PULL = "containerd"
 
@@ -143,18 +145,27 @@ class Result:
 
 
 def read_result(path: Path) -> Result:
-    """Read a result file that `to_json` wrote."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    return Result(
-        made=raw["made"],
-        image=Image(**raw["image"]),
-        machine=raw["machine"],
-        versions=raw["versions"],
-        conditions=raw["conditions"],
-        commands=raw["commands"],
-        bits_per_second=raw["bits_per_second"],
-        runs=[_run(one) for one in raw["runs"]],
-    )
+    """Read a result file that `to_json` wrote.
+
+    Raises:
+        BenchError: it is not one.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return Result(
+            made=raw["made"],
+            image=Image(**raw["image"]),
+            machine=raw["machine"],
+            versions=raw["versions"],
+            conditions=raw["conditions"],
+            commands=raw["commands"],
+            bits_per_second=raw["bits_per_second"],
+            runs=[_run(one) for one in raw["runs"]],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(
+            f"reading {path}: not a result of `nopull bench startup --json` ({error!r})"
+        ) from error
 
 
 def _run(raw: Mapping[str, Any]) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,3 +106,24 @@ def startup(wish: Wish) -> None:
     from bench.show import show
 
     show(wish, choose_narrator())
+
+
+@bench.command(
+    epilog="""\b
+Example:
+  nopull bench report startup.json --plot startup.svg
+"""
+)
+@click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw it as well.")
+def report(result: Path, plot_file: Path | None) -> None:
+    """Print the table of a result that `bench startup --json` wrote, and draw it."""
+    from bench.result import read_result
+    from bench.result_table import print_result
+
+    found = read_result(result)
+    print_result(found, sys.stdout)
+    if plot_file is not None:
+        from bench.plot import draw
+
+        draw(found, plot_file)

@@ -8,12 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from bench.contestants import counters_of
 from bench.errors import BenchError
 from bench.plot import draw
 from bench.result import FULL_PULL, NOPULL, Counters, Fetched, Image, Result, Run, read_result
 from bench.result_table import print_result, rows, summary
+from bench.verbs import bench
 
 LINK, FAST = "20ms-200mbit", "loopback"
 
@@ -145,3 +147,19 @@ def test_counters_are_read_from_the_answer_of_a_mount_server() -> None:
     }
     found = counters_of(progress, memory=5)
     assert (found.demanded_bytes, found.background, found.image_bytes) == (50, Fetched(1, 10), 40960)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"made": 1}'])
+def test_file_that_is_no_result_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    with pytest.raises(BenchError, match=r"^reading .*x\.json: not a result"):
+        read_result(tmp_path / "x.json")
+
+
+def test_report_prints_the_table_of_a_result_file_and_draws_it(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(RESULT.to_json(), encoding="utf-8")
+    arguments = ["report", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.svg")]
+    done = CliRunner().invoke(bench, arguments)
+    assert done.exit_code == 0, done.output
+    assert "demo image: 3 layers, 50.0 MB" in done.output
+    assert b"<svg" in (tmp_path / "x.svg").read_bytes()
