@@ -164,7 +164,7 @@ def read_result(path: Path) -> Result:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BenchError(
-            f"reading {path}: not a result of `nopull bench startup --json` ({error!r})"
+            f"reading {path}: not a result of `bench startup --json` ({error!r})"
         ) from error
 
 
