@@ -29,8 +29,8 @@ from launch.session import MountRequest, new_id, run_session
 __all__ = ["MountRequest", "start_mount"]
 
 _PR_SET_PDEATHSIG = 1
-# malloc.h: M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD; a reply of 128 KiB stays below the last.
-_MALLOC_OPTIONS = {-8: 2, -1: 256 << 10, -3: 192 << 10}
+# malloc.h: M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (bytes).
+_MALLOC_OPTIONS = {-8: 2, -1: 1 << 20, -3: 1 << 20}
 LOG_TAIL = 300  # characters of a server's log in an error message
 
 
@@ -172,7 +172,8 @@ def _settle(log_path: Path, writing: int) -> None:
 def _bound_memory() -> None:
     """Have glibc give freed memory back: else every thread that ever read keeps its own share of it.
 
-    Measured while eight readers read an image of 9 000 files: 38 MB resident instead of 51.
+    Measured after an image of 9 000 files and 100 MB was read whole: 44 MB resident instead of 68. Lower
+    thresholds save 4 MB more and cost a tenth of the speed of cold reads.
     """
     import ctypes
 
