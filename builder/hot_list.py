@@ -1,24 +1,26 @@
-"""What an image's command needs first: program, interpreter and shared libraries, in the order of loading.
+"""What an image's command needs first: program, interpreter, shared libraries, a Python program's modules.
 
-Computed from the image's config and the merged tree, without running anything: PATH and symlinks are
-followed as the kernel would, `#!` lines too, and libraries are searched where the dynamic loader looks when
-it has no cache. It is advice only. Whatever cannot be found is left out, nothing here fails a conversion,
-and all of it is bounded.
+In the order of loading, computed from the image's config and the merged tree without running anything: PATH
+and symlinks are followed as the kernel would, `#!` lines too, and libraries are searched where the dynamic
+loader looks when it has no cache. It is advice only. Whatever cannot be found is left out, nothing here fails
+a conversion, and all of it is bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from builder.elf import ReadAt, read_needs
 from builder.errors import BuildError
+from builder.python_imports import PythonProgram, is_python
 from builder.tree_paths import Unresolvable, directory_at, file_at
 from rafs.tree import Node
 
 FileReader = Callable[[Node, int, int], bytes]  # (file, offset, size) -> bytes, fewer at the end
 
-_FILES_LIMIT: Final = 256
+_FILES_LIMIT: Final = 4096
 _SCRIPTS_LIMIT: Final = 4  # the kernel follows as many #! lines
 _LINE_LIMIT: Final = 256  # bytes of a #! line the kernel looks at
 _ARGUMENTS_LIMIT: Final = 16
@@ -26,6 +28,10 @@ _CONF_LIMIT: Final = 16 << 10  # bytes
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOADER_FOLDERS: Final = (b"/lib64", b"/usr/lib64", b"/lib", b"/usr/lib", b"/usr/local/lib")
 _ENV_NAMES: Final = (b"/usr/bin/env", b"/bin/env")
+_SHELLS: Final = (b"sh", b"bash", b"dash", b"ash")
+_COMMANDS_LIMIT: Final = 4  # a command that starts a command that starts …
+# What a container runtime and the dynamic loader read before the program's own files.
+_FIRST_FILES: Final = (b"/etc/passwd", b"/etc/group", b"/etc/ld.so.cache")
 
 
 def find_hot_files(root: Node, config: Mapping[str, Any], read: FileReader) -> list[Node]:
@@ -41,9 +47,8 @@ def find_hot_files(root: Node, config: Mapping[str, Any], read: FileReader) -> l
     if not command:
         return []
     search = _Search(root, settings, read)
-    search.program(_raw(command[0]))
-    for argument in command[1 : 1 + _ARGUMENTS_LIMIT]:
-        search.argument(_raw(argument))
+    search.first_files()
+    search.command([_raw(word) for word in command])
     return list(search.found)
 
 
@@ -67,11 +72,45 @@ class _Search:
         folder = settings.get("WorkingDir")
         self._folder = _raw(folder) if isinstance(folder, str) and folder else b"/"
         self._libraries = [part for part in _raw(environment.get("LD_LIBRARY_PATH", "")).split(b":") if part]
+        self._python_path = [
+            part for part in _raw(environment.get("PYTHONPATH", "")).split(b":") if part.startswith(b"/")
+        ]
         self._standard: list[bytes] | None = None
         self.found: dict[Node, None] = {}
 
-    def program(self, name: bytes) -> None:
-        """Add the program *name*, the scripts and interpreters on the way, and what they are linked to."""
+    def first_files(self) -> None:
+        """Add what is read before any program runs."""
+        for path in _FIRST_FILES:
+            if (located := file_at(self._root, path)) is not None:
+                self._add(located[1])
+
+    def command(self, words: Sequence[bytes], depth: int = 0) -> None:
+        """Add what the command *words* loads, and what its arguments name: files, or another command."""
+        self.program(words[0], words[1:])
+        shell = words[0].rpartition(b"/")[2] in _SHELLS
+        for place, word in enumerate(words[1 : 1 + _ARGUMENTS_LIMIT], 1):
+            if shell and words[place - 1] == b"-c":
+                self._shell_line(word, depth)
+            # As `entrypoint.sh command` and `tini -- command` do.
+            elif b"/" not in word and depth < _COMMANDS_LIMIT and self._locate(word) is not None:
+                self.command(words[place:], depth + 1)
+                return
+            else:
+                self.argument(word)
+
+    def _shell_line(self, line: bytes, depth: int) -> None:
+        """Add what a shell's `-c` line runs first, as far as it is a plain command."""
+        try:
+            words = shlex.split(line.decode("utf-8", "surrogateescape"))
+        except ValueError:
+            return
+        while words and (words[0] == "exec" or "=" in words[0]):
+            del words[0]
+        if words and depth < _COMMANDS_LIMIT:
+            self.command([word.encode("utf-8", "surrogateescape") for word in words], depth + 1)
+
+    def program(self, name: bytes, arguments: Sequence[bytes] = ()) -> None:
+        """Add the program *name*, the scripts and interpreters on the way, and what they load."""
         for _ in range(_SCRIPTS_LIMIT):
             located = self._locate(name)
             if located is None or not self._add(located[1]):
@@ -80,7 +119,10 @@ class _Search:
             line = self._bytes(node, 0, _LINE_LIMIT)
             if not line.startswith(b"#!"):
                 self._closure(path, node)
+                if is_python(path):
+                    self._python(name, path, arguments)
                 return
+            arguments = [path, *arguments]
             words = line[2:].split(b"\n")[0].split()
             if not words:
                 return
@@ -97,6 +139,20 @@ class _Search:
             located = file_at(self._root, self._absolute(text))
             if located is not None:
                 self._add(located[1])
+
+    def _python(self, name: bytes, path: bytes, arguments: Sequence[bytes]) -> None:
+        started_as = self._absolute(name) if b"/" in name else path
+        program = PythonProgram(
+            self._root,
+            (started_as, path),
+            arguments,
+            folder=self._folder,
+            python_path=self._python_path,
+            read=lambda node, size: self._bytes(node, 0, size),
+        )
+        for where, node in program.files():
+            if self._add(node) and where.endswith(b".so"):
+                self._closure(where, node)
 
     def _locate(self, name: bytes) -> tuple[bytes, Node] | None:
         if b"/" in name:
