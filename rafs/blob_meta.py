@@ -8,22 +8,32 @@ Decoding units is `units`'.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
+from itertools import compress
+from typing import Final, NamedTuple
 
 from .blob_record import BlobRecord
-from .chunk_columns import judge_units, read_v1, read_v2
-from .codes import BLOCK, CHUNK_META_MAGIC, DIGEST_SIZE, BlobFeature
+from .chunk_columns import judge_units, read_v1, read_v2, read_zran
+from .codes import BLOCK, CHUNK_META_MAGIC, DIGEST_SIZE, MAX_DICTIONARY, BlobFeature
 from .decompress import decompress
+from .digests import digest_of
 from .errors import FormatInvalid, FormatUnsupported
-from .records import BATCH_CONTEXT, CHUNK_INFO_HEADER, CHUNK_INFO_V2, ChunkInfoHeader
+from .inflate_index import InflatePoint
+from .records import BATCH_CONTEXT, CHUNK_INFO_HEADER, CHUNK_INFO_V2, ZRAN_CONTEXT, ChunkInfoHeader
+
+# 24 bytes for each of the 2**24 chunks a blob can have, and contexts or dictionaries.
+MAX_CHUNK_INFO: Final = 512 << 20
 
 
 class Unit(NamedTuple):
-    """What is compressed and fetched as one. Bytes; a chunk that is no batch member is a unit of its own."""
+    """What is compressed and fetched as one. Bytes; a chunk that is no batch member is a unit of its own.
+
+    Of a reference to a tar.gz, a unit is a stretch of it: it makes more bytes than its chunks have, and its
+    stored bytes may reach into the next one's.
+    """
 
     compressed_offset: int  # in the blob object
     compressed_size: int
-    uncompressed_size: int  # sum of its chunks, without padding
+    uncompressed_size: int  # what decompression makes: but for stretches of a tar.gz, the sum of its chunks
     raw: bool  # stored uncompressed
     first_chunk: int
     chunk_count: int
@@ -42,8 +52,12 @@ class Chunk(NamedTuple):
 class BlobMeta:
     """All chunks and units of one blob. Immutable; safe from any thread."""
 
-    def __init__(self, record: BlobRecord, array: bytes, digests: bytes) -> None:
+    def __init__(self, record: BlobRecord, array: bytes, digests: bytes, holes: bytes = b"") -> None:
         """Read *array*, the uncompressed chunk info with its contexts; *digests*: 32 bytes per chunk.
+
+        *holes* has a byte for each chunk, not 0 where nobody knows the digest; no file of the image may use
+        these. As their bytes cannot be verified they are never given: such a chunk is zeros, with the digest
+        of zeros. Empty: there are none.
 
         Raises:
             FormatUnsupported: a feature without which the chunks cannot be read.
@@ -57,6 +71,10 @@ class BlobMeta:
             raise FormatInvalid(
                 f"{where}: chunk info has {len(array)} bytes, its blob says {record.ci_uncompressed_size}"
             )
+        if len(holes) not in (0, record.chunk_count):
+            raise FormatInvalid(
+                f"{where}: {len(holes)} marks of unknown digests, {record.chunk_count} chunks"
+            )
         if not record.chunk_count or len(digests) != DIGEST_SIZE * record.chunk_count:
             raise FormatInvalid(f"{where}: {len(digests)} bytes of digests for {record.chunk_count} chunks")
         self.record = record
@@ -65,8 +83,10 @@ class BlobMeta:
         self.digester = record.digester
         self.chunk_count = record.chunk_count
         self.uncompressed_size = record.uncompressed_size
-        self.digests = digests
-        if record.features & BlobFeature.CHUNK_INFO_V2:
+        self.cipher = record.unit_cipher()
+        if record.features & BlobFeature.ZRAN:
+            columns = read_zran(record, array)
+        elif record.features & BlobFeature.CHUNK_INFO_V2:
             columns = read_v2(record, array)
         else:
             columns = read_v1(record, array)
@@ -81,6 +101,10 @@ class BlobMeta:
         self._compressed_sizes = columns.unit_compressed_size
         self._unit_sizes = columns.unit_size
         self._raw = bytes(columns.unit_raw)
+        self._points = columns.unit_point
+        self._index = columns.index
+        self.holes = holes
+        self.digests = self._with_zeros(digests) if self.holes else digests
 
     def unit(self, index: int) -> Unit:
         """Unit *index*, 0 to unit_count - 1; units are in the order of their chunks and of their bytes.
@@ -126,6 +150,12 @@ class BlobMeta:
             raise FormatInvalid(f"blob {self.id}: there is no chunk {index} among {self.chunk_count}")
         return bisect_right(self._first, index) - 1
 
+    def inflate_point(self, unit: Unit) -> InflatePoint | None:
+        """Where in a tar.gz the decoding of *unit* starts; None for units that are decoded by themselves."""
+        if self._index is None:
+            return None
+        return self._index.point(self._points[self.unit_of_chunk(unit.first_chunk)])
+
     def chunk_at(self, offset: int) -> int:
         """The index of the chunk whose blocks hold byte *offset* of the uncompressed address space.
 
@@ -136,8 +166,18 @@ class BlobMeta:
             raise FormatInvalid(f"blob {self.id}: there is no byte {offset} among {self.uncompressed_size}")
         return bisect_right(self._blocks, offset // BLOCK) - 1
 
+    def _with_zeros(self, digests: bytes) -> bytes:
+        filled, hashed = bytearray(digests), digest_of(self.digester)
+        known: dict[int, bytes] = {}
+        for index in compress(range(self.chunk_count), self.holes):
+            size = self.sizes[index]
+            if size not in known:
+                known[size] = hashed(bytes(size))
+            filled[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE] = known[size]
+        return bytes(filled)
 
-def parse_blob_meta(record: BlobRecord, cache_form: bytes, digests: bytes) -> BlobMeta:
+
+def parse_blob_meta(record: BlobRecord, cache_form: bytes, digests: bytes, holes: bytes = b"") -> BlobMeta:
     """The chunks of a blob from *cache_form*: array, zeros up to a multiple of 4096, 4096-byte header.
 
     Raises:
@@ -145,21 +185,40 @@ def parse_blob_meta(record: BlobRecord, cache_form: bytes, digests: bytes) -> Bl
     """
     for _, message in header_faults(record, cache_form):
         raise FormatInvalid(f"blob {record.id}: {message}")
-    return BlobMeta(record, cache_form[: record.ci_uncompressed_size], digests)
+    return BlobMeta(record, cache_form[: record.ci_uncompressed_size], digests, holes)
+
+
+def read_cache_form(record: BlobRecord, stored: bytes) -> bytes:
+    """The cache form from the bytes at ci_offset of the object with the tables: array and header.
+
+    Raises:
+        ChunkInvalid, FormatInvalid: as `read_chunk_info`.
+    """
+    array = read_chunk_info(record, stored[: record.ci_compressed_size])
+    header, cipher = stored[record.ci_compressed_size :][: CHUNK_INFO_HEADER.size], record.unit_cipher()
+    if cipher is not None:
+        header = cipher.decrypt(header)
+    return array + bytes(-len(array) % BLOCK) + header
 
 
 def read_chunk_info(record: BlobRecord, stored: bytes) -> bytes:
-    """The uncompressed array from the bytes at ci_offset of the blob object.
+    """The uncompressed array from the bytes at ci_offset of the object with the tables.
 
     Raises:
         ChunkInvalid: they are not its compressed form.
         FormatInvalid: the blob table promises an impossible size.
     """
-    limit = record.chunk_count * (CHUNK_INFO_V2.size + BATCH_CONTEXT.size)
+    context = BATCH_CONTEXT.size
+    if record.features & BlobFeature.ZRAN:
+        context = ZRAN_CONTEXT.size + MAX_DICTIONARY
+    limit = min(record.chunk_count * (CHUNK_INFO_V2.size + context), MAX_CHUNK_INFO)
     if record.ci_uncompressed_size > limit:
         raise FormatInvalid(
             f"blob {record.id}: {record.ci_uncompressed_size} bytes of chunk info, at most {limit}"
         )
+    cipher = record.unit_cipher()
+    if cipher is not None:
+        stored = cipher.decrypt(stored)
     return decompress(record.ci_compressor, stored, record.ci_uncompressed_size)
 
 
@@ -190,12 +249,13 @@ def _header_fields(record: BlobRecord, header: ChunkInfoHeader) -> list[tuple[st
         ("compressed size", header.ci_compressed_size, record.ci_compressed_size),
         ("uncompressed size", header.ci_uncompressed_size, record.ci_uncompressed_size),
     ]
-    if record.features & BlobFeature.BATCH:
+    if record.features & (BlobFeature.BATCH | BlobFeature.ZRAN):
         entries = CHUNK_INFO_V2.size * record.chunk_count
         contexts = record.ci_uncompressed_size - entries
         fields += [
             ("context offset", header.context_offset, entries),
             ("context bytes", header.context_size, contexts),
-            ("context count", header.context_count, contexts // BATCH_CONTEXT.size),
         ]
+    if record.features & BlobFeature.BATCH:
+        fields.append(("context count", header.context_count, contexts // BATCH_CONTEXT.size))
     return fields

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NewType
 
+from .cipher import UnitCipher
 from .codes import (
     MAX_CHUNKS,
     MAX_COMPRESSED_SIZE,
@@ -21,7 +22,7 @@ from .codes import (
     Digester,
 )
 from .errors import FormatInvalid
-from .records import CHUNK_INFO_V1, CHUNK_INFO_V2, TAR_HEADER, BlobEntry
+from .records import CHUNK_INFO_HEADER, CHUNK_INFO_V1, CHUNK_INFO_V2, TAR_HEADER, BlobEntry
 
 BlobIndex = NewType("BlobIndex", int)
 
@@ -32,9 +33,6 @@ _NEEDS_V2 = BlobFeature.BATCH | BlobFeature.ZRAN | BlobFeature.ENCRYPTED
 _UNREAD = (
     (BlobFeature.TARFS, "tarfs"),
     (BlobFeature.EXTERNAL, "external blob"),
-    (BlobFeature.ZRAN, "ZRAN"),
-    (BlobFeature.SEPARATE, "reference to a tar layer"),
-    (BlobFeature.ENCRYPTED, "encrypted blob"),
     (BlobFeature.SEPARATED_WITH_PREFETCH_FILES, "separate prefetch blob"),
     (BlobFeature.IS_CHUNKDICT_GENERATED, "generated chunk dictionary"),
 )
@@ -83,7 +81,30 @@ class BlobRecord:
                 return name
         if self.compressor is Compressor.GZIP and not self.features & BlobFeature.CHUNK_INFO_V2:
             return "eStargz reference"
+        if self.cipher not in (Cipher.NONE, Cipher.AES_128_XTS):
+            return f"cipher {self.cipher.name}"
         return None
+
+    @property
+    def meta_object(self) -> str:
+        """The id of the object with the blob's tables: the blob itself, but for references to tar layers."""
+        if self.features & BlobFeature.SEPARATE and any(self.meta_digest):
+            return self.meta_digest.hex()
+        return self.id
+
+    @property
+    def digests_offset(self) -> int | None:
+        """Where the object with the tables has the chunk digests; None: it has none."""
+        if not self.features & BlobFeature.INLINED_CHUNK_DIGEST:
+            return None
+        end = self.ci_offset + self.ci_compressed_size + CHUNK_INFO_HEADER.size
+        return end + (TAR_HEADER.size if self.features & BlobFeature.HAS_TAR_HEADER else 0)
+
+    def unit_cipher(self) -> UnitCipher | None:
+        """What decrypts the blob's pieces; None if they are plain."""
+        if self.cipher is Cipher.NONE:
+            return None
+        return UnitCipher(self.meta_digest, self.meta_size.to_bytes(8, "little") + self.iv_tail)
 
     def entry(self) -> BlobEntry:
         """The row as it is stored."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .blob_record import BlobIndex as BlobIndex
 from .blob_record import BlobRecord as BlobRecord
-from .chunk_table import digests_by_blob
+from .chunk_table import KnownDigests, digests_by_blob, known_digests
 from .codes import (
     CHUNK_FORMAT_BITS,
     CHUNK_FORMAT_INDEXES,
@@ -208,6 +208,19 @@ class Bootstrap:
         if isinstance(found, FormatInvalid):
             raise found
         return found
+
+    def known_digests(self, blob_index: int) -> KnownDigests:
+        """The digests of a blob as far as the chunk table has them: merging may leave out unused chunks.
+
+        Takes memory for as many chunks as the blob table promises: compare that with the chunk info first.
+
+        Raises:
+            FormatInvalid: there is no such blob.
+        """
+        if not 0 <= blob_index < len(self.blobs):
+            raise FormatInvalid(f"there is no blob {blob_index} among {len(self.blobs)}")
+        start, size = self.header.extended.chunk_table_offset, self.header.extended.chunk_table_size
+        return known_digests(self._raw[start : start + size], self.blobs[blob_index])
 
     def chunk_rows(self) -> Iterator[ChunkRow]:
         """Yield the rows of the chunk table as they are stored, unchecked."""

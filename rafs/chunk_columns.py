@@ -10,8 +10,10 @@ from array import array
 from typing import Final
 
 from .blob_record import BlobRecord
-from .codes import BLOCK, ChunkFlag, Compressor
+from .cipher import encrypted_size
+from .codes import BLOCK, ChunkFlag, Cipher, Compressor
 from .errors import FormatInvalid, FormatUnsupported
+from .inflate_index import InflateIndex
 from .records import BATCH_CONTEXT, CHUNK_INFO_V1, CHUNK_INFO_V2
 
 # What one unit may cost in memory. The largest that was tried with other readers has 16 MiB.
@@ -20,9 +22,15 @@ MAX_UNIT: Final = 64 << 20
 _LOW24 = (1 << 24) - 1
 _LOW32 = (1 << 32) - 1
 _LOW40 = (1 << 40) - 1
+# A stretch of a tar.gz reaches to the end of its last chunk, into the next stretch. As chunks do not overlap,
+# all stretches together have at most twice the bytes of the file, and some slack for tiny ones.
+_MAX_OVERLAP: Final = 16
+
 _PLAIN_FLAGS = int(ChunkFlag.COMPRESSED | ChunkFlag.HAS_CRC)
 _BATCH = int(ChunkFlag.BATCH)
+_ZRAN_FLAGS = int(ChunkFlag.ZRAN | ChunkFlag.COMPRESSED)
 _COMPRESSED = int(ChunkFlag.COMPRESSED)
+_ENCRYPTED = int(ChunkFlag.ENCRYPTED)
 
 
 class Columns:
@@ -37,6 +45,8 @@ class Columns:
         self.unit_compressed_size = array("I")
         self.unit_size = array("I")
         self.unit_raw = bytearray()
+        self.unit_point = array("I")  # ZRAN only: the point of `index` where each unit starts
+        self.index: InflateIndex | None = None
 
     def open_unit(self, compressed_offset: int, compressed_size: int, size: int, raw: bool) -> None:
         self.unit_first.append(len(self.size))
@@ -83,13 +93,16 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
     if len(contexts) % BATCH_CONTEXT.size:
         raise FormatInvalid(f"blob {record.id}: {len(contexts)} bytes of contexts, expected a multiple of 40")
     context_count = len(contexts) // BATCH_CONTEXT.size
+    encrypted = record.cipher is not Cipher.NONE
+    # What the cipher is used on is said by the blob table; whether batch members have the flag, by nobody.
+    others = ~(_PLAIN_FLAGS | _ENCRYPTED) if encrypted else ~_PLAIN_FLAGS
     columns = Columns()
     block, context, fill, unit_size, place = 0, -1, 0, 0, -1
     for index, (u0, u1, u2) in enumerate(CHUNK_INFO_V2.struct.iter_unpack(raw[:entries])):
         flags, size = u0 >> 56, (u0 >> 32 & _LOW24) + 1
         if u0 & _LOW32 != block:
             raise _broken(record, index, f"starts at block {u0 & _LOW32}, expected {block}")
-        if flags & ~_PLAIN_FLAGS == _BATCH:
+        if flags & others == _BATCH:
             offset = u2 & _LOW32
             if u2 >> 32 != context:
                 if fill != unit_size:
@@ -113,7 +126,7 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
                 )
             fill += size
             columns.unit_offset.append(offset)
-        elif flags & ~_PLAIN_FLAGS:
+        elif flags & others or (encrypted and not flags & _ENCRYPTED):
             raise _broken(record, index, f"flags {flags:#x} do not fit the blob's features")
         else:
             if fill != unit_size:
@@ -129,6 +142,47 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
         raise FormatInvalid(
             f"blob {record.id}: chunks end in unit {context} of {context_count}, or within it"
         )
+    return columns
+
+
+def read_zran(record: BlobRecord, raw: bytes) -> Columns:
+    """The columns of an array of 24-byte entries and inflate contexts: the chunks of a context are a unit.
+
+    Contexts without chunks make no unit.
+
+    Raises:
+        FormatInvalid: the chunks are not dense, or not in the order of contexts and of their output.
+    """
+    entries = CHUNK_INFO_V2.size * record.chunk_count
+    columns = Columns()
+    block, context, fill, point = 0, -1, 0, None
+    columns.index = points = InflateIndex(raw[entries:])
+    for index, (u0, _, u2) in enumerate(CHUNK_INFO_V2.struct.iter_unpack(raw[:entries])):
+        flags, size, offset = u0 >> 56, (u0 >> 32 & _LOW24) + 1, u2 & _LOW32
+        if flags != _ZRAN_FLAGS:
+            raise _broken(record, index, f"flags {flags:#x}, expected {_ZRAN_FLAGS:#x} in a ZRAN blob")
+        if u0 & _LOW32 != block:
+            raise _broken(record, index, f"starts at block {u0 & _LOW32}, expected {block}")
+        if u2 >> 32 != context or point is None:
+            if u2 >> 32 < context:
+                raise _broken(record, index, f"is in context {u2 >> 32}, the one before it in {context}")
+            context, fill = u2 >> 32, 0
+            point = points.point(context)
+            columns.open_unit(point.in_offset, point.in_size, point.out_size, raw=False)
+            columns.unit_point.append(context)
+        if offset < fill or offset + size > point.out_size:
+            raise _broken(
+                record,
+                index,
+                f"{size} bytes at {offset} of context {context}: {fill} to {point.out_size} left",
+            )
+        fill = offset + size
+        columns.unit_offset.append(offset)
+        columns.block.append(block)
+        columns.size.append(size)
+        block += -(-size // BLOCK)
+        if block > _LOW32:
+            raise _broken(record, index, "lies beyond the last block address")
     return columns
 
 
@@ -148,7 +202,8 @@ def judge_units(record: BlobRecord, columns: Columns) -> None:
     if max(columns.unit_size) > MAX_UNIT:
         raise FormatUnsupported(f"a unit of {max(columns.unit_size)} bytes", f"{where}, at most {MAX_UNIT}")
     stored_raw = record.compressor is Compressor.NONE
-    end = 0
+    overlapping, encrypted = columns.index is not None, record.cipher is not Cipher.NONE
+    end = start = total = 0
     for index, (offset, compressed, size, raw) in enumerate(
         zip(
             columns.unit_compressed_offset,
@@ -158,16 +213,19 @@ def judge_units(record: BlobRecord, columns: Columns) -> None:
             strict=True,
         )
     ):
-        if offset < end:
+        if offset < (start if overlapping else end):
             raise FormatInvalid(f"{where}: unit {index} starts at {offset}, the one before ends at {end}")
-        end = offset + compressed
+        start, end = offset, max(end, offset + compressed)
+        total += compressed
         if (
             compressed == 0
-            or (raw and compressed != size)
+            or (raw and compressed != (encrypted_size(size) if encrypted else size))
             or (stored_raw and not raw)
             or compressed > MAX_UNIT
         ):
             raise FormatInvalid(f"{where}: unit {index} has {compressed} stored bytes for {size}")
+    if total > _MAX_OVERLAP * max(end, MAX_UNIT):
+        raise FormatInvalid(f"{where}: its units have {total} stored bytes in an object of {end}")
     if end > record.chunks_end:
         raise FormatInvalid(
             f"{where}: the last unit ends at {end}, its object's chunks at {record.chunks_end}"

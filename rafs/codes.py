@@ -33,6 +33,7 @@ MAX_NAME: Final = 255
 MAX_SYMLINK: Final = 4096
 
 DIGEST_SIZE: Final = 32
+MAX_DICTIONARY: Final = 32 << 10  # of an inflate context; the window of deflate
 
 
 class RafsFlag(IntFlag):

@@ -5,20 +5,12 @@ Nothing leaves here before its digest was compared. Both ways give the same chun
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-
-from blake3 import blake3
-
 from .blob_meta import BlobMeta, Chunk, Unit
-from .codes import Compressor, Digester
+from .codes import Compressor
 from .decompress import ZstdStream, decompress
+from .digests import digest_of as digest_of
 from .errors import ChunkInvalid
-
-
-def digest_of(digester: Digester) -> Callable[[bytes | memoryview], bytes]:
-    """The function from bytes to their 32-byte digest. Any thread; the GIL is free during large pieces."""
-    return _sha256 if digester is Digester.SHA256 else _blake3
+from .inflate_index import InflateStream, inflate
 
 
 def decode_unit(meta: BlobMeta, unit: Unit, compressed: bytes | memoryview) -> bytes:
@@ -32,16 +24,24 @@ def decode_unit(meta: BlobMeta, unit: Unit, compressed: bytes | memoryview) -> b
             f"{_name(meta, unit)}: {len(compressed)} stored bytes, expected {unit.compressed_size}"
         )
     try:
-        found = decompress(
-            Compressor.NONE if unit.raw else meta.compressor, compressed, unit.uncompressed_size
-        )
+        found = _unpack(meta, unit, compressed)
     except ChunkInvalid as error:
         raise ChunkInvalid(f"{_name(meta, unit)}: {error}") from error
     view = memoryview(found)
-    for index in range(unit.first_chunk, unit.first_chunk + unit.chunk_count):
-        chunk = meta.chunk(index)
-        verify_chunk(meta, chunk, view[chunk.unit_offset : chunk.unit_offset + chunk.size])
-    return found
+    chunks = list(map(meta.chunk, range(unit.first_chunk, unit.first_chunk + unit.chunk_count)))
+    holes = meta.holes
+    for chunk in chunks:
+        if not (holes and holes[chunk.index]):
+            verify_chunk(meta, chunk, view[chunk.unit_offset : chunk.unit_offset + chunk.size])
+    if not holes and meta.inflate_point(unit) is None:
+        return found
+    # Between the files of a tar are their headers; elsewhere the chunks are all there is.
+    return b"".join(
+        bytes(chunk.size)
+        if holes and holes[chunk.index]
+        else view[chunk.unit_offset : chunk.unit_offset + chunk.size]
+        for chunk in chunks
+    )
 
 
 def verify_chunk(meta: BlobMeta, chunk: Chunk, content: bytes | memoryview) -> None:
@@ -58,10 +58,24 @@ def verify_chunk(meta: BlobMeta, chunk: Chunk, content: bytes | memoryview) -> N
         )
 
 
+def _unpack(meta: BlobMeta, unit: Unit, stored: bytes | bytearray | memoryview) -> bytes:
+    """All that *stored* is the stored form of; nothing of it is verified."""
+    raw = unit.raw
+    if meta.cipher is not None:
+        stored = meta.cipher.decrypt(stored, unit.uncompressed_size if raw else None)
+        # Of a batch unit that was filled up before it was encrypted the two sizes do not tell it is raw.
+        raw = raw or len(stored) == unit.uncompressed_size
+    point = meta.inflate_point(unit)
+    if point is not None:
+        return inflate(point, bytes(stored))
+    return decompress(Compressor.NONE if raw else meta.compressor, stored, unit.uncompressed_size)
+
+
 class UnitDecoder:
     """One unit, decoded while its stored bytes arrive in order. Not thread-safe; of no use after an error.
 
-    zstd and raw units give each chunk as soon as its last byte is there; the others give all at the end.
+    zstd, ZRAN and raw units give each chunk as soon as its last byte is there; the others, and encrypted
+    ones, give all at the end.
     """
 
     def __init__(self, meta: BlobMeta, unit: Unit) -> None:
@@ -69,10 +83,17 @@ class UnitDecoder:
         self._unit = unit
         self._received = 0
         self._next = unit.first_chunk
-        self._decoded = bytearray()  # what is decoded and belongs to the next chunk
+        self._decoded = bytearray()  # what is decoded and was not taken yet
+        self._taken = 0  # bytes of the unit before it
         self._stored = bytearray()  # what has to wait for the rest
-        self._stream: ZstdStream | None = None
-        if not unit.raw and meta.compressor is Compressor.ZSTD:
+        self._as_it_comes = unit.raw and meta.cipher is None
+        self._stream: ZstdStream | InflateStream | None = None
+        if unit.raw or meta.cipher is not None:
+            return
+        point = meta.inflate_point(unit)
+        if point is not None:
+            self._stream = InflateStream(point)
+        elif meta.compressor is Compressor.ZSTD:
             self._stream = ZstdStream(unit.uncompressed_size)
 
     @property
@@ -95,14 +116,14 @@ class UnitDecoder:
                 self._decoded += self._stream.feed(piece, last=last)
             except ChunkInvalid as error:
                 raise ChunkInvalid(f"{_name(self._meta, self._unit)}: {error}") from error
-        elif self._unit.raw:
+        elif self._as_it_comes:
             self._decoded += piece
         else:
             self._stored += piece
             if not last:
                 return []
             try:
-                self._decoded += decompress(self._meta.compressor, self._stored, self._unit.uncompressed_size)
+                self._decoded += _unpack(self._meta, self._unit, self._stored)
             except ChunkInvalid as error:
                 raise ChunkInvalid(f"{_name(self._meta, self._unit)}: {error}") from error
         return self._take()
@@ -121,27 +142,25 @@ class UnitDecoder:
     def _take(self) -> list[tuple[Chunk, bytes]]:
         found: list[tuple[Chunk, bytes]] = []
         taken = 0
+        holes = self._meta.holes
         while self._next < self._unit.first_chunk + self._unit.chunk_count:
             chunk = self._meta.chunk(self._next)
-            if len(self._decoded) < taken + chunk.size:
+            begin = chunk.unit_offset - self._taken
+            end = begin + chunk.size
+            if len(self._decoded) < end:
                 break
-            content = bytes(memoryview(self._decoded)[taken : taken + chunk.size])
-            verify_chunk(self._meta, chunk, content)
+            if holes and holes[self._next]:
+                content = bytes(chunk.size)
+            else:
+                content = bytes(memoryview(self._decoded)[begin:end])
+                verify_chunk(self._meta, chunk, content)
             found.append((chunk, content))
-            taken += chunk.size
+            taken = end
             self._next += 1
         del self._decoded[:taken]
+        self._taken += taken
         return found
 
 
 def _name(meta: BlobMeta, unit: Unit) -> str:
     return f"unit at {unit.compressed_offset} of blob {meta.id}"
-
-
-def _blake3(content: bytes | memoryview) -> bytes:
-    digest: bytes = blake3(content).digest()
-    return digest
-
-
-def _sha256(content: bytes | memoryview) -> bytes:
-    return hashlib.sha256(content).digest()

@@ -83,14 +83,16 @@ def find_window(windows: Sequence[Window], offset: int) -> Window:
 
 def _runs(meta: BlobMeta) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of the units of each window."""
-    first = length = 0
+    first = length = end = 0
     for index in range(meta.unit_count):
         unit = meta.unit(index)
         end_chunk = unit.first_chunk + unit.chunk_count
         size = sum(_blocks(chunk_size) for chunk_size in meta.sizes[unit.first_chunk : end_chunk])
-        if length and length + size > WINDOW_MAX:
+        # One range of the object fills a window, front to back: a unit that reaches back is not in it.
+        if length and (length + size > WINDOW_MAX or unit.compressed_offset < end):
             yield first, index
             first, length = index, 0
+        end = unit.compressed_offset + unit.compressed_size
         length += size
         last_digest = meta.digests[end_chunk * DIGEST_SIZE - 8 : end_chunk * DIGEST_SIZE]
         if length >= WINDOW_MIN and _is_cut(last_digest, size):

@@ -24,6 +24,7 @@ from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.codes import BlobFeature
 from rafs.errors import FormatInvalid
+from rafs.tarfs import tar_blob
 
 from .fixtures import FIXTURES, fixture
 
@@ -47,9 +48,16 @@ class Image:
         path: str = self.expect["blobs"][record.index]["file"]
         return (self.folder / path).read_bytes()
 
+    def tables_object(self, record: BlobRecord) -> bytes:
+        """The object that holds the blob's chunk info: another one in reference images."""
+        path: str = self.expect["blobs"][record.index]["file"]
+        return (self.folder / path).with_name(record.meta_object).read_bytes()
+
     def meta(self, bootstrap: Bootstrap, record: BlobRecord) -> BlobMeta:
         """The blob's chunks, read from the blob object itself."""
-        stored = self.blob_object(record)
+        if record.features & BlobFeature.TARFS:
+            return tar_blob(record, [self.blob_object(record)])
+        stored = self.tables_object(record)
         array = stored[record.ci_offset : record.ci_offset + record.ci_compressed_size]
         return BlobMeta(record, read_chunk_info(record, array), self.digests(bootstrap, record))
 
@@ -61,7 +69,7 @@ class Image:
             assert record.features & BlobFeature.INLINED_CHUNK_DIGEST
             header = record.ci_offset + record.ci_compressed_size + 4096
             start = header + (_TAR_HEADER if record.features & BlobFeature.HAS_TAR_HEADER else 0)
-            return self.blob_object(record)[start : start + 32 * record.chunk_count]
+            return self.tables_object(record)[start : start + 32 * record.chunk_count]
 
 
 def vector_names() -> list[str]:

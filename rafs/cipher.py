@@ -1,0 +1,65 @@
+"""Decryption of encrypted blobs: AES-128-XTS, each stored piece one data unit, all with the same tweak.
+
+Key and tweak stand in the blob table, so this hides nothing from whoever has the bootstrap. It is not a check
+either: what is decrypted is verified by its digests. `cryptography` is loaded when the first piece is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .errors import ChunkInvalid
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.modes import XTS
+
+_BLOCK: Final = 16
+_FILLED: Final = b"\x78\x90"  # how a piece that was too short for a block ends after it was filled
+_FILLED_SIZE: Final = _BLOCK + len(_FILLED)
+
+
+def encrypted_size(size: int) -> int:
+    """How many bytes a piece of *size* bytes has when it is encrypted."""
+    return size if size >= _BLOCK else _FILLED_SIZE
+
+
+class UnitCipher:
+    """Decrypts the pieces of one blob. Any thread."""
+
+    def __init__(self, key: bytes, tweak: bytes) -> None:
+        """*key*: 32 bytes, two AES-128 keys; *tweak*: 16 bytes."""
+        self._key = key
+        self._tweak = tweak
+        self._cipher: Cipher[XTS] | None = None
+
+    def decrypt(self, stored: bytes | bytearray | memoryview, size: int | None = None) -> bytes:
+        """The plain form of *stored*; *size* is its length, where that is known.
+
+        A piece of 18 bytes may look like a shorter one that was filled; *size* tells them apart.
+
+        Raises:
+            ChunkInvalid: it is no whole piece, or the key is none.
+        """
+        if len(stored) < _BLOCK:
+            raise ChunkInvalid(f"an encrypted piece of {len(stored)} bytes, expected at least {_BLOCK}")
+        if self._cipher is None:
+            self._cipher = self._load()
+        try:
+            decryptor = self._cipher.decryptor()
+            plain: bytes = decryptor.update(bytes(stored)) + decryptor.finalize()
+        except ValueError as error:
+            raise ChunkInvalid(f"{len(stored)} bytes cannot be decrypted: {error}") from error
+        if len(plain) == _FILLED_SIZE != size and plain.endswith(_FILLED):
+            missing = plain[_BLOCK - 1]
+            if 0 < missing <= _BLOCK:
+                return plain[: _BLOCK - missing]
+        return plain
+
+    def _load(self) -> Cipher[XTS]:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+        try:
+            return Cipher(algorithms.AES(self._key), modes.XTS(self._tweak))
+        except ValueError as error:
+            raise ChunkInvalid(f"the blob's key is none of AES-128-XTS: {error}") from error
