@@ -29,6 +29,7 @@ setup(
     install_requires=[
         "blake3>=1.0",
         "click>=8.1",
+        "cryptography>=42",
         "fusepy>=3.0.1",
         "isal>=1.7",
         "lz4>=4.3",
