@@ -24,7 +24,7 @@ _MEANINGS = {
     errno.ENOTBLK: "the file system it lies on cannot carry EROFS images in files (tmpfs and overlayfs "
     "cannot, ext4, xfs and btrfs can); choose another place with --root, or the driver fuse",
     errno.ENODEV: "this kernel has no EROFS (CONFIG_EROFS_FS); use the driver fuse",
-    errno.EINVAL: "this kernel's EROFS does not understand the image",
+    errno.EINVAL: "EROFS of this kernel does not take the image; dmesg says why",
     errno.EUCLEAN: "the image is damaged",
     errno.EBADMSG: "the image's superblock is damaged",
     errno.ENOENT: "a window of the image has no file",

@@ -14,7 +14,7 @@ and one dictionary look-up per chunk (`tree_rewriting`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, chain, count
+from itertools import accumulate, chain, compress, count
 from operator import add
 
 from .blob_meta import BlobMeta
@@ -83,7 +83,9 @@ def _entries(
         map(add, blocks[first : min(first + _LOW_INDICES, meta.chunk_count)], count(_entry(index, first)))
         for first in range(0, meta.chunk_count, _LOW_INDICES)
     )
-    return zip(old, new, strict=True)
+    found = zip(old, new, strict=True)
+    # Nobody can verify what is in a hole, so no file may lead there.
+    return compress(found, [not hole for hole in meta.holes]) if meta.holes else found
 
 
 def _entry(blob_index: int, chunk_index: int) -> int:

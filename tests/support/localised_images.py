@@ -38,29 +38,23 @@ def metas_of(image: Image, bootstrap: Bootstrap) -> tuple[BlobMeta, ...]:
     )
 
 
-def units_as_windows(meta: BlobMeta) -> tuple[Window, ...]:
-    """Far smaller windows than ours, so that small trees have many: each unit is one."""
-    whole = cut_windows(meta)
-    ends = [meta.chunk(meta.unit(i).first_chunk).offset for i in range(1, meta.unit_count)]
-    ends.append(meta.uncompressed_size)
-    windows, start = [], 0
-    for index, end in enumerate(ends):
-        unit = meta.unit(index)
-        name = WindowId(f"{meta.id[:32]}{index:032x}")
-        windows.append(
-            Window(name, index, index, 1, unit.first_chunk, unit.chunk_count, start, end - start,
-                   unit.compressed_offset, unit.compressed_offset + unit.compressed_size)
-        )  # fmt: skip
-        start = end
-    assert sum(window.length for window in whole) == start
+def runs_as_windows(meta: BlobMeta, chunks: int) -> tuple[Window, ...]:
+    """Far smaller windows than ours, so that small trees have many: runs of *chunks* chunks."""
+    windows: list[Window] = []
+    for first in range(0, meta.chunk_count, chunks):
+        end = min(first + chunks, meta.chunk_count)
+        start = meta.chunk(first).offset
+        behind = meta.chunk(end).offset if end < meta.chunk_count else meta.uncompressed_size
+        name = WindowId(f"{meta.id[:32]}{first:032x}")
+        windows.append(Window(name, len(windows), 0, 0, first, end - first, start, behind - start, 0, 0))
     return tuple(windows)
 
 
-def localised(image: Image, *, small_windows: bool = False) -> Localised:
-    """*image* over its windows; *small_windows*: over its units."""
+def localised(image: Image, *, run: int | None = None) -> Localised:
+    """*image* over its windows; over runs of *run* chunks if that is given."""
     bootstrap = Bootstrap(image.bootstrap)
     metas = metas_of(image, bootstrap)
-    windows = tuple(map(units_as_windows if small_windows else cut_windows, metas))
+    windows = tuple(cut_windows(meta) if run is None else runs_as_windows(meta, run) for meta in metas)
     return Localised(bootstrap, metas, windows, localise(bootstrap, metas, windows))
 
 
