@@ -35,11 +35,11 @@ class OpenWindows:
         self._lock = threading.Lock()
         self._table: OrderedDict[str, _Open] = OrderedDict()
 
-    def read(self, window_id: str, length: int | None, offset: int, size: int) -> bytes | None:
+    def read(self, window_id: str, length: int, offset: int, size: int) -> bytes | None:
         """Return exactly *size* bytes at *offset* of the window; None if they are not there (any more).
 
-        *length* is checked when the file has to be opened; None skips the check, for a prefix known to be
-        good. A file that turns out short is forgotten, so the next read opens what the name leads to by then.
+        *length* is checked when the file has to be opened. A file that turns out short is forgotten, so the
+        next read opens what the name leads to by then.
         """
         entry = self._take(window_id) or self._open(window_id, length)
         if entry is None:
@@ -55,6 +55,23 @@ class OpenWindows:
             return found
         self.forget(window_id)
         return None
+
+    def read_prefix(self, window_id: str, offset: int, size: int) -> bytes | None:
+        """As `read`, of a window that is not complete, where the caller knows how much of it is right.
+
+        The descriptor is not kept: behind what is right this file may hold anything, and another file may
+        come to have its name before it is complete.
+        """
+        fd = self._directory.open_read(window_id, None)
+        if fd is None:
+            return None
+        try:
+            found = os.pread(fd, size, offset)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return found if len(found) == size else None
 
     def forget(self, window_id: str) -> None:
         """Close the window's descriptor, at once or when its last reader is done."""
@@ -80,7 +97,7 @@ class OpenWindows:
                 self._table.move_to_end(window_id)
             return entry
 
-    def _open(self, window_id: str, length: int | None) -> _Open | None:
+    def _open(self, window_id: str, length: int) -> _Open | None:
         fd = self._directory.open_read(window_id, length)
         if fd is None:
             return None

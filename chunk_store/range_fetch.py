@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import random
 import threading
 import time
 from collections import deque
@@ -202,7 +201,9 @@ class RangeFetch:
                     yield from self._give_up(sinks, error)
                     return
                 self._say(f"failed, trying again in {pause:.1f} s", sinks[0].fill, error, level=logging.DEBUG)
-                if self._stopping.wait(pause * random.uniform(0.5, 1.0)):
+                from random import uniform  # here, because loading it costs every start 3 ms
+
+                if self._stopping.wait(pause * uniform(0.5, 1.0)):
                     raise _Stopped from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
 

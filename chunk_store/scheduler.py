@@ -21,6 +21,7 @@ from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, Store
 from chunk_store.fill import Fill
 from chunk_store.limits import Limits
 from chunk_store.memory_windows import MemoryWindows
+from chunk_store.pacing import Pacing
 from chunk_store.plan import Plan, Priority, State
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
 from chunk_store.remote import is_temporary
@@ -28,10 +29,6 @@ from chunk_store.sums import Sum
 from chunk_store.window_index import WindowIndex
 
 _IDLE_SECONDS = 5.0  # a worker without work leaves after this: a complete mount keeps no threads
-_RETRY_SECONDS = 1.0  # between looks at windows that another process was filling
-_SILENCE_SECONDS = 60.0  # between two lines about a full disk: room for one small window comes and goes
-_FIRST_REST = 0.5  # seconds the bulk rests after the remote failed it; doubled each time, up to the next
-_LONGEST_REST = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +79,7 @@ class Scheduler:
         self._idle = 0
         self._full: StoreFull | None = None
         self._trouble: StoreError | None = None
-        self._rest = _FIRST_REST
-        self._rests_until = 0.0
-        self._busy_until = 0.0
-        self._silent_until = 0.0
-        self._retries_at = 0.0
+        self._pacing = Pacing(limits)
         self.windows_total = sum(1 for _ in index.distinct())
         self.bytes_total = sum(index[number].length for number in index.distinct())
         self._windows_present = 0
@@ -235,8 +228,13 @@ class Scheduler:
             wanted += self._limits.bulk_connections - self._bulk_running
         for _ in range(min(wanted - self._idle, room - len(self._workers))):
             worker = threading.Thread(target=self._work, name="fetch", daemon=True)
+            try:
+                worker.start()
+            except RuntimeError as error:
+                # The system's limit of threads: whoever works already takes the jobs one by one.
+                log.warning("cannot start another fetching thread: %s", error)
+                return
             self._workers.add(worker)
-            worker.start()
 
     def _work(self) -> None:
         while True:
@@ -269,37 +267,29 @@ class Scheduler:
             bulk = self._next_bulk(now)
             if bulk:
                 return bulk
-            changes = [at for at in (self._rests_until, self._retries_at, self._busy_until) if at > now]
+            change = self._pacing.next_change(now)
             self._idle += 1
-            woken = self._turn.wait(min(changes) - now if changes else _IDLE_SECONDS)
+            woken = self._turn.wait(_IDLE_SECONDS if change is None else change)
             self._idle -= 1
-            if not woken and not changes:
+            if not woken and change is None:
                 return None
         return None
 
     def _next_bulk(self, now: float) -> list[Fill]:
-        if self._full is not None or now < self._rests_until:
+        if self._full is not None:
             return []
         run: list[int] = []
         priority = Priority.HOT
-        if self._bulk_running < self._hot_room():
+        if self._bulk_running < self._pacing.hot_room(now, self._unanswered):
             run = self._plan.next_hot(self._limits.bulk_range)
-        if not run and self._bulk_running < self._background_room(now):
+        room = self._pacing.background_room(now, self._unanswered) if self._background else 0
+        if not run and self._bulk_running < room:
             priority = Priority.BACKGROUND
             run = self._plan.next_background(self._limits.bulk_range)
-            if not run and now >= self._retries_at and self._plan.states.find(State.SET_ASIDE) >= 0:
-                self._retries_at = now + _RETRY_SECONDS
+            if not run and self._plan.states.find(State.SET_ASIDE) >= 0 and self._pacing.may_retry(now):
                 self._plan.retry_set_aside()
                 run = self._plan.next_background(self._limits.bulk_range)
         return [self._begin(number, priority) for number in run]
-
-    def _hot_room(self) -> int:
-        return self._limits.hot_while_waiting if self._unanswered else self._limits.bulk_connections
-
-    def _background_room(self, now: float) -> int:
-        if self._unanswered or not self._background:
-            return 0
-        return self._limits.background_while_busy if now < self._busy_until else self._limits.bulk_connections
 
     def _run(self, fills: Sequence[Fill]) -> None:
         try:
@@ -315,6 +305,9 @@ class Scheduler:
     def _settle(self, settled: Settled) -> None:
         fill, outcome = settled.fill, settled.outcome
         message: str | None = None
+        if settled.record is not None:
+            # First, so that whoever sees the window complete can count on its being in the next checkpoint.
+            self._completed(settled.record)
         with self._turn:
             if self._fills.get(fill.number) is not fill:
                 return
@@ -326,7 +319,7 @@ class Scheduler:
             del self._fills[fill.number]
             self._unanswered -= fill.wanted
             if fill.wanted:
-                self._busy_until = time.monotonic() + self._limits.busy_seconds
+                self._pacing.answered(time.monotonic())
             self._counters.received(
                 fill.priority,
                 fill.received,
@@ -334,8 +327,6 @@ class Scheduler:
             )
             message = self._place(fill, settled)
             self._hire()
-        if settled.record is not None:
-            self._completed(settled.record)
         failure = settled.error if outcome is Outcome.FAILED else None
         if failure is not None:
             message = str(failure)
@@ -347,7 +338,6 @@ class Scheduler:
     def _place(self, fill: Fill, settled: Settled) -> str | None:
         """Move the window to the state its outcome means; what to log, if anything."""
         outcome, error = settled.outcome, settled.error
-        message: str | None = None
         if outcome is Outcome.PRESENT:
             self._mark_present(fill.number)
             self._recover(written=settled.record is not None)
@@ -363,26 +353,17 @@ class Scheduler:
             self._plan.states[fill.number] = State.BROKEN
         else:
             self._plan.absent_again(fill.number)
-        if (
-            isinstance(error, OSError)
-            and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED)
-            and self._full is None
-        ):
+        if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
             window_id = self._index[fill.number].id[:16]
             reason = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
-            self._full = StoreFull(reason)
-            if time.monotonic() >= self._silent_until:
-                self._silent_until = time.monotonic() + _SILENCE_SECONDS
-                message = reason
+            self._full = self._full or StoreFull(reason)
+            return reason if self._pacing.may_complain(time.monotonic()) else None
         if outcome is Outcome.GIVEN_UP and isinstance(error, StoreError):
             self._trouble = error
+            self._pacing.remote_failed(time.monotonic())
             if not is_temporary(error.__cause__ or error):
                 self._plan.states[fill.number] = State.SET_ASIDE  # other blobs may be there
-            now = time.monotonic()
-            if now >= self._rests_until:  # ranges that fail together count once
-                self._rests_until = now + self._rest
-                self._rest = min(2 * self._rest, _LONGEST_REST)
-        return message
+        return None
 
     def _mark_present(self, number: int) -> None:
         self._plan.states[number] = State.PRESENT
@@ -395,5 +376,4 @@ class Scheduler:
             self._full = None
         if not isinstance(self._trouble, ChunkCorrupt):
             self._trouble = None
-        self._rest = _FIRST_REST
-        self._rests_until = 0.0
+        self._pacing.remote_works()

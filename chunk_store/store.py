@@ -203,6 +203,8 @@ class Attachment:
     def wait_complete(self, timeout: float | None = None) -> bool:
         """Wait until every window is local; False if it takes longer than *timeout* seconds.
 
+        Waits only: without `background` or `start_background`, readers alone complete an image.
+
         Raises:
             StoreFull: the file system takes no more.
             ChunkCorrupt: all is local but what is wrong at its source.
@@ -254,5 +256,4 @@ class Attachment:
             raise failure
         if memory is not None:
             return bytes(memoryview(memory)[begin:end])
-        # The file may still grow, so its length says nothing; the prefix is known to be good.
-        return self._store.open_windows.read(window.id, None, begin, end - begin)
+        return self._store.open_windows.read_prefix(window.id, begin, end - begin)

@@ -257,6 +257,7 @@ def test_an_unreadable_complete_file_is_bypassed(store: ChunkStore, monkeypatch:
     attachment = store.attach([BLOB.meta], source)
     assert attachment.wait_complete(10)
     monkeypatch.setattr(store.open_windows, "read", lambda *_: None)
+    monkeypatch.setattr(store.open_windows, "read_prefix", lambda *_: None)
     before = source.sent
     assert attachment.read(0, WINDOW.start, 10) == WINDOW_BYTES[:10]
     assert attachment.read(0, WINDOW.start + 10, 10) == WINDOW_BYTES[10:20]

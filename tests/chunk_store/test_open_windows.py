@@ -56,7 +56,9 @@ def test_many_threads_read_right_bytes_through_few_descriptors(windows: OpenWind
 
 def test_a_file_of_another_length_is_not_opened_as_complete(windows: OpenWindows) -> None:
     assert windows.read(IDS[0], 8192, 0, 1) is None
-    assert windows.read(IDS[0], None, 0, 1) == b"\0"
+    assert windows.read_prefix(IDS[0], 0, 1) == b"\0"
+    assert windows.read_prefix(IDS[0], 4096, 1) is None
+    assert len(windows) == 0
 
 
 def test_a_window_is_locked_by_one_at_a_time(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""How much may be fetched for nobody in particular, and when: pure bookkeeping of times and failures.
+
+Knows no windows. The scheduler calls it under its lock and passes `time.monotonic()`, so a clock that jumps
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from chunk_store.limits import Limits
+
+_RETRY_SECONDS = 1.0  # between looks at windows that another process was filling
+_FIRST_REST = 0.5  # seconds that everything but demand rests after the remote failed it; doubled each time
+_LONGEST_REST = 30.0
+_SILENCE_SECONDS = 60.0  # between two lines about a full disk: room for one small window comes and goes
+
+
+class Pacing:
+    """The pace of hot list and background. All times in seconds of the monotonic clock."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rest = _FIRST_REST
+        self._rests_until = 0.0
+        self._busy_until = 0.0
+        self._retries_at = 0.0
+        self._silent_until = 0.0
+
+    def hot_room(self, now: float, awaited: int) -> int:
+        """With fewer ranges than this in flight the hot list may start one; *awaited*: windows waited for."""
+        if now < self._rests_until:
+            return 0
+        return self._limits.hot_while_waiting if awaited else self._limits.bulk_connections
+
+    def background_room(self, now: float, awaited: int) -> int:
+        """The same for a range of the background."""
+        if awaited or now < self._rests_until:
+            return 0
+        return self._limits.background_while_busy if now < self._busy_until else self._limits.bulk_connections
+
+    def answered(self, now: float) -> None:
+        """A reader was answered and is likely to ask for more."""
+        self._busy_until = now + self._limits.busy_seconds
+
+    def remote_failed(self, now: float) -> None:
+        """A range that nobody waited for failed."""
+        if now >= self._rests_until:  # ranges that fail together count once
+            self._rests_until = now + self._rest
+            self._rest = min(2 * self._rest, _LONGEST_REST)
+
+    def remote_works(self) -> None:
+        """A window arrived."""
+        self._rest = _FIRST_REST
+        self._rests_until = 0.0
+
+    def may_retry(self, now: float) -> bool:
+        """Whether it is time to look again at windows that were set aside; if so, the next time is later."""
+        if now < self._retries_at:
+            return False
+        self._retries_at = now + _RETRY_SECONDS
+        return True
+
+    def may_complain(self, now: float) -> bool:
+        """Whether to log that the file system is full; if so, not again for a while."""
+        if now < self._silent_until:
+            return False
+        self._silent_until = now + _SILENCE_SECONDS
+        return True
+
+    def next_change(self, now: float) -> float | None:
+        """Seconds until one of the answers above may be another; None if only events change them."""
+        times = [at for at in (self._rests_until, self._retries_at, self._busy_until) if at > now]
+        return min(times) - now if times else None

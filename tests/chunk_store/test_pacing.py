@@ -1,0 +1,45 @@
+"""When the hot list and the background may go on: times are given, none is waited for."""
+
+from __future__ import annotations
+
+from chunk_store.limits import Limits
+from chunk_store.pacing import Pacing
+
+LIMITS = Limits(bulk_connections=3, hot_while_waiting=2, background_while_busy=1, busy_seconds=0.15)
+
+
+def test_the_background_stands_still_while_a_reader_waits() -> None:
+    pacing = Pacing(LIMITS)
+    assert pacing.background_room(100.0, awaited=0) == 3
+    assert pacing.background_room(100.0, awaited=1) == 0
+
+
+def test_the_hot_list_goes_on_more_narrowly_while_a_reader_waits() -> None:
+    pacing = Pacing(LIMITS)
+    assert (pacing.hot_room(100.0, awaited=0), pacing.hot_room(100.0, awaited=5)) == (3, 2)
+
+
+def test_the_background_keeps_to_one_range_until_readers_are_quiet() -> None:
+    pacing = Pacing(LIMITS)
+    pacing.answered(100.0)
+    assert pacing.background_room(100.1, awaited=0) == 1
+    assert pacing.next_change(100.1) is not None
+    assert pacing.background_room(100.2, awaited=0) == 3
+    assert pacing.next_change(100.2) is None
+
+
+def test_ranges_that_fail_together_rest_once_and_longer_each_time() -> None:
+    pacing = Pacing(LIMITS)
+    for _ in range(3):
+        pacing.remote_failed(100.0)
+    assert pacing.hot_room(100.4, awaited=0) == pacing.background_room(100.4, awaited=0) == 0
+    assert pacing.hot_room(100.5, awaited=0) == 3
+    pacing.remote_failed(100.5)
+    assert pacing.hot_room(101.4, awaited=0) == 0
+    pacing.remote_works()
+    assert pacing.hot_room(101.4, awaited=0) == 3
+
+
+def test_a_full_disk_is_spoken_of_once_a_minute() -> None:
+    pacing = Pacing(LIMITS)
+    assert [pacing.may_complain(at) for at in (100.0, 101.0, 159.0, 161.0)] == [True, False, False, True]
