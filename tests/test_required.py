@@ -24,7 +24,13 @@ def test_partly(n):
 
 @pytest.mark.skip(reason="left out")
 def test_skipped(): pass
+
+@pytest.mark.system
+def test_system(): pass
 """
+
+# Who we are cannot be changed for a test: an ordinary user might not even read the interpreter.
+AS_ANYBODY = "import os, sys, pytest; os.geteuid = lambda: 1000; sys.exit(pytest.main(sys.argv[1:]))"
 
 
 def run_with_required(directory: Path, *ids: str) -> subprocess.CompletedProcess[str]:
@@ -48,3 +54,13 @@ def test_run_fails_when_a_required_test_is_skipped_or_absent(tmp_path: Path, tes
     done = run_with_required(tmp_path, "test_suite.py::test_good", unmet)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert f"required test not passed: {unmet}" in done.stdout
+
+
+def test_system_tests_are_left_out_without_root_and_say_so(tmp_path: Path) -> None:
+    (tmp_path / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    options = ["-q", "-rs", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    suite = f"{tmp_path}/test_suite.py::test_system"
+    command = [sys.executable, "-c", AS_ANYBODY, *options, "-c", str(ROOT / "pyproject.toml"), suite]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "needs root" in done.stdout
+    assert "1 skipped" in done.stdout
