@@ -15,6 +15,10 @@ class ImageNotConverted(LaunchError):
     """An ordinary image: `nopull convert` makes it lazily loadable, or it is run from a full pull."""
 
 
+class ImageIncomplete(LaunchError):
+    """Not all of the image is local, this mount needs all of it, and nothing may be fetched."""
+
+
 class ImageInvalid(LaunchError):
     """A converted image whose parts contradict each other. Only converting it again helps."""
 

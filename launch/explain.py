@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from launch.mounts import MountRecord
     from registry_client.manifest import Descriptor, Manifest
 
-DRIVERS = {"fuse": "the only driver there is so far; it works wherever /dev/fuse does"}
+DRIVERS = {
+    "fuse": "what auto takes: it shows an image before its data is here, wherever /dev/fuse works",
+    "erofs": "asked for: the kernel reads the windows itself; all were fetched before the mount",
+}
 ROLES = {"server": "answers the kernel, fetches what is absent, verifies every chunk"}
 
 BLOB_REASON = "fetched in pieces when they are touched; the rest follows in the background"
@@ -60,6 +63,12 @@ def explain_mount(record: MountRecord, root: Path) -> dict[str, Any]:
         "silent": None,
         "layers": _kept_layers(record, root),
     }
+    if not record.pids:
+        from launch.local_share import local_share
+
+        facts["progress"] = local_share(record, root)
+        facts["silent"] = "no process serves this mount"
+        return facts
     try:
         status = ask(record.control)
     except ServerSilent as error:
@@ -80,6 +89,8 @@ def mount_lines(facts: Mapping[str, Any]) -> list[str]:
     lines += [
         f"process  {one['pid']}, {one['role']}: {one['does']}{_resident(facts)}" for one in facts["pids"]
     ]
+    if not facts["pids"]:
+        lines.append("process  none is needed: the kernel holds the image and its windows")
     lines += [f"warning  {warning}" for warning in facts["warnings"]]
     progress = facts["progress"]
     if progress is None:
@@ -152,10 +163,12 @@ def _progress_lines(progress: Mapping[str, Any]) -> list[str]:
     present, total = progress["windows_present"], progress["windows_total"]
     share = 100 * progress["bytes_present"] // progress["bytes_total"] if progress["bytes_total"] else 100
     sizes = f"{size_text(progress['bytes_present'])} of {size_text(progress['bytes_total'])}"
+    lines = [f"local    {present} of {total} windows, {sizes} ({share} %)"]
+    if "demand" not in progress:
+        return lines  # the kernel counts nothing
     waited = f"readers waited {progress['waited_seconds']:.2f} s in all"
     touched = f"{progress['touched_windows']} windows, {size_text(progress['touched_bytes'])} of pages"
-    lines = [
-        f"local    {present} of {total} windows, {sizes} ({share} %)",
+    lines += [
         f"touched  {touched}; {waited}",
         "fetched  for         requests   windows    bytes",
     ]

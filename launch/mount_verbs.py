@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ Examples:
   nopull mount registry.example/app:1-lazy /mnt
   nopull mount oci:layout:1-lazy /mnt --foreground
   nopull mount rafs:image.boot /mnt --blob-dir blobs
+  nopull mount registry.example/app:1-lazy /mnt --driver erofs
   nopull ps
   nopull umount /mnt
 """
@@ -29,8 +31,8 @@ Examples:
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--driver", type=click.Choice(["auto", "fuse"]), default="auto", show_default=True,
-    help="What serves the mount. There is one driver so far: auto takes fuse.",
+    "--driver", type=click.Choice(["auto", "fuse", "erofs"]), default="auto", show_default=True,
+    help="What serves the mount; auto takes fuse. erofs: the kernel itself, after all has been fetched.",
 )
 @click.option("--foreground", is_flag=True, help="Serve here until unmounted or interrupted; log to stderr.")
 @click.option(
@@ -63,8 +65,12 @@ def mount(
     Returns when the mount answers. What is read is fetched first, the rest follows in the background. DIR
     must be an empty directory; a mount of nopull there whose server has died is cleared away. A tag is pinned
     to the digest it has now.
+
+    With --driver erofs the kernel shows the image by itself: everything is fetched before the mount, no
+    process is needed after it, and reading costs what reading a local file costs. Needs root.
     """
-    from launch.server import MountRequest, start_mount
+    from launch.server import start_mount
+    from launch.session import MountRequest
     from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
@@ -74,9 +80,8 @@ def mount(
         if as_json:
             click.echo(json.dumps(record.to_json()))
         else:
-            click.echo(
-                f"mounted {record.pinned} on {record.mountpoint} ({record.driver}, pid {record.server})"
-            )
+            served = f"pid {record.server}" if record.pids else "no process"
+            click.echo(f"mounted {record.pinned} on {record.mountpoint} ({record.driver}, {served})")
 
     request = MountRequest(
         reference=parse_reference(image),
@@ -88,7 +93,17 @@ def mount(
         background=not no_background,
         blob_dir=blob_dir,
     )
-    start_mount(request, foreground=foreground, on_ready=show)
+    if driver != "erofs":
+        start_mount(request, foreground=foreground, on_ready=show)
+        return
+    if foreground:
+        raise click.UsageError("--foreground is for the driver fuse: nobody serves a mount of the kernel")
+    from builder.progress import shown_progress
+    from launch.erofs_mount import mount_kernel
+
+    with shown_progress(sys.stderr) as progress:
+        record = mount_kernel(request, progress)
+    show(record)
 
 
 @click.command(
@@ -136,26 +151,30 @@ def ps(as_json: bool, root: Path) -> None:
     from launch.umount import clean
 
     remove_stale(root)
-    rows = [_row(record, state) for record, state in clean(root)]
+    rows = [_row(record, state, root) for record, state in clean(root)]
     if as_json:
         click.echo(json.dumps(rows))
         return
     lines = [("MOUNTPOINT", "IMAGE", "DRIVER", "PID", "STATE", "LOCAL")]
     for row in rows:
-        pid = str(row["pids"]["server"])
+        pid = str(row["pids"].get("server", "-"))
         lines.append((row["mountpoint"], row["image"], row["driver"], pid, row["state"], _local(row)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _row(record: MountRecord, state: State) -> dict[str, Any]:
+def _row(record: MountRecord, state: State, root: Path) -> dict[str, Any]:
     from launch.control import ask
     from launch.errors import ServerSilent
     from launch.mounts import server_lives
 
     progress = None
-    if server_lives(record):
+    if not record.pids:
+        from launch.local_share import local_share
+
+        progress = local_share(record, root)
+    elif server_lives(record):
         try:
             progress = ask(record.control).get("progress")
         except ServerSilent:

@@ -17,6 +17,7 @@ from fuse_fs.errors import MountpointInvalid
 from launch.errors import MountBusy, MountImpossible, NotMounted
 
 FUSE_TYPE = "fuse.nopull"  # what `fuse_fs.mount` calls its mounts in the table
+KERNEL_TYPE = "erofs"  # and the kernel those of `erofs_fs.mount`
 MOUNT_TABLE = "/proc/{}/mountinfo"
 
 _UMOUNT_NOFOLLOW, _MNT_DETACH = 8, 2

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.mountpoint import FUSE_TYPE, MountEntry, is_dead, mount_table, real_path
+from launch.mountpoint import FUSE_TYPE, KERNEL_TYPE, MountEntry, is_dead, mount_table, real_path
 from launch.root import state_directory
 from launch.whole_file import read_json_object, write_whole
 
@@ -41,7 +41,7 @@ class MountRecord:
     reference: str  # as people write it, without digest
     digest: str  # what the reference named when it was mounted
     driver: str
-    pids: Mapping[str, int]  # process id by role
+    pids: Mapping[str, int]  # process id by role; empty for a mount of the kernel's own
     births: Mapping[str, int]  # start of those processes in clock ticks since boot: pids are used again
     started: float  # seconds since 1970
     device: str  # "major:minor" of the mount
@@ -53,7 +53,7 @@ class MountRecord:
 
     @property
     def server(self) -> int:
-        """Process id of the server."""
+        """Process id of the server; only where there is one."""
         return self.pids[SERVER]
 
     @property
@@ -147,6 +147,9 @@ def find(root: Path, mountpoint: Path) -> MountRecord | None:
 
 def state_of(record: MountRecord) -> State:
     """What *record* is worth now."""
+    if not record.pids:
+        # The kernel's own: nobody serves it, nobody can die.
+        return State.MOUNTED if _is_mounted(record, mount_table()) else State.GONE
     if server_lives(record):
         # Its own view: the mounts of a running container are in a mount namespace that we may not be in.
         return State.MOUNTED if _is_mounted(record, mount_table(record.server)) else State.DETACHED
@@ -157,13 +160,14 @@ def state_of(record: MountRecord) -> State:
 
 
 def _is_mounted(record: MountRecord, table: list[MountEntry]) -> bool:
-    wanted = (record.mountpoint, record.device, FUSE_TYPE)
+    wanted = (record.mountpoint, record.device, FUSE_TYPE if record.pids else KERNEL_TYPE)
     return any((entry.mountpoint, entry.device, entry.fstype) == wanted for entry in table)
 
 
 def server_lives(record: MountRecord) -> bool:
     """Whether the server runs: that very process, not another with its number, and not a zombie."""
-    return birth_of(record.server) == record.births.get(SERVER) and not await_end(record.server, 0)
+    pid = record.pids.get(SERVER)
+    return pid is not None and birth_of(pid) == record.births.get(SERVER) and not await_end(pid, 0)
 
 
 def birth_of(pid: int) -> int | None:

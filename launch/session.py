@@ -45,7 +45,7 @@ class MountRequest:
     options: RegistryOptions
     root: Path
     platform: Platform | None = None  # None: this machine's
-    driver: str = "auto"  # or "fuse"
+    driver: str = "auto"  # or "fuse"; "erofs" is `erofs_mount`'s
     background: bool = True  # fetch the rest of the image while it is mounted
     blob_dir: Path | None = None  # `rafs:` only: where the blobs lie, None: beside the bootstrap
     allow_other: bool | None = None  # None: wherever it is allowed
@@ -71,7 +71,7 @@ def run_session(
     with ExitStack() as undo:
         opening = Later(lambda: _open(request))
         undo.callback(_close_opened, opening)
-        claim = undo.enter_context(_Claim(request.mountpoint))
+        claim = undo.enter_context(Claim(request.mountpoint))
         # Here, while the network works: loading these takes longer than a round trip.
         from chunk_store import ChunkStore
         from fuse_fs.mount import load_libfuse, serve
@@ -129,7 +129,7 @@ def may_allow_other() -> bool:
     return False
 
 
-class _Claim:
+class Claim:
     """A mountpoint that was checked, and that no other server of ours takes until `release` or the exit."""
 
     def __init__(self, path: Path) -> None:
@@ -151,7 +151,7 @@ class _Claim:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def __enter__(self) -> _Claim:
+    def __enter__(self) -> Claim:
         return self
 
     def __exit__(self, *_: object) -> None:

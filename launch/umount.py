@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launch import mounts
 from launch.errors import MountImpossible, NotMounted, ServerFailed
-from launch.mountpoint import FUSE_TYPE, detach, mount_at, real_path
+from launch.mountpoint import FUSE_TYPE, KERNEL_TYPE, MountEntry, detach, mount_at, real_path
 from launch.mounts import State
 
 # A server that is not held by open files ends within a second or two (`ChunkStore.close`).
@@ -33,7 +33,7 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
     """
     place = real_path(path)
     entry, record = mount_at(place), mounts.find(root, place)
-    if entry is None or entry.fstype != FUSE_TYPE:
+    if entry is None or not _is_ours(entry, record, root):
         if record is not None and mounts.state_of(record) is State.GONE:
             mounts.forget(root, record)
         raise NotMounted(f"unmounting {path}: nothing of nopull is mounted there")
@@ -43,6 +43,9 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
     dead = record is not None and mounts.state_of(record) is State.DEAD
     detach(place, lazy=lazy or dead)
     if record is None:
+        return True
+    if not record.pids:
+        mounts.forget(root, record)
         return True
     seconds = LAZY_SECONDS if lazy else END_SECONDS
     if mounts.server_lives(record) and not mounts.await_end(record.server, seconds):
@@ -54,6 +57,15 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
         )
     mounts.forget(root, record)
     return True
+
+
+def _is_ours(entry: MountEntry, record: mounts.MountRecord | None, root: Path) -> bool:
+    if entry.fstype != KERNEL_TYPE:
+        return entry.fstype == FUSE_TYPE
+    # Others mount EROFS images too. Ours lie below the root, or are known by their device.
+    known = record is not None and not record.pids and record.device == entry.device
+    source = Path(entry.source)
+    return known or source.is_relative_to(root) or source.is_relative_to(real_path(root))
 
 
 def clean(root: Path) -> list[tuple[mounts.MountRecord, State]]:
