@@ -1,28 +1,36 @@
 """The chunk info and digests of an image's blobs: from the bootstrap layer, else out of the blobs.
 
-What is fetched from a blob is checked against the table of contents whose digest the bootstrap has, so the
-chain of digests reaches it; where a bootstrap has none (old images), a wrong table can only lead to chunks
-that fail their own digests.
+What is fetched from a blob is checked against the table of contents whose digest the bootstrap has, or
+against the digest of the small object it is in (references to tar layers), so the chain of digests reaches
+it; where a bootstrap has neither, a wrong table can only lead to chunks that fail their own digests.
 """
 
 from __future__ import annotations
 
 import hashlib
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from launch.errors import ImageInvalid
-from rafs.blob_meta import BlobMeta, parse_blob_meta, read_chunk_info
-from rafs.blob_record import BlobIndex, BlobRecord
+from rafs.blob_meta import MAX_CHUNK_INFO, BlobMeta, header_faults, parse_blob_meta, read_cache_form
+from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
-from rafs.codes import BLOCK, DIGEST_SIZE, BlobFeature
+from rafs.chunk_table import KnownDigests, completed_digests
+from rafs.codes import DIGEST_SIZE, BlobFeature
 from rafs.errors import FormatInvalid, FormatUnsupported
-from rafs.records import CHUNK_INFO_HEADER, TAR_HEADER, TOC_ENTRY, TocEntry
+from rafs.records import CHUNK_INFO_HEADER
+from rafs.tarfs import tar_blob
+from rafs.toc import CHUNK_DIGESTS, CHUNK_INFO, Section, trusted_toc
 
-META_LIMIT = 512 << 20  # bytes: 24 for each of the 2**24 chunks a blob can have, and its contexts
 
-ReadBlob = Callable[[int, int], bytes]
-"""(offset, size) -> exactly those bytes of the blob object."""
+class SizedBlobs(Protocol):
+    """Where objects are read from, by id; what it gives is not verified."""
+
+    def object_size(self, blob_id: str) -> int:
+        """Bytes of the object."""
+
+    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+        """Exactly *size* bytes of the object from byte *offset*, in pieces."""
 
 
 def refuse_unread(bootstrap: Bootstrap) -> None:
@@ -33,125 +41,163 @@ def refuse_unread(bootstrap: Bootstrap) -> None:
     """
     for record in bootstrap.blobs:
         feature = record.unread_feature()
-        if feature is not None:
+        if feature is not None and not is_tar(record):
             raise FormatUnsupported(feature, f"the chunks of blob {record.id} cannot be read")
 
 
+def is_tar(record: BlobRecord) -> bool:
+    """Whether the blob is a plain tar, which has no tables and is read once to be verified."""
+    return bool(record.features & BlobFeature.TARFS)
+
+
 def read_tables(
-    bootstrap: Bootstrap, forms: Mapping[str, bytes], digests: Mapping[str, bytes]
+    bootstrap: Bootstrap, forms: Mapping[str, bytes], digests: Mapping[str, bytes], blobs: SizedBlobs
 ) -> tuple[BlobMeta, ...]:
     """The chunks of every blob of *bootstrap*.
 
     By blob id, *forms* has the chunk info in cache form, and *digests* those of all chunks where the
-    bootstrap lacks some; what the bootstrap has goes before them.
+    bootstrap lacks some and the blob has them. *blobs* are asked for plain tars only.
 
     Raises:
-        ImageInvalid: a file uses a chunk whose digest the bootstrap lacks.
         rafs.RafsError: they contradict the bootstrap.
+        and for plain tars, what *blobs* raises.
     """
-    completed = _complete(bootstrap, digests) if digests else {}
-    found = []
-    for record in bootstrap.blobs:
-        known = completed.get(record.index) or bootstrap.chunk_digests(record.index)
-        found.append(parse_blob_meta(record, forms[record.id], known))
-    return tuple(found)
+    return tuple(
+        read_tar(record, blobs)
+        if is_tar(record)
+        else parse_blob_meta(
+            record,
+            forms[record.id],
+            *read_digests(bootstrap, record, forms[record.id], digests.get(record.id)),
+        )
+        for record in bootstrap.blobs
+    )
 
 
-def _complete(bootstrap: Bootstrap, digests: Mapping[str, bytes]) -> dict[int, bytes]:
-    """*digests* by blob index, under what the bootstrap has itself.
+def read_tar(record: BlobRecord, blobs: SizedBlobs) -> BlobMeta:
+    """A blob that is a plain tar, after reading all of it.
 
-    The ones below are not vouched for, and need not be as long as no file uses their chunks: no reader sees
-    those, and the store names what it keeps by the digests that it checked.
+    Raises:
+        rafs.FormatInvalid: it is not the tar that the bootstrap names.
+        and what *blobs* raises.
     """
-    joined = {rec.index: bytearray(digests[rec.id]) for rec in bootstrap.blobs if rec.id in digests}
-    vouched: dict[int, set[int]] = {index: set() for index in joined}
-    for row in bootstrap.chunk_rows():
-        if row.blob_index in vouched:
-            vouched[row.blob_index].add(row.chunk_index)
-            start = row.chunk_index * DIGEST_SIZE
-            joined[BlobIndex(row.blob_index)][start : start + DIGEST_SIZE] = row.digest
-    for path, inode in bootstrap.walk():
-        if stat.S_ISREG(inode.mode):
-            for extent in bootstrap.extents(inode):
-                if extent.chunk_index not in vouched.get(extent.blob_index, {extent.chunk_index}):
-                    raise ImageInvalid(
-                        f"{path!r} uses chunk {extent.chunk_index} of blob {extent.blob_index}, "
-                        "whose digest the bootstrap lacks"
-                    )
-    return {index: bytes(raw) for index, raw in joined.items()}
+    return tar_blob(record, blobs.read_range(record.id, 0, blobs.object_size(record.id)))
+
+
+def read_digests(
+    bootstrap: Bootstrap, record: BlobRecord, form: bytes, fetched: bytes | None
+) -> KnownDigests:
+    """The digests of a blob's chunks: the bootstrap's, else those *fetched* from the blob.
+
+    Where nobody has them they stay unknown. *form* is the chunk info in cache form.
+
+    Raises:
+        rafs.RafsError: *form* or *fetched* contradict the bootstrap.
+    """
+    try:
+        return KnownDigests(bootstrap.chunk_digests(record.index), b"")
+    except FormatInvalid:
+        # First, that there is chunk info for so many chunks: memory is taken for them.
+        for _, message in header_faults(record, form):
+            raise FormatInvalid(f"blob {record.id}: {message}") from None
+    known = bootstrap.known_digests(record.index)
+    if fetched is None:
+        return known
+    return KnownDigests(completed_digests(record, known, fetched), b"")
 
 
 def lacks_digests(bootstrap: Bootstrap, record: BlobRecord) -> bool:
-    """Whether the digests of a blob's chunks have to be read from the blob.
+    """Whether digests of a blob's chunks are to be read from the blob.
 
-    Nydus' merging drops those of chunks that no file uses any more; the blob has all of them.
-
-    Raises:
-        rafs.FormatInvalid: neither bootstrap nor blob has them all.
+    Nydus' merging drops those of chunks that no file uses any more; the blob may have all of them.
     """
+    if record.digests_offset is None or is_tar(record):
+        return False
     try:
         bootstrap.chunk_digests(record.index)
     except FormatInvalid:
-        if not record.features & BlobFeature.INLINED_CHUNK_DIGEST:
-            raise
         return True
     return False
 
 
-def fetch_form(record: BlobRecord, object_size: int, read: ReadBlob) -> bytes:
-    """The chunk info of a blob in cache form, read from its object of *object_size* bytes.
+def fetch_form(record: BlobRecord, blobs: SizedBlobs) -> bytes:
+    """The chunk info of a blob in cache form, read from the object that has it.
 
     Raises:
         ImageInvalid: it is not where, or not what, the bootstrap says.
         rafs.RafsError: it cannot be read here.
-        and what *read* raises.
+        and what *blobs* raises.
     """
-    where = f"blob {record.id}"
-    stored_size = record.ci_compressed_size
-    if record.ci_offset + stored_size + CHUNK_INFO_HEADER.size > object_size or stored_size > META_LIMIT:
-        raise ImageInvalid(f"{where}: its chunk info lies outside its {object_size} bytes")
-    stored = read(record.ci_offset, stored_size + CHUNK_INFO_HEADER.size)
-    array = read_chunk_info(record, stored[:stored_size])
-    if record.toc_size:
-        entry = _entry(record, b"blob.meta", object_size, read)
-        # All zeros: the writer did not know it.
-        if any(entry.digest) and hashlib.sha256(array).digest() != entry.digest:
-            raise ImageInvalid(f"{where}: its chunk info does not have the digest its contents promise")
-    return array + bytes(-len(array) % BLOCK) + stored[stored_size:]
+    source = _TablesObject(record, blobs)
+    stored = source.read(record.ci_offset, record.ci_compressed_size + CHUNK_INFO_HEADER.size, "chunk info")
+    form = read_cache_form(record, stored)
+    section = source.section(CHUNK_INFO)
+    if section is not None:
+        section.check(form[: record.ci_uncompressed_size])
+    return form
 
 
-def fetch_digests(record: BlobRecord, object_size: int, read: ReadBlob) -> bytes:
-    """The digests of all chunks of a blob, by index, read from its object of *object_size* bytes.
+def fetch_digests(record: BlobRecord, blobs: SizedBlobs) -> bytes:
+    """The digests of all chunks of a blob, by index, read from the object that has them.
 
     Raises:
-        ImageInvalid: they are not where the bootstrap says, or not what the blob's table of contents says.
-        and what *read* raises.
+        ImageInvalid: they are not where the bootstrap says, or not what the table of contents says.
+        and what *blobs* raises.
     """
-    where = f"blob {record.id}"
-    # Chunk info, its header, perhaps a tar header, then the digests.
-    start = record.ci_offset + record.ci_compressed_size + CHUNK_INFO_HEADER.size
-    start += TAR_HEADER.size if record.features & BlobFeature.HAS_TAR_HEADER else 0
-    size = DIGEST_SIZE * record.chunk_count
-    if start + size > object_size:
-        raise ImageInvalid(f"{where}: its chunk digests lie outside its {object_size} bytes")
-    digests = read(start, size)
-    if record.toc_size:
-        entry = _entry(record, b"blob.digest", object_size, read)
-        if hashlib.sha256(digests).digest() != entry.digest:
-            raise ImageInvalid(f"{where}: its chunk digests do not have the digest its contents promise")
+    source = _TablesObject(record, blobs)
+    offset = record.digests_offset
+    if offset is None:
+        raise ImageInvalid(f"blob {record.id}: the object has no chunk digests")
+    digests = source.read(offset, DIGEST_SIZE * record.chunk_count, "chunk digests")
+    section = source.section(CHUNK_DIGESTS)
+    if section is not None:
+        section.check(digests)
     return digests
 
 
-def _entry(record: BlobRecord, name: bytes, object_size: int, read: ReadBlob) -> TocEntry:
-    """The entry *name* of the blob's table of contents, which is checked against the bootstrap."""
-    where = f"blob {record.id}"
-    size = record.toc_size
-    if not TAR_HEADER.size < size <= min(object_size, BLOCK) or (size - TAR_HEADER.size) % TOC_ENTRY.size:
-        raise ImageInvalid(f"{where}: a table of contents of {size} bytes is none")
-    contents = read(object_size - size, size)
-    if hashlib.sha256(contents).digest() != record.toc_digest:
-        raise ImageInvalid(f"{where}: its table of contents does not have the digest the bootstrap promises")
-    for entry in TOC_ENTRY.unpack_all(contents[: -TAR_HEADER.size]):
-        if entry.name.rstrip(b"\0") == name:
-            return entry
-    raise ImageInvalid(f"{where}: its table of contents has no {name.decode()}")
+class _TablesObject:
+    """The object that has a blob's tables; read and verified whole if the bootstrap knows its digest."""
+
+    def __init__(self, record: BlobRecord, blobs: SizedBlobs) -> None:
+        self._record = record
+        self._blobs = blobs
+        self._id = record.meta_object
+        self._size = blobs.object_size(self._id)
+        self._whole: bytes | None = None
+        if self._id == record.id:
+            if record.features & BlobFeature.SEPARATE:
+                raise ImageInvalid(
+                    f"blob {record.id}: the bootstrap does not name the object that has its chunk info"
+                )
+            return
+        self._whole = self.read(0, self._size, "chunk info")
+        if hashlib.sha256(self._whole).hexdigest() != self._id:
+            raise ImageInvalid(f"object {self._id}: the {self._size} bytes have another sha256")
+
+    def read(self, offset: int, size: int, what: str) -> bytes:
+        """Exactly these bytes of the object; *what* names them in errors."""
+        if offset + size > self._size or size > MAX_CHUNK_INFO:
+            raise ImageInvalid(
+                f"blob {self._record.id}: its {what} of {size} bytes lies outside its {self._size} bytes"
+            )
+        if self._whole is not None:
+            return self._whole[offset : offset + size]
+        return b"".join(self._blobs.read_range(self._id, offset, size))
+
+    def section(self, name: bytes) -> Section | None:
+        """What the table of contents says of a section; None if the bootstrap has no digest of the table, or
+        of more than the table."""
+        if not self._record.toc_size or self._whole is not None:
+            return None
+        size = self._record.toc_size
+        try:
+            contents = trusted_toc(
+                self.read(self._size - size, size, "table of contents"), self._record.toc_digest
+            )
+            return contents[name]
+        except FormatInvalid as error:
+            raise ImageInvalid(f"blob {self._record.id}: {error}") from error
+        except KeyError as error:
+            raise ImageInvalid(
+                f"blob {self._record.id}: its table of contents has no {name.decode()}"
+            ) from error

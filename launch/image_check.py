@@ -17,8 +17,9 @@ from builder.compare import compare
 from builder.discovery import find_ordinary
 from builder.merged_image import MergedImage
 from builder.progress import Progress
+from launch.bare import open_bare
 from launch.bootstrap_layer import BootstrapParts, unpack
-from launch.chunk_tables import fetch_form
+from launch.chunk_tables import fetch_digests, fetch_form, is_tar, lacks_digests, read_digests, read_tar
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.oci_spec import parse_config
@@ -110,6 +111,7 @@ class ImageCheck:
         if reference.transport is Transport.RAFS:
             assert reference.path is not None, "parse_reference gives rafs: a path"
             self._blobs: Blobs = FileBlobs((blob_dir or reference.path.parent).absolute())
+            self._blob_dir = blob_dir
         else:
             self._source = open_source(reference, options)
 
@@ -138,10 +140,12 @@ class ImageCheck:
             self._add("bootstrap", "bootstrap", error)
             return
         self._bootstrap = bootstrap
+        if self._source is not None and self._manifest is not None:
+            self._blobs = ImageBlobs(self._source, self._manifest, bootstrap.blobs)
         self.verdict.inodes = bootstrap.inode_count
         self.verdict.blobs = len(bootstrap.blobs)
         for record in bootstrap.blobs:
-            self._judge_blob(bootstrap, record, parts.metas.get(record.id))
+            self._judge_blob(bootstrap, record, parts.metas.get(record.meta_object))
         if len(self._metas) == len(bootstrap.blobs):
             self.verdict.findings += check_chunks(parts.bootstrap, self._metas)
 
@@ -195,9 +199,10 @@ class ImageCheck:
         if self._source is None:
             path = self._reference.path
             assert path is not None, "parse_reference gives rafs: a path"
-            raw = path.read_bytes()
-            self.verdict.digest = digest_of(raw)
-            return BootstrapParts(raw, {})
+            bare = open_bare(path, self._blob_dir)
+            self._blobs = bare.blobs
+            self.verdict.digest = digest_of(bare.bootstrap)
+            return BootstrapParts(bare.bootstrap, {})
         named = self._source.resolve()
         self._manifest = manifest = find_converted(self._source, named, self._platform, self._reference)
         self.verdict.digest = manifest.digest
@@ -233,22 +238,29 @@ class ImageCheck:
             # The last byte: a source checks the whole size against the manifest to find it.
             for _ in self._blobs.read_range(record.id, size - 1, 1):
                 pass
-            own = fetch_form(record, size, lambda offset, count: self._read(record.id, offset, count))
+            if is_tar(record):
+                self._take(read_tar(record, self._blobs))
+                return
+            own = fetch_form(record, self._blobs)
+            fetched = fetch_digests(record, self._blobs) if lacks_digests(bootstrap, record) else None
         except (RegistryError, ImageInvalid, RafsError) as error:
             self._add("blob", where, _about_the_image(error))
             return
         if given is not None and given != own:
             self._add("meta-differs", where, "the bootstrap layer has other chunk info than the blob itself")
         try:
-            digests = bootstrap.chunk_digests(record.index)
+            digests, unknown = read_digests(bootstrap, record, own, fetched)
         except RafsError as error:
             self._add("chunk-digests", where, error)
             return
         found = check_blob_meta(record, own, digests)
         self.verdict.findings += found
         if not found:
-            self._metas.append(parse_blob_meta(record, own, digests))
-            self.verdict.chunks += record.chunk_count
+            self._take(parse_blob_meta(record, own, digests, unknown))
+
+    def _take(self, meta: BlobMeta) -> None:
+        self._metas.append(meta)
+        self.verdict.chunks += meta.chunk_count
 
     def _units(self, meta: BlobMeta, advance: Advance) -> Iterator[tuple[int, memoryview]]:
         """Units of a blob with their stored bytes, read in large steps; ends where it cannot be read."""

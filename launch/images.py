@@ -8,17 +8,19 @@ Nothing is mounted here and no blob is read, except for chunk info that the boot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from launch import image_cache
+from launch.bare import open_bare
 from launch.bootstrap_layer import PACKED_LIMIT, unpack
 from launch.chunk_tables import (
-    ReadBlob,
+    SizedBlobs,
     fetch_digests,
     fetch_form,
+    is_tar,
     lacks_digests,
     read_tables,
     refuse_unread,
@@ -27,13 +29,14 @@ from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.image_cache import Documents, Known
 from launch.later import Later
-from launch.remote import FileBlobs, ImageBlobs
+from launch.remote import ImageBlobs
 from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
+from rafs.check_entries import check_entries
 from registry_client import open_source, warm
 from registry_client.digest import digest_of
-from registry_client.errors import NotFound, Unreachable
+from registry_client.errors import Unreachable
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
@@ -73,12 +76,6 @@ class LazyImage:
         """Give up the connections."""
         if self.source is not None:
             self.source.close()
-
-
-class _SizedBlobs(Protocol):
-    def object_size(self, blob_id: str) -> int: ...
-
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]: ...
 
 
 def open_image(
@@ -134,9 +131,14 @@ def _open(
     else:
         documents = kept
     bootstrap = Bootstrap(documents.bootstrap)
-    blobs = read_tables(bootstrap, documents.metas, documents.digests)
-    # Only now, when they have been understood: what is kept can be mounted.
-    directory = kept.directory if kept is not None else image_cache.keep(root, documents)
+    blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs)
+    blobs = read_tables(bootstrap, documents.metas, documents.digests, blob_source)
+    if kept is not None:
+        directory = kept.directory
+    else:
+        check_entries(bootstrap, blobs)
+        # Only now, when they have been understood: what is kept can be mounted.
+        directory = image_cache.keep(root, documents)
     image_cache.remember(root, reference, platform, known)
     return LazyImage(
         reference=reference,
@@ -148,7 +150,7 @@ def _open(
         directory=directory,
         bootstrap=bootstrap,
         blobs=blobs,
-        blob_source=ImageBlobs(source, documents.manifest),
+        blob_source=blob_source,
         source=source,
         warnings=warnings,
     )
@@ -176,28 +178,29 @@ def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Doc
         raise ImageInvalid(f"{where} has {layer.size} bytes, its config {manifest.config.size}: too many")
     config = Later(lambda: b"".join(source.read_blob(manifest.config)))
     parts = unpack(source.read_blob(layer), where)
-    blobs = ImageBlobs(source, manifest)
-    forms, digests = _tables(Bootstrap(parts.bootstrap), blobs, parts.metas)
+    bootstrap = Bootstrap(parts.bootstrap)
+    forms, digests = _tables(bootstrap, ImageBlobs(source, manifest, bootstrap.blobs), parts.metas)
     return Documents(manifest, config.result(), parts.bootstrap, forms, digests)
 
 
 def _tables(
-    bootstrap: Bootstrap, blobs: _SizedBlobs, given: Mapping[str, bytes]
+    bootstrap: Bootstrap, blobs: SizedBlobs, given: Mapping[str, bytes]
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """By blob id: the chunk info of all blobs, *given* or read from them; and digests the bootstrap lacks."""
+    """By blob id: the chunk info of all blobs, and digests the bootstrap lacks.
 
-    def later(record: BlobRecord, fetch: Callable[[BlobRecord, int, ReadBlob], bytes]) -> Later[bytes]:
-        def read(offset: int, size: int) -> bytes:
-            return b"".join(blobs.read_range(record.id, offset, size))
+    *given* has chunk info by the id of the object it is from; the rest is read from *blobs*.
+    """
 
-        return Later(lambda: fetch(record, blobs.object_size(record.id), read))
+    def later(record: BlobRecord, fetch: Callable[[BlobRecord, SizedBlobs], bytes]) -> Later[bytes]:
+        return Later(lambda: fetch(record, blobs))
 
     refuse_unread(bootstrap)
+    records = [record for record in bootstrap.blobs if not is_tar(record)]
     # All asked for before the first is waited for.
-    forms = {rec.id: later(rec, fetch_form) for rec in bootstrap.blobs if rec.id not in given}
-    digests = {rec.id: later(rec, fetch_digests) for rec in bootstrap.blobs if lacks_digests(bootstrap, rec)}
+    forms = {rec.id: later(rec, fetch_form) for rec in records if rec.meta_object not in given}
+    digests = {rec.id: later(rec, fetch_digests) for rec in records if lacks_digests(bootstrap, rec)}
     return (
-        {rec.id: forms[rec.id].result() if rec.id in forms else given[rec.id] for rec in bootstrap.blobs},
+        {rec.id: forms[rec.id].result() if rec.id in forms else given[rec.meta_object] for rec in records},
         {blob: fetched.result() for blob, fetched in digests.items()},
     )
 
@@ -205,25 +208,21 @@ def _tables(
 def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) -> LazyImage:
     path = reference.path
     assert path is not None, "parse_reference gives rafs: a path"
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no bootstrap {path}") from error
-    except IsADirectoryError as error:
-        raise NotFound(f"{path} is a directory, expected a bootstrap file") from error
-    bootstrap = Bootstrap(raw)
-    blobs = FileBlobs((blob_dir or path.parent).absolute())
-    forms, digests = _tables(bootstrap, blobs, {})
+    bare = open_bare(path, blob_dir)
+    bootstrap = Bootstrap(bare.bootstrap)
+    forms, digests = _tables(bootstrap, bare.blobs, {})
+    blobs = read_tables(bootstrap, forms, digests, bare.blobs)
+    check_entries(bootstrap, blobs)
     return LazyImage(
         reference=reference,
         platform=platform,
-        digest=digest_of(raw),
+        digest=digest_of(bare.bootstrap),
         manifest=None,
         config=b"",
         config_path=None,
         directory=None,
         bootstrap=bootstrap,
-        blobs=read_tables(bootstrap, forms, digests),
-        blob_source=blobs,
+        blobs=blobs,
+        blob_source=bare.blobs,
         source=None,
     )

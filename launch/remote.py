@@ -7,12 +7,16 @@ it gives is not verified: the store checks every chunk.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from launch.errors import ImageInvalid
+from rafs.blob_record import BlobRecord
+from rafs.codes import BlobFeature
+from registry_client.digest import Digest
 from registry_client.errors import NotFound, RangeInvalid
 from registry_client.manifest import Descriptor, Manifest
+from registry_client.media_type import MediaType
 from registry_client.source import ImageSource
 
 _PIECE = 256 << 10  # bytes
@@ -21,11 +25,19 @@ _PIECE = 256 << 10  # bytes
 class ImageBlobs:
     """The blobs of one manifest (a `chunk_store.BlobSource`). Thread-safe; the source stays the caller's."""
 
-    def __init__(self, source: ImageSource, manifest: Manifest) -> None:
+    def __init__(self, source: ImageSource, manifest: Manifest, records: Iterable[BlobRecord] = ()) -> None:
+        """*records* are those of the bootstrap, once it is known: layers of the ordinary image that it refers
+        to lie in the same repository, but are not in the manifest."""
         self._source = source
-        self._by_id: Mapping[str, Descriptor] = {
-            layer.digest.partition(":")[2]: layer for layer in manifest.layers[:-1]
+        by_id = {
+            record.id: Descriptor(
+                MediaType.OCI_LAYER_GZIP, Digest(f"sha256:{record.id}"), record.compressed_size
+            )
+            for record in records
+            if record.features & BlobFeature.SEPARATE
         }
+        by_id |= {layer.digest.partition(":")[2]: layer for layer in manifest.layers[:-1]}
+        self._by_id: Mapping[str, Descriptor] = by_id
 
     def object_size(self, blob_id: str) -> int:
         """Bytes of the blob's object.
@@ -51,8 +63,10 @@ class ImageBlobs:
 class FileBlobs:
     """Blobs as files named by their id in *directory* (a `BlobSource`). Thread-safe."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, known: Mapping[str, Path] | None = None) -> None:
+        """*known* blobs lie elsewhere."""
         self._directory = directory
+        self._known = known or {}
 
     def object_size(self, blob_id: str) -> int:
         """Bytes of the blob's file.
@@ -61,14 +75,14 @@ class FileBlobs:
             NotFound: there is none.
         """
         try:
-            return (self._directory / blob_id).stat().st_size
+            return self._path(blob_id).stat().st_size
         except FileNotFoundError as error:
             raise self._absent(blob_id) from error
 
     def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """As `chunk_store.remote.BlobSource`."""
         try:
-            file = os.open(self._directory / blob_id, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(self._path(blob_id), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise self._absent(blob_id) from error
         try:
@@ -76,11 +90,14 @@ class FileBlobs:
             while offset < end:
                 piece = os.pread(file, min(_PIECE, end - offset), offset)
                 if not piece:
-                    raise RangeInvalid(f"blob {self._directory / blob_id} ends at {offset}, expected {end}")
+                    raise RangeInvalid(f"blob {self._path(blob_id)} ends at {offset}, expected {end}")
                 offset += len(piece)
                 yield piece
         finally:
             os.close(file)
+
+    def _path(self, blob_id: str) -> Path:
+        return self._known.get(blob_id) or self._directory / blob_id
 
     def _absent(self, blob_id: str) -> NotFound:
         return NotFound(

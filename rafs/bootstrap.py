@@ -188,6 +188,15 @@ class Bootstrap:
             found.append(Extent(offset, blob.index, index, blob_offset, size))
         return found
 
+    def chunk_entries(self, inode: Inode) -> bytes:
+        """The chunk entries of a regular file that is not empty as they are stored, 8 bytes each, unchecked.
+
+        Raises:
+            FormatInvalid: they do not lie in the bootstrap, or the file is not stored in chunks.
+        """
+        start, end = self._chunk_entries(inode)
+        return self._raw[start:end]
+
     def chunk_digests(self, blob_index: int) -> bytes:
         """The digests of all chunks of a blob, 32 bytes each, by chunk index.
 

@@ -87,7 +87,8 @@ def check_chunks(raw: bytes, metas: Sequence[BlobMeta]) -> list[Finding]:
         header = read_header(raw, found.report)
         if header is None or found:
             return found
-        _compare_rows(raw, header, metas, found.report)
+        if not header.flags & RafsFlag.TARFS_MODE:  # whose chunks are made up from the tar
+            _compare_rows(raw, header, metas, found.report)
     except FormatUnsupported as error:
         found.append(Finding("unsupported", "bootstrap", str(error), fatal=True))
     except _EnoughError:

@@ -8,8 +8,7 @@ one gives its last bytes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .codes import TOC_FLAG_LZ4, TOC_FLAG_NONE, TOC_FLAG_ZSTD, TOC_TAR_NAME, Compressor
 from .decompress import decompress
@@ -30,8 +29,7 @@ _COMPRESSORS: Final = {
 _OCTAL: Final = frozenset(b"01234567")
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """One entry of the table. Bytes.
 
     Place and sizes of the chunk data ("image.blob") mean something else in some versions: it starts at 0.

@@ -1,0 +1,90 @@
+"""Whether the chunk entries of all files name chunks that are there, and agree in both of their halves.
+
+An entry holds a chunk's index and its block address; one reader goes by the first, another by the second, and
+where they disagree they show different data. So no image is mounted before this was looked at, which is why
+it is quick: one dictionary look-up per entry. Everything else that may be wrong is for `check`.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain, count
+from operator import add
+
+from .blob_meta import BlobMeta
+from .bootstrap import Bootstrap
+from .codes import BLOCK, RafsFlag
+from .errors import FormatInvalid
+
+_LOW_INDICES = 1 << 16  # an entry holds the chunk's index in two parts, the lower of 16 bits
+
+
+def check_entries(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> None:
+    """Return if each file's chunks are in the chunk info *metas* (in blob table order) as its entries say.
+
+    Of tarfs images, whose entries are addresses only, it is looked at whether they lie in the blob.
+
+    Raises:
+        FormatInvalid: an entry names no chunk, or one of another place or size, or one without a digest; or
+            the tree cannot be walked.
+    """
+    if len(metas) != len(bootstrap.blobs):
+        raise FormatInvalid(f"chunk info of {len(metas)} blobs for a table of {len(bootstrap.blobs)}")
+    tarfs = bool(bootstrap.flags & RafsFlag.TARFS_MODE)
+    sizes: dict[int, int] = {}
+    if not tarfs:
+        for index, meta in enumerate(metas):
+            sizes.update(zip(_entries(index, meta), meta.sizes, strict=True))
+            for chunk, unknown in enumerate(meta.holes):
+                if unknown:
+                    del sizes[_entry(index, chunk) + (meta.chunk(chunk).offset // BLOCK << 32)]
+    chunk_size = bootstrap.chunk_size
+    find, unpack = sizes.get, struct.Struct("<Q").iter_unpack
+    seen: set[int] = set()
+    for path, inode in bootstrap.walk():
+        if not inode.size or not stat.S_ISREG(inode.mode) or inode.nid in seen:
+            continue
+        if inode.nlink > 1:
+            seen.add(inode.nid)
+        if tarfs:
+            bootstrap.extents(inode)
+            continue
+        table = bootstrap.chunk_entries(inode)
+        left = inode.size
+        for (entry,) in unpack(table):
+            if find(entry) != (left if left < chunk_size else chunk_size):
+                raise _refusal(path, inode.size - left, entry, min(left, chunk_size), metas)
+            left -= chunk_size
+
+
+def _refusal(path: bytes, offset: int, entry: int, size: int, metas: Sequence[BlobMeta]) -> FormatInvalid:
+    device, block = entry >> 16 & 0xFF, entry >> 32
+    index = entry & 0xFFFF | entry >> 8 & 0xFF0000
+    where = f"{path[-200:]!r}: {size} bytes at {offset}"
+    said = f"chunk {index} of blob {device - 1}, at block {block}"
+    if not 0 < device <= len(metas) or index >= metas[device - 1].chunk_count:
+        return FormatInvalid(f"{where}: {said}, do not exist")
+    meta = metas[device - 1]
+    chunk = meta.chunk(index)
+    if meta.holes and meta.holes[index]:
+        return FormatInvalid(f"{where}: {said}, have no digest: they cannot be verified")
+    return FormatInvalid(
+        f"{where}: {said}; that chunk has {chunk.size} bytes at block {chunk.offset // BLOCK}"
+    )
+
+
+def _entries(index: int, meta: BlobMeta) -> Iterator[int]:
+    """The entry of every chunk of blob *index*, as the 64-bit word that it is on disk."""
+    # Chunks are dense (`BlobMeta`), so the sizes tell the blocks. Sums and maps run in C.
+    blocks = list(accumulate([-(-size // BLOCK) << 32 for size in meta.sizes], initial=0))
+    return chain.from_iterable(
+        map(add, blocks[first : min(first + _LOW_INDICES, meta.chunk_count)], count(_entry(index, first)))
+        for first in range(0, meta.chunk_count, _LOW_INDICES)
+    )
+
+
+def _entry(blob_index: int, chunk_index: int) -> int:
+    """The entry of a chunk at block 0; chunks after it count up until the low half of the index is full."""
+    return (blob_index + 1) << 16 | chunk_index // _LOW_INDICES << 24 | chunk_index % _LOW_INDICES
