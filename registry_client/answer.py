@@ -13,8 +13,9 @@ from urllib3.response import BaseHTTPResponse
 from registry_client.wire import FOREIGN_ERRORS, WireFailure
 
 if TYPE_CHECKING:
-    from registry_client.connections import Connection, ConnectionPool
+    from registry_client.connections import ConnectionPool
     from registry_client.deadline import Deadline
+    from registry_client.dialling import Connection
 
 _ERROR_BODY = 64 * 1024  # ggcr reads as much of an error's body
 
@@ -22,7 +23,18 @@ _ERROR_BODY = 64 * 1024  # ggcr reads as much of an error's body
 class Answer:
     """Status, headers and the body to come. Owned by the thread that got it."""
 
-    __slots__ = ("_connection", "_deadline", "_pool", "_response", "_text", "_timeout", "headers", "status")
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "_delay",
+        "_pool",
+        "_received",
+        "_response",
+        "_text",
+        "_timeout",
+        "headers",
+        "status",
+    )
 
     def __init__(
         self,
@@ -31,12 +43,16 @@ class Answer:
         pool: ConnectionPool,
         deadline: Deadline,
         timeout: float,
+        delay: float,
     ) -> None:
+        """*delay*: seconds from the request to this answer's head."""
         self._response = response
         self._connection: Connection | None = connection
         self._pool = pool
         self._deadline = deadline
         self._timeout = timeout
+        self._delay = delay
+        self._received = 0
         self._text: str | None = None
         self.status = response.status
         self.headers = response.headers
@@ -63,17 +79,19 @@ class Answer:
         if remaining < self._timeout:
             self._shorten(remaining)
         try:
-            return self._response.read1(limit)
+            piece = self._response.read1(limit)
         except FOREIGN_ERRORS as error:
             self.drop()
             raise self._pool.failure(error, self._timeout, self._deadline) from error
+        self._received += len(piece)
+        return piece
 
     def finish(self) -> None:
         """Give the connection back: the caller has read what Content-Length promised, or b""."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._response.close()
-            self._pool.release(connection)
+            self._pool.release(connection, self._received, self._delay)
 
     def finish_exact(self) -> None:
         """As `finish`, for a caller that read all it wanted; a body that goes on is not waited for."""

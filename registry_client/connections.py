@@ -9,72 +9,42 @@ sockets itself. Plain requests and answers only: redirects, credentials and retr
 from __future__ import annotations
 
 import os
-import socket
 import threading
+import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from typing import TYPE_CHECKING, Any
 
 from registry_client.answer import Answer
+from registry_client.bound import ConnectionBound
 from registry_client.deadline import Deadline
+from registry_client.dialling import SOCKET_OPTIONS, Connection, PlainConnection
+from registry_client.errors import Unreachable
 from registry_client.options import RegistryOptions
+from registry_client.origin import Origin
 from registry_client.wire import FOREIGN_ERRORS, Counters, WireFailure, explain
 
-_SOCKET_OPTIONS = [
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    # A load balancer forgets a silent connection after some 350 s without telling; probes keep it known,
-    # and let the kernel notice within 30 s more that the other side is gone.
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-]
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection
 
+    from registry_client.proxies import Proxy
+    from registry_client.tls import Trust
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Scheme, host name (IPv6 without brackets) and port: what a connection, and trust, belongs to."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = {"http": 80, "https": 443}.get(self.scheme)
-        return host if self.port == default else f"{host}:{self.port}"
-
-
-class Connection:
-    """One connection that may or may not be open, and its socket for time-outs while an answer is read."""
-
-    __slots__ = ("_socket", "wrapped")
-
-    def __init__(self, wrapped: HTTPConnection) -> None:
-        self.wrapped = wrapped
-        self._socket: socket.socket | None = None
-
-    def open(self, timeout: float) -> None:
-        self.wrapped.timeout = timeout
-        self.wrapped.connect()
-        # http.client forgets the socket of an answer with `Connection: close`; its time-out must stay
-        # changeable.
-        self._socket = self.wrapped.sock
-
-    def set_timeout(self, seconds: float) -> None:
-        if self._socket is not None and self._socket.fileno() >= 0:
-            self._socket.settimeout(seconds)
+__all__ = ["ConnectionPool", "Origin", "Pools"]
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 
 
 class ConnectionPool:
-    """At most `options.connections` connections to *origin*; all methods from any thread."""
+    """Connections to *origin*, as many as pay and at most `options.connections`; all methods from any
+    thread.
+    """
 
-    def __init__(self, origin: Origin, options: RegistryOptions, counters: Counters) -> None:
+    def __init__(
+        self, origin: Origin, options: RegistryOptions, counters: Counters, trust: Trust | None = None
+    ) -> None:
         self.origin = origin
         self._options = options
+        self._trust = trust
         self._counters = counters
         self._forget()
         _POOLS.add(self)
@@ -83,10 +53,17 @@ class ConnectionPool:
         # Protects the fields below; nothing else is taken under it, and nothing is sent or opened under it.
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
-        self._busy = 0
+        self._busy: set[Connection] = set()
+        self._ahead: set[Connection] = set()
+        self._bound = ConnectionBound(self._options.connections)
         self._opening = 0
         self._waiting = 0
         self._closed = False
+
+    @property
+    def bound(self) -> int:
+        """How many connections are allowed at the moment."""
+        return self._bound.value
 
     def send(
         self,
@@ -115,6 +92,9 @@ class ConnectionPool:
                         self._open(connection, timeout)
                         timeout = min(max(deadline.remaining(), 0.001), self._options.stall_timeout)
                     connection.wrapped.timeout = timeout
+                    connection.started = time.monotonic()
+                    if connection.prefix:
+                        headers, target = connection.through_proxy(headers, target)
                     connection.wrapped.request(
                         method,
                         target,
@@ -131,7 +111,8 @@ class ConnectionPool:
                         continue
                     raise self.failure(error, timeout, deadline) from error
                 self._counters.add(requests=1)
-                return Answer(response, connection, self, deadline, timeout)
+                delay = time.monotonic() - connection.started
+                return Answer(response, connection, self, deadline, timeout, delay)
         except BaseException:
             self.discard(connection)
             raise
@@ -150,16 +131,19 @@ class ConnectionPool:
         with self._changed:
             if self._closed:
                 return
-            room = self._options.connections - self._busy - self._opening - len(self._idle)
+            room = self._options.connections - len(self._busy) - self._opening - len(self._idle)
             missing = min(connections - self._opening - len(self._idle), room)
             self._opening += max(missing, 0)
         for _ in range(missing):
             threading.Thread(target=self._open_ahead, name="registry-warm", daemon=True).start()
 
-    def release(self, connection: Connection) -> None:
-        """Take back a connection whose answer was read to the end."""
+    def release(self, connection: Connection, size: int, delay: float) -> None:
+        """Take back a connection whose answer was read to the end: *size* bytes, begun after *delay* s."""
+        taken = time.monotonic() - connection.started
         with self._changed:
-            self._busy -= 1
+            if size and len(self._busy) >= self._bound.value:
+                self._bound.note(size, delay, taken)
+            self._busy.discard(connection)
             keep = not self._closed and connection.wrapped.sock is not None
             if keep:
                 self._idle.append(connection)
@@ -170,15 +154,18 @@ class ConnectionPool:
     def discard(self, connection: Connection) -> None:
         """Close a connection; another may be opened in its place."""
         with self._changed:
-            self._busy -= 1
+            self._busy.discard(connection)
             self._changed.notify()
         connection.wrapped.close()
 
-    def close(self) -> None:
-        """Close what is idle now and what is in use when it comes back."""
+    def close(self, *, abort: bool = True) -> None:
+        """Close what is idle; *abort* what is in use, or else close that when it comes back."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
+            if abort:
+                for connection in (*self._busy, *self._ahead):
+                    connection.abort()
             self._changed.notify_all()
         for connection in idle:
             connection.wrapped.close()
@@ -194,15 +181,13 @@ class ConnectionPool:
                     while self._idle:
                         connection = self._idle.pop()
                         if connection.wrapped.is_connected:
-                            self._busy += 1
+                            self._busy.add(connection)
                             return connection, True
                         dead.append(connection)
-                    if (
-                        self._opening <= self._waiting
-                        and self._busy + self._opening < self._options.connections
-                    ):
-                        self._busy += 1
-                        return Connection(self._build()), False
+                    if self._opening <= self._waiting and len(self._busy) + self._opening < self._bound.value:
+                        connection = Connection(self._build, self._proxy())
+                        self._busy.add(connection)
+                        return connection, False
                     self._wait(deadline)
         finally:
             for connection in dead:
@@ -212,7 +197,7 @@ class ConnectionPool:
         remaining = deadline.remaining()
         if remaining <= 0:
             self._changed.notify()  # what woke us may be for the next in line
-            raise WireFailure(f"all {self._options.connections} connections stayed busy")
+            raise WireFailure(f"all {self._bound.value} connections stayed busy")
         self._waiting += 1
         try:
             self._changed.wait(remaining)
@@ -220,14 +205,21 @@ class ConnectionPool:
             self._waiting -= 1
 
     def _open_ahead(self) -> None:
-        connection: Connection | None = Connection(self._build())
+        made: Connection | None = None
+        connection: Connection | None = None
         try:
-            assert connection is not None
-            self._open(connection, self._options.connect_timeout)
-        except (*FOREIGN_ERRORS, WireFailure):
-            connection = None
+            made = Connection(self._build, self._proxy())
+            with self._changed:
+                self._ahead.add(made)
+            self._open(made, self._options.connect_timeout)
+            connection = made
+        except (*FOREIGN_ERRORS, WireFailure, Unreachable):
+            if made is not None:
+                made.wrapped.close()
         with self._changed:
             self._opening -= 1
+            if made is not None:
+                self._ahead.discard(made)
             if connection is not None and not self._closed:
                 self._idle.append(connection)
                 connection = None
@@ -238,23 +230,55 @@ class ConnectionPool:
     def _open(self, connection: Connection, timeout: float) -> None:
         connection.open(timeout)
         self._counters.add(connections=1)
+        if self._closed:
+            raise WireFailure("it was closed by this program", temporary=False)
 
-    def _build(self) -> HTTPConnection:
-        settings: dict[str, Any] = {"socket_options": _SOCKET_OPTIONS}
+    def _proxy(self) -> Proxy | None:
+        for name in _PROXIES:
+            if name in os.environ:
+                from registry_client.proxies import proxy_for
+
+                return proxy_for(self.origin)
+        return None
+
+    def _build(self, proxy: Proxy | None) -> HTTPConnection:
+        settings: dict[str, Any] = {"socket_options": SOCKET_OPTIONS}
+        host, port = (self.origin.host, self.origin.port) if proxy is None else (proxy.host, proxy.port)
         if self.origin.scheme == "http":
-            return HTTPConnection(self.origin.host, self.origin.port, **settings)
+            return PlainConnection(host, port, **settings)
+        from registry_client.secure import SecureConnection
         from registry_client.tls import context
 
-        settings["ssl_context"] = context(self._options.tls_verify, self._options.ca_file)
-        return HTTPSConnection(self.origin.host, self.origin.port, **settings)
+        made = SecureConnection(host, port, ssl_context=context(self._settings()), **settings)
+        if proxy is not None:
+            made.set_tunnel(self.origin.host, self.origin.port, proxy.headers())
+        return made
+
+    def _settings(self) -> Trust:
+        return self._trust if self._trust is not None else trust_of(self._options)
+
+
+def trust_of(options: RegistryOptions) -> Trust:
+    """What *options* say about certificates."""
+    from registry_client.tls import Trust
+
+    return Trust(options.tls_verify, (options.ca_file,) if options.ca_file else ())
 
 
 class Pools:
     """The pools of one client, by origin: a registry, its token server, its storage hosts."""
 
-    def __init__(self, options: RegistryOptions) -> None:
+    def __init__(
+        self,
+        options: RegistryOptions,
+        counters: Counters | None = None,
+        trusts: Mapping[Origin, Trust] | None = None,
+    ) -> None:
+        """*trusts*: origins that are not trusted, or addressed, as *options* say."""
         self._options = options
-        self.counters = Counters()
+        self.counters = counters or Counters()
+        self.closing = threading.Event()
+        self._trusts = trusts or {}
         self._lock = threading.Lock()  # protects _pools; nothing else is taken under it
         self._pools: dict[Origin, ConnectionPool] = {}
 
@@ -262,14 +286,21 @@ class Pools:
         with self._lock:
             pool = self._pools.get(origin)
             if pool is None:
-                pool = self._pools[origin] = ConnectionPool(origin, self._options, self.counters)
+                pool = self._pools[origin] = ConnectionPool(
+                    origin, self._options, self.counters, self._trusts.get(origin)
+                )
+                if self.closing.is_set():
+                    pool.close()
             return pool
 
-    def close(self) -> None:
+    def close(self, *, abort: bool = True) -> None:
+        """As `ConnectionPool.close`, for all; whoever pauses before another attempt is woken."""
+        if abort:
+            self.closing.set()
         with self._lock:
-            pools, self._pools = list(self._pools.values()), {}
+            pools = list(self._pools.values())
         for pool in pools:
-            pool.close()
+            pool.close(abort=abort)
 
 
 _POOLS: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()

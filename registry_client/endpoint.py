@@ -69,7 +69,7 @@ class Endpoint:
         return f"/v2/{self.repository}/{kind}/{name}"
 
     def deadline(self) -> Deadline:
-        return Deadline(self.options.timeout)
+        return Deadline(self.options.timeout, self.pools.closing)
 
     def warm(self, connections: int) -> None:
         self._pool.warm(connections)

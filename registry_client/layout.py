@@ -84,6 +84,18 @@ class LayoutSource:
             )
         return entries[0]
 
+    def tags(self) -> list[str]:
+        """The names of the layout's images."""
+        entries = [self._entry(document) for document in read_index(self._tree)["manifests"]]
+        return [name for entry in entries if (name := entry.annotations.get(REF_NAME)) is not None]
+
+    def resolve_tag(self, tag: str) -> Descriptor:
+        """As `resolve`, for another name of the same layout."""
+        for document in read_index(self._tree)["manifests"]:
+            if (entry := self._entry(document)).annotations.get(REF_NAME) == tag:
+                return entry
+        raise NotFound(f"{self._tree.root} has no image {tag!r}")
+
     def manifest(self, descriptor: Descriptor) -> Manifest | Index:
         raw = self._read_document(descriptor.digest)
         what = f"manifest {descriptor.digest} in {self._tree.root}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from registry_client.digest import VerifyingReader, digest_of
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
-from registry_client.errors import DigestMismatch, ResponseInvalid, Unreachable
+from registry_client.errors import DigestMismatch, NotFound, ResponseInvalid, Unauthorized, Unreachable
 from registry_client.manifest import Descriptor, parse_manifest
 from registry_client.options import RegistryOptions
 from registry_client.redirect import STATUSES, Location
@@ -86,6 +86,24 @@ class RegistryDestination:
                 attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
             except (Unreachable, ResponseInvalid) as error:
                 attempts.pause_or_raise(error)
+
+    def mount_blob(self, descriptor: Descriptor, repository: str) -> bool:
+        """Make a blob of another *repository* of this registry be here, too; False if the registry does not.
+
+        Raises:
+            Unreachable, ResponseInvalid: the registry does not answer, or not as registries do.
+        """
+        endpoint = self._endpoint
+        purpose = f"mount blob {descriptor.digest} from {repository} into {endpoint.repository}"
+        place = self._start().with_query("mount", descriptor.digest).with_query("from", repository)
+        try:
+            self._sender.send("POST", place, None, {}, purpose, frozenset({201, 202}), endpoint.deadline())
+        except WireFailure as failure:
+            raise endpoint.unreachable(failure, purpose) from failure
+        except (NotFound, Unauthorized):
+            return False
+        # Some registries answer 202, a fresh upload, instead of 201; only asking tells.
+        return self.has_blob(descriptor)
 
     def put_manifest(self, raw: bytes, media_type: str, *, tag: str | None) -> Descriptor:
         endpoint = self._endpoint

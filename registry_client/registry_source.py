@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from registry_client.blob_reader import BlobReader
 from registry_client.digest import Digest, check_bytes, digest_of
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
-from registry_client.errors import DigestMismatch
+from registry_client.errors import DigestMismatch, NotFound, ResponseInvalid
 from registry_client.manifest import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -75,6 +76,34 @@ class RegistrySource:
             )
         self._remember(digest, raw)
         return Descriptor(media_type_of(raw, stated, what), digest, len(raw))
+
+    def tags(self) -> list[str]:
+        """The repository's tags as the registry lists them, in one answer; empty if there is no repository.
+
+        Raises:
+            Unauthorized, Unreachable, ResponseInvalid.
+        """
+        endpoint = self._endpoint
+        purpose = f"list the tags of {endpoint.repository}"
+        try:
+            answer = endpoint.ask(
+                "GET", endpoint.path("tags", "list"), PLAIN_HEADERS, "pull", purpose, _OK, endpoint.deadline()
+            )
+            listed = json.loads(answer.read_all(MANIFEST_LIMIT)).get("tags") or []
+        except NotFound:
+            return []
+        except WireFailure as failure:
+            raise endpoint.unreachable(failure, purpose) from failure
+        except (ValueError, AttributeError) as error:
+            raise ResponseInvalid(f"registry {endpoint.host} could not {purpose}: not JSON") from error
+        return [tag for tag in listed if isinstance(tag, str)] if isinstance(listed, list) else []
+
+    def resolve_tag(self, tag: str) -> Descriptor:
+        """As `resolve`, for another tag of the same repository."""
+        raw, stated, _ = self._get(tag)
+        digest = digest_of(raw)
+        self._remember(digest, raw)
+        return Descriptor(media_type_of(raw, stated, self._what(tag)), digest, len(raw))
 
     def manifest(self, descriptor: Descriptor) -> Manifest | Index:
         raw = self._documents.get(descriptor.digest)

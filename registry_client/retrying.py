@@ -49,7 +49,8 @@ class Attempts:
         pause = max(random.uniform(longest / 4, longest), error.retry_after or 0.0)
         if pause >= self._deadline.remaining():
             raise error
-        time.sleep(pause)
+        if not self._deadline.pause(pause):
+            raise error
 
 
 class Pace:
@@ -82,7 +83,8 @@ class Pace:
                 advice="try again then",
                 retry_after=pause,
             )
-        time.sleep(pause + random.uniform(0, 0.1))
+        if not deadline.pause(pause + random.uniform(0, 0.1)):
+            raise WireFailure("it was closed by this program", temporary=False)
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -179,9 +179,10 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **settings: Any) -> None:
         if self._secure:
+            from registry_client.connections import trust_of
             from registry_client.tls import context
 
-            settings["ssl_context"] = context(self._options.tls_verify, self._options.ca_file)
+            settings["ssl_context"] = context(trust_of(self._options))
         super().init_poolmanager(*args, **settings)
 
 
