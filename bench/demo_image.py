@@ -29,8 +29,8 @@ IMAGE_NAME = "demo"
 READY = "READY"
 COMMAND = ("/usr/bin/python3", "/opt/app/main.py")
 PROGRAM = Path(__file__).with_name("demo_program.py")
-# Members newer than this get this time, so that the same packages give the same bytes.
-EPOCH = 1_700_000_000
+EPOCH = 1_700_000_000  # the time of what we write ourselves
+DAY_SECONDS = 86400
 CREATED = "2023-11-14T22:13:20Z"
 SCRATCH = "building-"
 BUILD_SECONDS = 1200.0
@@ -138,7 +138,10 @@ def bootstrap(scratch: Path) -> tuple[Path, Path]:
     sources = scratch / "debian.list"
     sources.write_text("\n".join(debian_sources()) + "\n", encoding="utf-8")
     release = min(line.split()[2] for line in debian_sources())  # "bookworm" before "bookworm-updates"
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": str(scratch)}
+    # What the installation generates is stamped with the start of this day. Nothing earlier will do: a package's
+    # file with another time than its own has stale byte code, and every start would compile what it imports.
+    today = int(time.time()) // DAY_SECONDS * DAY_SECONDS
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(today), "TMPDIR": str(scratch)}
     wanted = {"base": [], "full": ["--include=python3"]}
     with ExitStack() as undo:
         children: dict[str, subprocess.Popen[bytes]] = {}
