@@ -21,6 +21,7 @@ from pathlib import Path
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
+_IOV_MAX = 1024  # buffers in one call: the kernel's UIO_MAXIOV; a window of small files has many more
 _ATTEMPTS = 8  # a window file that is swapped under us more often than this is somebody's attack or bug
 
 
@@ -57,15 +58,16 @@ class LockedWindow:
         """
         if os.fstat(self._fd).st_size < offset:
             raise OSError(errno.ESTALE, "the window file was cut while it was being filled")
-        left = [memoryview(piece) for piece in pieces]
-        while left:
-            written = os.pwritev(self._fd, left, offset)
+        left = [memoryview(piece) for piece in pieces if piece]
+        done = 0
+        while done < len(left):
+            written = os.pwritev(self._fd, left[done : done + _IOV_MAX], offset)
             offset += written
-            while left and written >= len(left[0]):
-                written -= len(left[0])
-                del left[0]
-            if left:
-                left[0] = left[0][written:]
+            while done < len(left) and written >= len(left[done]):
+                written -= len(left[done])
+                done += 1
+            if written:
+                left[done] = left[done][written:]
 
     def seal(self) -> int:
         """Make the file exactly as long as the window, all of which has been written; return its mtime in ns.

@@ -64,6 +64,19 @@ def test_a_window_is_held_while_something_else_has_it_open(directory: WindowDire
         os.close(fd)
 
 
+def test_a_window_takes_more_pieces_than_one_call_does(directory: WindowDirectory) -> None:
+    pieces = [b"%d;" % number * (number % 7) for number in range(5000)]
+    whole = b"".join(pieces)
+    locked = directory.try_lock(ID, 3 + len(whole))
+    assert locked is not None
+    try:
+        locked.write(0, [b"abc"])
+        locked.write(3, pieces)
+    finally:
+        locked.close()
+    assert path_of(directory, ID).read_bytes() == b"abc" + whole
+
+
 def test_asking_does_no_harm_to_whoever_opens_the_file_meanwhile(directory: WindowDirectory) -> None:
     """Its signal, if it comes, must not be the one that kills."""
     directory.reserve([ID])
