@@ -36,8 +36,7 @@ def probe(root: Path) -> None:
         ErofsForbidden: not root.
         OSError: *root* cannot be written.
     """
-    if os.geteuid() != 0:
-        raise ErofsForbidden("mounts of the kernel need root; without it use the driver fuse")
+    require_root()
     directory = Path(tempfile.mkdtemp(prefix=".probe-", dir=root))
     try:
         image, window = directory / "image", directory / _WINDOW.id[:2] / _WINDOW.id
@@ -56,6 +55,16 @@ def probe(root: Path) -> None:
                 )
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def require_root() -> None:
+    """Return if this process may mount.
+
+    Raises:
+        ErofsForbidden: it may not.
+    """
+    if os.geteuid() != 0:
+        raise ErofsForbidden("mounts of the kernel need root; without it use the driver fuse")
 
 
 def probe_image() -> bytes:

@@ -17,7 +17,7 @@ from builder.progress import Progress
 from chunk_store import ChunkStore, ChunkUnavailable
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.mount import mount
-from erofs_fs.probe import probe
+from erofs_fs.probe import probe, require_root
 from launch import mounts
 from launch.errors import ImageIncomplete, ImageInvalid, MountImpossible
 from launch.images import LazyImage, open_image
@@ -52,6 +52,7 @@ def mount_kernel(request: MountRequest, progress: Progress) -> MountRecord:
         ImageInvalid: the image breaks a rule of its format. It is never mounted.
         what `images.open_image`, `mountpoint.prepare` and the filling of a store raise.
     """
+    require_root()
     with ExitStack() as undo:
         claim = undo.enter_context(Claim(request.mountpoint))
         store = undo.enter_context(ChunkStore(request.root))

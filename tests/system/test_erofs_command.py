@@ -1,0 +1,382 @@
+"""`nopull mount --driver erofs`: the same tree as through FUSE, filled first, and nobody left to serve it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder.progress import SilentProgress
+from chunk_store import ChunkUnavailable
+from chunk_store.window_file import WindowDirectory
+from erofs_fs.errors import ErofsForbidden
+from launch import mounts
+from launch.erofs_mount import NAME, mount_kernel
+from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
+from launch.mountpoint import KERNEL_TYPE, detach, mount_at, mount_table
+from launch.mounts import MountRecord, State
+from launch.server import start_mount
+from launch.session import MountRequest
+from launch.umount import clean, unmount
+from rafs.localised import read_devices
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
+from tests.launch.published import publish
+from tests.support.bootstrap_edits import Editor
+from tests.support.debian_registry import DebianRegistry
+from tests.support.fixtures import fixture
+from tests.support.images import Image, image_of
+from tests.support.trees import Entry, file, tree
+from tests.system.test_fuse_mount import BIG
+from tests.system.test_kernel_mount import EVERYTHING, assert_shows, names_below
+
+pytestmark = pytest.mark.system
+
+CHECKOUT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
+SMALL = tree(file(b"a", b"content of a"), file(b"big", BIG))
+
+
+@dataclass
+class Place:
+    """Where a test mounts, with a state root of its own; everything is taken away at the end."""
+
+    base: Path
+
+    def __post_init__(self) -> None:
+        self.root = self.base / "root"
+        self.mountpoint = self.base / "mountpoint"
+        self.mountpoint.mkdir()
+
+    def publish(self, source: Entry | Image) -> str:
+        made = source if isinstance(source, Image) else image_of(source)
+        return publish(made, f"oci:{self.base / 'layout'}:v1", self.base).reference
+
+    def request(self, reference: str, **changes: object) -> MountRequest:
+        settings = {"options": RegistryOptions(timeout=20), "driver": "erofs", **changes}
+        return MountRequest(
+            parse_reference(reference),
+            self.mountpoint,
+            root=self.root,
+            **settings,  # type: ignore[arg-type]
+        )
+
+    def mount(self, reference: str, **changes: object) -> MountRecord:
+        return mount_kernel(self.request(reference, **changes), SilentProgress())
+
+    def command(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *words, "--root", str(self.root)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done
+        return done
+
+    def kept(self) -> Path:
+        (path,) = self.root.glob(f"*/*/{NAME}")
+        return path
+
+    def clear(self) -> None:
+        for entry in reversed(mount_table()):
+            if entry.mountpoint.is_relative_to(self.base):
+                detach(entry.mountpoint, lazy=True)
+        for record in mounts.records(self.root):
+            if mounts.server_lives(record):
+                os.kill(record.server, signal.SIGKILL)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+def seen(top: Path) -> dict[bytes, tuple[object, ...]]:
+    """Every attribute and byte of every name below *top*, as a comparison of drivers needs it."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    base = os.fsencode(top)
+    for path in names_below(base):
+        name = base + path
+        status = os.lstat(name)
+        listed = sorted(os.listxattr(name, follow_symlinks=False))
+        content = b""
+        if status.st_mode >> 12 == 8:
+            content = Path(os.fsdecode(name)).read_bytes()
+        elif status.st_mode >> 12 == 10:
+            content = os.readlink(name)  # noqa: PTH115 - bytes
+        found[path] = (
+            status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_size,
+            status.st_mtime_ns, status.st_rdev,
+            [(key, os.getxattr(name, key, follow_symlinks=False)) for key in listed], content,
+        )  # fmt: skip
+    return found
+
+
+def test_the_kernel_shows_what_fuse_shows_and_both_what_was_converted(place: Place) -> None:
+    reference = place.publish(image_of(EVERYTHING))
+    request = place.request(reference, driver="fuse", background=False)
+    start_mount(request)
+    through_fuse = seen(place.mountpoint)
+    unmount(place.mountpoint, place.root)
+    place.mount(reference)
+    assert seen(place.mountpoint) == through_fuse
+    assert_shows(bytes(place.mountpoint), EVERYTHING)
+
+
+@pytest.mark.parametrize("name", ["nydusify", "nydusify-2arch"])
+def test_images_of_nydusify_show_the_same_through_both_drivers(place: Place, name: str) -> None:
+    reference = f"oci:{fixture(f'nydus/vectors/{name}') / 'layout'}"
+    listed = json.loads((fixture(f"nydus/vectors/{name}") / "layout" / "index.json").read_text())
+    tags = [
+        entry["annotations"]["org.opencontainers.image.ref.name"]
+        for entry in listed["manifests"]
+        if "org.opencontainers.image.ref.name" in entry.get("annotations", {})
+    ]
+    reference += f":{next(tag for tag in tags if 'nydus' in tag)}"
+    start_mount(place.request(reference, driver="fuse", background=False))
+    through_fuse = seen(place.mountpoint)
+    unmount(place.mountpoint, place.root)
+    place.mount(reference)
+    assert seen(place.mountpoint) == through_fuse
+    assert len(through_fuse) > 10
+
+
+def test_the_command_fills_mounts_and_leaves_no_process(place: Place) -> None:
+    reference = place.publish(SMALL)
+    done = place.command("mount", reference, str(place.mountpoint), "--driver", "erofs")
+    assert re.fullmatch(r"mounted \S+@sha256:[0-9a-f]{64} on \S+ \(erofs, no process\)\n", done.stdout)
+    assert re.search(r"^fetching: 6\.\d MB in \d+\.\d s, all is local$", done.stderr, re.MULTILINE)
+    assert_shows(bytes(place.mountpoint), SMALL)
+    (record,) = mounts.records(place.root)
+    assert (record.driver, record.pids, mounts.state_of(record)) == ("erofs", {}, State.MOUNTED)
+
+    listed = place.command("ps").stdout.splitlines()
+    assert re.fullmatch(rf"{place.mountpoint}\s+\S+\s+erofs\s+-\s+mounted\s+100% of 6\.\d MB", listed[1])
+    (row,) = json.loads(place.command("ps", "--json").stdout)
+    assert row["progress"]["complete"] is True
+    explained = place.command("explain", str(place.mountpoint)).stdout
+    assert "process  none is needed" in explained
+    assert re.search(r"^local    (\d+) of \1 windows, .* \(100 %\)$", explained, re.MULTILINE)
+    assert json.loads(place.command("explain", str(place.mountpoint), "--json").stdout)["pids"] == []
+
+    place.command("umount", str(place.mountpoint))
+    assert mount_at(place.mountpoint) is None
+    assert mounts.records(place.root) == []
+    assert len(place.command("ps").stdout.splitlines()) == 1
+
+
+def test_a_local_image_is_mounted_again_without_asking_anybody(place: Place) -> None:
+    with DebianRegistry() as registry:
+        reference = publish(image_of(SMALL), f"docker://{registry.host}/app:v1", place.base).reference
+        digest = place.mount(reference).digest
+        unmount(place.mountpoint, place.root)
+    before = place.kept().stat()
+    pinned = reference.rpartition(":")[0] + "@" + digest
+    done = place.command("mount", pinned, str(place.mountpoint), "--driver", "erofs", "--no-background")
+    assert "fetching" not in done.stderr
+    assert_shows(bytes(place.mountpoint), SMALL)
+    after = place.kept().stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_bare_bootstrap_is_mounted_too(place: Place) -> None:
+    image = image_of(SMALL)
+    (place.base / "image.boot").write_bytes(image.bootstrap)
+    for name, raw in image.objects.items():
+        (place.base / name).write_bytes(raw)
+    place.mount(f"rafs:{place.base / 'image.boot'}")
+    assert_shows(bytes(place.mountpoint), SMALL)
+    assert place.kept().parent.parent.name == "bare"
+
+
+def test_what_is_not_here_is_not_fetched_against_the_users_will(place: Place) -> None:
+    reference = place.publish(SMALL)
+    with pytest.raises(ImageIncomplete, match=r"needs all of it, 6\.\d MB are not here"):
+        place.mount(reference, background=False)
+    assert mount_at(place.mountpoint) is None
+    place.command("mount", reference, str(place.mountpoint), "--driver", "erofs", "--no-background", code=7)
+
+
+def test_a_fill_that_fails_is_an_error_and_what_came_stays(place: Place) -> None:
+    image = image_of(SMALL)
+    reference = place.publish(image)
+    (blob,) = image.objects
+    stored = place.base / "layout" / "blobs" / "sha256" / blob
+    raw = bytearray(stored.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    stored.chmod(0o600)
+    stored.write_bytes(raw)
+    began = time.monotonic()
+    done = place.command("mount", reference, str(place.mountpoint), "--driver", "erofs", code=6)
+    assert "wrong at their source" in done.stderr
+    assert time.monotonic() - began < 60
+    assert mount_at(place.mountpoint) is None
+    assert mounts.records(place.root) == []
+    raw[len(raw) // 2] ^= 1
+    stored.write_bytes(raw)
+    done = place.command("mount", reference, str(place.mountpoint), "--driver", "erofs")
+    fetched = re.search(r"fetching: (\d\.\d) MB", done.stderr)
+    assert fetched is not None
+    assert float(fetched[1]) < 6
+    assert_shows(bytes(place.mountpoint), SMALL)
+
+
+def test_a_fill_from_a_registry_that_is_gone_ends(place: Place) -> None:
+    with DebianRegistry() as registry:
+        reference = publish(image_of(SMALL), f"docker://{registry.host}/app:v1", place.base).reference
+        with pytest.raises(ImageIncomplete):
+            place.mount(reference, background=False)
+    began = time.monotonic()
+    with pytest.raises(ChunkUnavailable, match=r"nothing came for 2 s"):
+        place.mount(reference, options=RegistryOptions(timeout=2))
+    assert time.monotonic() - began < 60
+    assert mount_at(place.mountpoint) is None
+
+
+def test_an_image_that_breaks_the_format_is_never_mounted(place: Place) -> None:
+    editor = Editor(image_of(SMALL).bootstrap)
+    editor.inode(b"/a", nlink=7)
+    good = image_of(SMALL)
+    broken = Image(bytes(editor.raw), good.packed, good.blobs, good.objects, good.devices, good.root)
+    reference = place.publish(broken)
+    for _ in range(2):
+        with pytest.raises(ImageInvalid, match=r"breaks its format, so it is not mounted: .*nlink"):
+            place.mount(reference)
+    assert mount_at(place.mountpoint) is None
+    assert not list(place.root.glob("images/*/localised*"))
+
+
+def test_a_damaged_localised_image_is_made_again(place: Place) -> None:
+    reference = place.publish(SMALL)
+    place.mount(reference)
+    unmount(place.mountpoint, place.root)
+    path = place.kept()
+    good = path.read_bytes()
+    damaged = bytearray(good)
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    place.mount(reference)
+    assert place.kept().read_bytes() == good
+    assert_shows(bytes(place.mountpoint), SMALL)
+
+
+def test_forms_of_older_versions_are_replaced(place: Place) -> None:
+    reference = place.publish(SMALL)
+    place.mount(reference)
+    unmount(place.mountpoint, place.root)
+    old = place.kept().rename(place.kept().with_name("localised-0.erofs"))
+    place.mount(reference)
+    assert place.kept().exists()
+    assert not old.exists()
+
+
+def test_the_mount_outlives_its_store_and_says_what_is_lacking(place: Place) -> None:
+    reference = place.publish(SMALL)
+    place.mount(reference)
+    directory = WindowDirectory(place.root)
+    window = read_devices(place.kept().read_bytes())[0]
+    os.truncate(directory.path / window.id[:2] / window.id, 0)
+    (row,) = json.loads(place.command("ps", "--json").stdout)
+    assert row["progress"]["complete"] is False
+    # Another mount of the image fills it again, in place: the first one sees it.
+    other = place.base / "other"
+    other.mkdir()
+    mount_kernel(
+        MountRequest(parse_reference(reference), other, RegistryOptions(), place.root, driver="erofs"),
+        SilentProgress(),
+    )
+    assert_shows(bytes(place.mountpoint), SMALL)
+    assert_shows(bytes(other), SMALL)
+    assert len(mounts.records(place.root)) == 2
+
+
+def test_the_place_is_judged_as_for_any_mount(place: Place) -> None:
+    reference = place.publish(SMALL)
+    place.mount(reference)
+    with pytest.raises(MountBusy, match="is mounted there"):
+        place.mount(reference)
+    with (place.mountpoint / "a").open("rb"), pytest.raises(MountBusy, match="in use"):
+        unmount(place.mountpoint, place.root)
+    with (place.mountpoint / "big").open("rb") as opened:
+        assert unmount(place.mountpoint, place.root, lazy=True)
+        assert opened.read() == BIG
+    with pytest.raises(NotMounted):
+        unmount(place.mountpoint, place.root)
+
+
+def test_a_mount_whose_record_is_lost_can_still_be_unmounted(place: Place) -> None:
+    record = place.mount(place.publish(SMALL))
+    mounts.forget(place.root, record)
+    place.command("umount", str(place.mountpoint))
+    assert mount_at(place.mountpoint) is None
+
+
+def test_a_mount_of_others_is_not_ours_to_unmount(place: Place) -> None:
+    place.mount(place.publish(SMALL))
+    with pytest.raises(NotMounted):
+        unmount(place.mountpoint, place.base / "another root")
+    assert mount_at(place.mountpoint) is not None
+
+
+def test_a_mount_taken_away_by_other_means_is_listed_once_and_forgotten(place: Place) -> None:
+    record = place.mount(place.publish(SMALL))
+    detach(place.mountpoint, lazy=False)
+    assert clean(place.root) == [(record, State.GONE)]
+    assert clean(place.root) == []
+
+
+def test_an_interrupted_fill_leaves_no_mount(place: Place) -> None:
+    with DebianRegistry() as registry:
+        reference = publish(image_of(SMALL), f"docker://{registry.host}/app:v1", place.base).reference
+        with pytest.raises(ImageIncomplete):
+            place.mount(reference, background=False)
+        registry.stop()
+        words = ["mount", reference, str(place.mountpoint), "--driver", "erofs", "--root", str(place.root)]
+        running = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            time.sleep(1.5)
+            assert running.poll() is None
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=30)
+        finally:
+            running.kill()
+    assert running.returncode == 130, said
+    assert mount_at(place.mountpoint) is None
+
+
+def test_foreground_makes_no_sense_for_the_kernel(place: Place) -> None:
+    words = ["mount", place.publish(SMALL), str(place.mountpoint), "--driver", "erofs", "--foreground"]
+    assert "nobody serves" in place.command(*words, code=2).stderr
+
+
+def test_others_than_root_learn_it_before_anything_is_fetched(place: Place) -> None:
+    reference = place.publish(SMALL)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ErofsForbidden, match="need root"):
+            place.mount(reference)
+    finally:
+        os.seteuid(0)
+    assert not place.root.exists()
+
+
+def test_the_kernels_mounts_are_read_only_and_of_their_kind(place: Place) -> None:
+    place.mount(place.publish(SMALL))
+    entry = mount_at(place.mountpoint)
+    assert entry is not None
+    assert (entry.fstype, entry.source) == (KERNEL_TYPE, str(place.kept()))
+    with pytest.raises(OSError, match="Read-only") as refusal:
+        (place.mountpoint / "new").mkdir()
+    assert refusal.value.errno == errno.EROFS
