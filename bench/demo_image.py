@@ -138,8 +138,8 @@ def bootstrap(scratch: Path) -> tuple[Path, Path]:
     sources = scratch / "debian.list"
     sources.write_text("\n".join(debian_sources()) + "\n", encoding="utf-8")
     release = min(line.split()[2] for line in debian_sources())  # "bookworm" before "bookworm-updates"
-    # What the installation generates is stamped with the start of this day. Nothing earlier will do: a package's
-    # file with another time than its own has stale byte code, and every start would compile what it imports.
+    # What the installation generates is stamped with the start of this day. Nothing earlier will do: a source
+    # with another time than its package's has stale byte code, and every start would compile what it imports.
     today = int(time.time()) // DAY_SECONDS * DAY_SECONDS
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(today), "TMPDIR": str(scratch)}
     wanted = {"base": [], "full": ["--include=python3"]}
