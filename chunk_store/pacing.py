@@ -11,6 +11,7 @@ from chunk_store.limits import Limits
 _RETRY_SECONDS = 1.0  # between looks at windows that another process was filling
 _FIRST_REST = 0.5  # seconds that everything but demand rests after the remote failed it; doubled each time
 _LONGEST_REST = 30.0
+_DISK_SECONDS = 30.0  # between two ranges fetched to find out whether a full disk has room again
 _SILENCE_SECONDS = 60.0  # between two lines about a full disk: room for one small window comes and goes
 
 
@@ -23,6 +24,7 @@ class Pacing:
         self._rests_until = 0.0
         self._busy_until = 0.0
         self._retries_at = 0.0
+        self._disk_until = 0.0
         self._silent_until = 0.0
 
     def hot_room(self, now: float, awaited: int) -> int:
@@ -59,14 +61,21 @@ class Pacing:
         self._retries_at = now + _RETRY_SECONDS
         return True
 
-    def may_complain(self, now: float) -> bool:
-        """Whether to log that the file system is full; if so, not again for a while."""
+    def disk_refused(self, now: float) -> bool:
+        """The file system took no more; whether to say so, which is not worth a line each time."""
+        self._disk_until = now + _DISK_SECONDS
         if now < self._silent_until:
             return False
         self._silent_until = now + _SILENCE_SECONDS
         return True
 
+    def may_try_disk(self, now: float) -> bool:
+        """Whether enough time has gone by since the file system refused to try it with a range again."""
+        return now >= self._disk_until
+
     def next_change(self, now: float) -> float | None:
         """Seconds until one of the answers above may be another; None if only events change them."""
-        times = [at for at in (self._rests_until, self._retries_at, self._busy_until) if at > now]
+        times = [
+            at for at in (self._rests_until, self._retries_at, self._busy_until, self._disk_until) if at > now
+        ]
         return min(times) - now if times else None

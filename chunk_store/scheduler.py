@@ -129,6 +129,8 @@ class Scheduler:
             if fill is not None:
                 self._promote(fill)
                 return fill
+            if self.is_present(number):
+                self._unmark_present(number)
             run = [number]
             if self._background and not self._unanswered and not in_memory and self._full is None:
                 run = self._plan.tail(number, self._limits.tail)
@@ -144,9 +146,7 @@ class Scheduler:
         """The window's file turned out not to hold it (any more)."""
         with self._turn:
             if self.is_present(number):
-                self._windows_present -= 1
-                self._bytes_present -= self._index[number].length
-                self._plan.absent_again(number)
+                self._unmark_present(number)
                 self._hire()
 
     def start_background(self) -> None:
@@ -276,7 +276,7 @@ class Scheduler:
         return None
 
     def _next_bulk(self, now: float) -> list[Fill]:
-        if self._full is not None:
+        if self._full is not None and not self._pacing.may_try_disk(now):
             return []
         run: list[int] = []
         priority = Priority.HOT
@@ -356,8 +356,8 @@ class Scheduler:
         if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
             window_id = self._index[fill.number].id[:16]
             reason = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
-            self._full = self._full or StoreFull(reason)
-            return reason if self._pacing.may_complain(time.monotonic()) else None
+            self._full = StoreFull(reason)
+            return reason if self._pacing.disk_refused(time.monotonic()) else None
         if outcome is Outcome.GIVEN_UP and isinstance(error, StoreError):
             self._trouble = error
             self._pacing.remote_failed(time.monotonic())
@@ -369,6 +369,11 @@ class Scheduler:
         self._plan.states[number] = State.PRESENT
         self._windows_present += 1
         self._bytes_present += self._index[number].length
+
+    def _unmark_present(self, number: int) -> None:
+        self._windows_present -= 1
+        self._bytes_present -= self._index[number].length
+        self._plan.absent_again(number)
 
     def _recover(self, *, written: bool) -> None:
         """A window was completed: whatever stopped the bulk is over."""

@@ -31,7 +31,9 @@ from chunk_store.window_file import WindowDirectory
 from chunk_store.window_index import WindowIndex
 from rafs.blob_meta import BlobMeta
 
-_TRIES = 4  # of one read: its file may be found damaged once, and the last try leaves the file alone
+_FILE_TRIES = (
+    3  # of one read: a file may be found damaged, repaired, and damaged again; then it is left alone
+)
 _LEAVE_SECONDS = 0.4  # `close` waits this long for fetching threads, and this long again for the checkpoint
 
 log = logging.getLogger(__name__)
@@ -220,30 +222,34 @@ class Attachment:
     def _read_window(self, number: int, begin: int, end: int, deadline: float) -> bytes:
         window = self._index[number]
         store = self._store
-        for tries_left in reversed(range(_TRIES)):
-            if self._scheduler.is_present(number):
+        attempt = 0
+        while True:
+            leave_file = attempt >= _FILE_TRIES
+            if self._scheduler.is_present(number) and not leave_file:
                 found = store.open_windows.read(window.id, window.length, begin, end - begin)
                 if found is not None:
                     return found
-                if tries_left == _TRIES - 1:
-                    log.warning("window %s is not what it was; looking at it again", window.id)
+                log.warning("window %s is not what it was; looking at it again", window.id)
                 self._scheduler.lost(number)
             kept = store.memory.get(window.id)
             if kept is not None:
                 return bytes(memoryview(kept)[begin:end])
-            found = self._wait(number, begin, end, deadline, in_memory=not tries_left)
+            found = self._wait(number, begin, end, deadline, in_memory=leave_file)
             if found is not None:
                 return found
-        raise ChunkUnavailable(f"reading window {window.id}: its file changes faster than it can be read")
+            # Rare: the file went away under its filler, or whoever looked at it last has not finished.
+            if attempt:
+                time.sleep(min(0.002 * 2**attempt, 0.1))
+            attempt += 1
 
     def _wait(self, number: int, begin: int, end: int, deadline: float, *, in_memory: bool) -> bytes | None:
         window = self._index[number]
         fill = self._scheduler.want(number, in_memory=in_memory)
-        if fill is None:
-            return None
         began = time.monotonic()
+        if fill is None and began < deadline:
+            return None
         try:
-            verified, memory = fill.wait(end, deadline)
+            verified, memory = fill.wait(end, deadline) if fill is not None else (False, None)
         finally:
             self._counters.waited(time.monotonic() - began)
         if not verified:

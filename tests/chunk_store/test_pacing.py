@@ -40,6 +40,7 @@ def test_ranges_that_fail_together_rest_once_and_longer_each_time() -> None:
     assert pacing.hot_room(101.4, awaited=0) == 3
 
 
-def test_a_full_disk_is_spoken_of_once_a_minute() -> None:
+def test_a_full_disk_is_spoken_of_once_a_minute_and_tried_again_twice() -> None:
     pacing = Pacing(LIMITS)
-    assert [pacing.may_complain(at) for at in (100.0, 101.0, 159.0, 161.0)] == [True, False, False, True]
+    assert [pacing.disk_refused(at) for at in (100.0, 101.0, 159.0, 161.0)] == [True, False, False, True]
+    assert [pacing.may_try_disk(at) for at in (161.0, 190.0, 191.0)] == [False, False, True]
