@@ -14,7 +14,10 @@ from launch.images import LazyImage
 from launch.oci_spec import ImageConfig, parse_config
 from launch.run_errors import ConfigInvalid
 from rafs.blob_meta import BlobMeta
+from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
+from rafs.codes import Cipher
+from rafs.records import DeviceSlot
 from rafs.windows import cut_windows
 from registry_client.manifest import Manifest
 from registry_client.platform import Platform
@@ -25,7 +28,11 @@ CONFIG_SHOWN = ("entrypoint", "cmd", "working_dir", "user", "env")
 
 def converted_facts(image: LazyImage) -> dict[str, Any]:
     """Of an image that can be mounted. Sizes in bytes; keys are part of the command's interface."""
-    blobs = [_blob_facts(meta) for meta in image.blobs]
+    header = image.bootstrap.header
+    blobs = [
+        {**_blob_facts(meta), "table": _table_row(record, slot)}
+        for meta, record, slot in zip(image.blobs, header.blobs, header.slots, strict=True)
+    ]
     sizes = _layer_sizes(image.manifest) if image.manifest is not None else {}
     for blob in blobs:
         blob["object_size"] = sizes.get(f"sha256:{blob['id']}")
@@ -50,6 +57,9 @@ def converted_facts(image: LazyImage) -> dict[str, Any]:
         "windows": sum(blob["windows"] for blob in blobs),
         "blobs": blobs,
         "hot": hot_paths(image.bootstrap),
+        "prefetch": prefetch_paths(image.bootstrap),
+        "root_nid": image.bootstrap.root_nid,
+        "flags": [flag.name for flag in image.bootstrap.flags],
         "config": config_facts(image.config),
         "warnings": list(image.warnings),
     }
@@ -88,8 +98,13 @@ def config_facts(raw: bytes) -> dict[str, Any] | None:
 
 def hot_paths(bootstrap: Bootstrap) -> list[str]:
     """Paths of what the image says is needed first, in that order; none when it names the whole image."""
+    return [] if bootstrap.prefetch_nids() == (bootstrap.root_nid,) else prefetch_paths(bootstrap)
+
+
+def prefetch_paths(bootstrap: Bootstrap) -> list[str]:
+    """Paths of the prefetch table in order, of a linked file the first; "/" alone means everything."""
     nids = bootstrap.prefetch_nids()
-    if not nids or nids == (bootstrap.root_nid,):
+    if not nids:
         return []
     wanted, names = set(nids), dict[int, str]()
     for path, inode in bootstrap.walk():
@@ -110,6 +125,34 @@ def _blob_facts(meta: BlobMeta) -> dict[str, Any]:
         "compressed_size": last.compressed_offset + last.compressed_size,
         "uncompressed_size": meta.uncompressed_size,
     }
+
+
+def _table_row(record: BlobRecord, slot: DeviceSlot) -> dict[str, Any]:
+    """What the bootstrap says of a blob; all but key and initial vector."""
+    row: dict[str, Any] = {
+        "id": record.id,
+        "features": sorted(feature.name or hex(feature) for feature in record.features),
+        "compressor": record.compressor.name.lower(),
+        "digester": record.digester.name.lower(),
+        "cipher": record.cipher.name.lower(),
+        "mapped_blkaddr": slot.mapped_block,
+        "ci_compressor": record.ci_compressor.name.lower(),
+        "toc_digest": record.toc_digest.hex(),
+    }
+    for key in (
+        "chunk_size",
+        "chunk_count",
+        "compressed_size",
+        "uncompressed_size",
+        "ci_offset",
+        "ci_compressed_size",
+        "ci_uncompressed_size",
+        "toc_size",
+    ):
+        row[key] = getattr(record, key)
+    if record.cipher is Cipher.NONE:
+        row |= {"meta_digest": record.meta_digest.hex(), "meta_size": record.meta_size}
+    return row
 
 
 def _layer_sizes(manifest: Manifest) -> dict[str, int]:
