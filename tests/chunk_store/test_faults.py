@@ -219,6 +219,16 @@ def test_a_damaged_file_is_repaired_in_place(store: ChunkStore, left_behind: byt
     assert bool(source.asked) is refetched
 
 
+def test_a_damaged_file_without_padding_is_known_by_its_digests_alone(store: ChunkStore) -> None:
+    blob = random_blob("aligned", 2 << 20, chunk=64 << 10, per_unit=1)
+    window = blob.windows[0]
+    right = blob.plain[: window.length]
+    path = put_file(store, window, chunk_of("garbage", 64 << 10) + right[64 << 10 : -4096])
+    attachment = store.attach([blob.meta], ScriptedSource(blob), background=False)
+    assert attachment.read(0, 0, window.length) == right
+    assert eventually(lambda: path.read_bytes() == right)
+
+
 def test_what_a_killed_filler_left_is_not_fetched_again(store: ChunkStore) -> None:
     window = max(BLOB.windows, key=lambda w: w.unit_count)
     last = BLOB.meta.unit(window.first_unit + window.unit_count - 1)
