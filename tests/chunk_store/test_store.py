@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -228,3 +229,17 @@ def test_the_hot_list_goes_first_in_its_order(open_store: OpenStore) -> None:
     assert attachment.wait_complete(10)
     assert [asked.offset for asked in source.asked[:3]] == [window.compressed_start for window in wanted]
     assert attachment.progress().hot.windows == 3
+
+
+def test_a_range_is_read_to_its_end_so_that_its_connection_goes_back(store: ChunkStore) -> None:
+    class Counting(ScriptedSource):
+        ended = 0
+
+        def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+            yield from super().read_range(blob_id, offset, size)
+            self.ended += 1
+
+    source = Counting(BLOB)
+    attachment = store.attach([BLOB.meta], source)
+    assert attachment.wait_complete(10)
+    assert eventually(lambda: source.ended == len(source.asked))
