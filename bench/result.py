@@ -163,9 +163,7 @@ def read_result(path: Path) -> Result:
             runs=[_run(one) for one in raw["runs"]],
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(
-            f"reading {path}: not a result of `bench startup --json` ({error!r})"
-        ) from error
+        raise BenchError(f"reading {path}: not a result of `bench startup --json` ({error!r})") from error
 
 
 def _run(raw: Mapping[str, Any]) -> Run:
