@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from builder.layer_record import MEMBER
 from builder.scratch import ScratchFile
 from rafs.finished_blob import FinishedBlob
 
@@ -35,9 +36,12 @@ class BootstrapLayer:
 
 
 def write_bootstrap_layer(
-    bootstrap: bytes, blobs: Sequence[FinishedBlob], directory: Path | None
+    bootstrap: bytes, blobs: Sequence[FinishedBlob], directory: Path | None, record: bytes | None = None
 ) -> BootstrapLayer:
     """The layer with *bootstrap* and the metadata of *blobs*, in their order, in a file in *directory*.
+
+    *record* is what the next conversion wants to know (`layer_record`); it comes last, where a reader that
+    has no use for it loses nothing.
 
     Raises:
         SpoolFull, SpoolFailed: it could not be written.
@@ -52,6 +56,8 @@ def write_bootstrap_layer(
             _add(archive, "image/image.boot", bootstrap)
             for blob in blobs:
                 _add(archive, f"image/{blob.id}.blob.meta", blob.cache_form())
+            if record is not None:
+                _add(archive, MEMBER, record)
         return sink.finish()
     except BaseException:
         content.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,9 @@ from builder.image_documents import converted_index, is_converted, read_config
 from builder.layer_blob import PackOptions
 from builder.progress import Progress, SilentProgress
 from builder.report import ConvertReport, ImageReport
+from builder.reuse import Dictionary
 from builder.scratch import ScratchFile
+from builder.shelf import Shelf
 from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client.manifest import Descriptor, Index, Manifest, MediaType
 from registry_client.media_type import INDEXES, MANIFESTS
@@ -51,8 +53,14 @@ def convert(
     tag: str | None,
     options: ConvertOptions = ConvertOptions(),
     progress: Progress | None = None,
+    shelf: Shelf | None = None,
+    dictionaries: Sequence[Dictionary] = (),
 ) -> ConvertReport:
     """Convert what *source* names and publish it in *destination* under *tag*.
+
+    Layers that an image on *shelf* has, which must be of the destination's repository, are neither read nor
+    written; the result is the same. Chunks that images of *dictionaries* have are not stored again; then
+    *shelf* is not looked at. Both stay the caller's.
 
     Raises:
         BuildError, RegistryError, RafsError: nothing was put under *tag* then.
@@ -60,7 +68,16 @@ def convert(
     began = time.monotonic()
     jobs = options.jobs or len(os.sched_getaffinity(0))
     pack = PackOptions(options.chunk_size, options.batch_size, options.compression_level)
-    work = Work(source, destination, pack, jobs, options.work_dir, progress or SilentProgress())
+    work = Work(
+        source,
+        destination,
+        pack,
+        jobs,
+        options.work_dir,
+        progress or SilentProgress(),
+        shelf,
+        tuple(dictionaries),
+    )
     named = source.resolve()
     if options.every_platform and isinstance(index := source.manifest(named), Index):
         descriptor, images, skipped = _convert_index(work, index, tag)

@@ -6,8 +6,9 @@ import json
 import logging
 import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -16,6 +17,8 @@ from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
     from builder.report import ConvertReport
+    from builder.reuse import Dictionary
+    from builder.shelf import Shelf, TaggedSource
     from registry_client.options import RegistryOptions
     from registry_client.reference import Reference
 
@@ -54,6 +57,7 @@ Examples:
   nopull convert docker://registry.example/app:1 docker://registry.example/app:1-lazy
   nopull convert --platform all registry.example/app:1 registry.example/app:1-lazy
   nopull convert oci:build:app registry.example/app:1-lazy
+  nopull convert --chunk-dict registry.example/base:1-lazy registry.example/app:2 registry.example/app:2-lazy
   nopull convert --compression-level 9 --batch-size 4M registry.example/app:1 oci:out:app
 """,
 )
@@ -75,6 +79,14 @@ Examples:
     help=f"Of zstd, 1 to 22 [default: {COMPRESSION_LEVEL}].",
 )
 @click.option(
+    "--chunk-dict", "chunk_dicts", multiple=True, metavar="IMAGE",
+    help="A converted image: chunks it has are referred to, not stored again. May be given more than once.",
+)
+@click.option(
+    "--reuse/--no-reuse", default=True,
+    help="Whether layers that DST's repository has converted already are taken as they are [default: yes].",
+)
+@click.option(
     "--jobs", type=click.IntRange(1, 256), metavar="N",
     help="How much to compress at a time; changes no byte of the result [default: one per processor].",
 )
@@ -91,6 +103,8 @@ def convert(
     chunk_size: int,
     batch_size: int,
     compression_level: int,
+    chunk_dicts: tuple[str, ...],
+    reuse: bool,
     jobs: int | None,
     work_dir: Path | None,
     as_json: bool,
@@ -100,7 +114,8 @@ def convert(
 
     The result is an ordinary image in an ordinary registry (RAFS v6, as Nydus has it). SRC is left as it is.
     The same image and options give the same digest on every machine. An image that is converted already is
-    copied. Nothing appears under DST's name before everything it needs is there.
+    copied. Layers that another image in DST's repository has are neither fetched nor pushed again. Nothing
+    appears under DST's name before everything it needs is there.
     """
     from builder.convert import ConvertOptions
     from builder.convert import convert as convert_images
@@ -121,22 +136,54 @@ def convert(
         jobs=jobs or 0,
         work_dir=work_dir,
     )
-    opened = open_source(parse_reference(source), registry)
-    try:
+    with ExitStack() as owned:
+        opened = open_source(parse_reference(source), registry)
+        owned.callback(opened.close)
+        dictionaries = [_dictionary(text, target, registry, owned) for text in chunk_dicts]
         published = open_destination(target, registry)
-        try:
-            with shown_progress(sys.stderr) as progress:
-                report = convert_images(opened, published, tag=target.tag, options=choice, progress=progress)
-        finally:
-            published.close()
-    finally:
-        opened.close()
+        owned.callback(published.close)
+        shelf = _shelf(target, registry, owned) if reuse and not dictionaries else None
+        progress = owned.enter_context(shown_progress(sys.stderr))
+        report = convert_images(
+            opened,
+            published,
+            tag=target.tag,
+            options=choice,
+            progress=progress,
+            shelf=shelf,
+            dictionaries=dictionaries,
+        )
     _warn(report)
     if as_json:
         click.echo(json.dumps({"destination": str(target), **report.to_json()}, indent=2))
     else:
         click.echo(_summary(report))
         click.echo(f"{destination}: {report.digest}")
+
+
+def _shelf(target: Reference, registry: RegistryOptions, owned: ExitStack) -> Shelf | None:
+    """The images that are in DST's repository or layout; None for archives, which begin empty."""
+    from builder.shelf import Shelf
+    from registry_client import open_source
+    from registry_client.reference import Transport
+
+    if target.transport not in (Transport.DOCKER, Transport.OCI):
+        return None
+    source = open_source(target, registry)
+    owned.callback(source.close)
+    return Shelf(cast("TaggedSource", source), target.tag)
+
+
+def _dictionary(text: str, target: Reference, registry: RegistryOptions, owned: ExitStack) -> Dictionary:
+    from builder.reuse import Dictionary
+    from registry_client import open_source
+    from registry_client.reference import Transport, parse_reference
+
+    reference = parse_reference(text)
+    source = open_source(reference, registry)
+    owned.callback(source.close)
+    near = target.transport is reference.transport is Transport.DOCKER and target.host == reference.host
+    return Dictionary(source, reference.repository if near else None)
 
 
 def _refuse_digest(target: Reference) -> None:
@@ -167,6 +214,10 @@ def _summary(report: ConvertReport) -> str:
             f"{image.platform}: {len(image.layers)} layers, {megabytes(image.tar_bytes)} unpacked, "
             f"{megabytes(image.source_bytes)} before, {megabytes(image.stored_bytes)} now{share}"
         )
+        reused = sum(layer.reused for layer in image.layers)
+        if reused:
+            made = megabytes(image.new_bytes)
+            lines.append(f"{reused} layers were converted already; {made} are new")
     if report.skipped:
         lines.append(f"{report.skipped} entries of the index are no images and were left out")
     lines.append(f"took {report.seconds:.1f} s")

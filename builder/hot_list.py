@@ -9,22 +9,17 @@ a conversion, and all of it is bounded.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from builder.elf import ReadAt, read_needs
-from builder.errors import BuildError
+from builder.file_looks import FileLooks
 from builder.python_imports import PythonProgram, is_python
 from builder.tree_paths import Unresolvable, directory_at, file_at
 from rafs.tree import Node
 
-FileReader = Callable[[Node, int, int], bytes]  # (file, offset, size) -> bytes, fewer at the end
-
 _FILES_LIMIT: Final = 4096
 _SCRIPTS_LIMIT: Final = 4  # the kernel follows as many #! lines
-_LINE_LIMIT: Final = 256  # bytes of a #! line the kernel looks at
 _ARGUMENTS_LIMIT: Final = 16
-_CONF_LIMIT: Final = 16 << 10  # bytes
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOADER_FOLDERS: Final = (b"/lib64", b"/usr/lib64", b"/lib", b"/usr/lib", b"/usr/local/lib")
 _ENV_NAMES: Final = (b"/usr/bin/env", b"/bin/env")
@@ -34,11 +29,11 @@ _COMMANDS_LIMIT: Final = 4  # a command that starts a command that starts …
 _FIRST_FILES: Final = (b"/etc/passwd", b"/etc/group", b"/etc/ld.so.cache")
 
 
-def find_hot_files(root: Node, config: Mapping[str, Any], read: FileReader) -> list[Node]:
+def find_hot_files(root: Node, config: Mapping[str, Any], looks: FileLooks) -> list[Node]:
     """Regular files of the tree below *root* that the command in an image's *config* opens first.
 
-    *config* is the whole config document; *read* gives bytes of a file of the tree. Never raises for what
-    config, tree or files say.
+    *config* is the whole config document; *looks* reads files of the tree. Never raises for what config,
+    tree or files say.
     """
     settings = config.get("config")
     if not isinstance(settings, dict):
@@ -46,7 +41,7 @@ def find_hot_files(root: Node, config: Mapping[str, Any], read: FileReader) -> l
     command = [*_strings(settings.get("Entrypoint")), *_strings(settings.get("Cmd"))]
     if not command:
         return []
-    search = _Search(root, settings, read)
+    search = _Search(root, settings, looks)
     search.first_files()
     search.command([_raw(word) for word in command])
     return list(search.found)
@@ -64,9 +59,9 @@ def _raw(text: str) -> bytes:
 class _Search:
     """Collects files once each, in the order of loading."""
 
-    def __init__(self, root: Node, settings: Mapping[str, Any], read: FileReader) -> None:
+    def __init__(self, root: Node, settings: Mapping[str, Any], looks: FileLooks) -> None:
         self._root = root
-        self._read = read
+        self._looks = looks
         environment = dict(item.partition("=")[::2] for item in _strings(settings.get("Env")))
         self._path = _raw(environment.get("PATH") or _DEFAULT_PATH).split(b":")
         folder = settings.get("WorkingDir")
@@ -116,8 +111,8 @@ class _Search:
             if located is None or not self._add(located[1]):
                 return
             path, node = located
-            line = self._bytes(node, 0, _LINE_LIMIT)
-            if not line.startswith(b"#!"):
+            line = self._looks.script_line(node)
+            if not line:
                 self._closure(path, node)
                 if is_python(path):
                     self._python(name, path, arguments)
@@ -148,7 +143,7 @@ class _Search:
             arguments,
             folder=self._folder,
             python_path=self._python_path,
-            read=lambda node, size: self._bytes(node, 0, size),
+            imports=self._looks.imports,
         )
         for where, node in program.files():
             if self._add(node) and where.endswith(b".so"):
@@ -170,17 +165,11 @@ class _Search:
         self.found[node] = None
         return True
 
-    def _bytes(self, node: Node, offset: int, size: int) -> bytes:
-        try:
-            return self._read(node, offset, min(size, max(0, node.size - offset)))
-        except BuildError:
-            return b""
-
     def _closure(self, path: bytes, program: Node) -> None:
         """The loader and the libraries of *program*, breadth first as the loader opens them."""
         pending = [(path, program)]
         for where, node in pending:
-            needs = read_needs(self._reader(node))
+            needs = self._looks.needs(node)
             if needs is None:
                 continue
             origin = where.rpartition(b"/")[0] or b"/"
@@ -189,9 +178,6 @@ class _Search:
             folders = [folder for folder in own if folder.startswith(b"/")]
             wanted += [self._library(name, folders) for name in needs.libraries]
             pending += [located for located in wanted if located is not None and self._add(located[1])]
-
-    def _reader(self, node: Node) -> ReadAt:
-        return lambda offset, size: self._bytes(node, offset, size)
 
     def _library(self, name: bytes, folders: list[bytes]) -> tuple[bytes, Node] | None:
         if b"/" in name:
@@ -213,7 +199,7 @@ class _Search:
         for path in files[:_FILES_LIMIT]:
             located = file_at(self._root, path)
             if located is not None:
-                lines = self._bytes(located[1], 0, _CONF_LIMIT).splitlines()
+                lines = self._looks.text(located[1]).splitlines()
                 yield from (line.strip() for line in lines if line.strip().startswith(b"/"))
 
     def _multiarch(self) -> Iterator[bytes]:

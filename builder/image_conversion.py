@@ -20,6 +20,7 @@ from typing import Final
 
 from builder.bootstrap_layer import write_bootstrap_layer
 from builder.crew import Crew
+from builder.file_looks import FileLooks
 from builder.hot_list import find_hot_files
 from builder.image_documents import (
     SourceConfig,
@@ -30,16 +31,23 @@ from builder.image_documents import (
     converted_manifest,
     read_config,
 )
-from builder.layer_blob import ImagePacker, LayerBlob, PackOptions
+from builder.known_image import KnownBlob
+from builder.layer_blob import ImagePacker, LayerBlob, PackOptions, StoredBlob
+from builder.layer_record import ANNOTATION, LayerFacts, Record, encode, note
 from builder.overlay import empty_tree, merge_layer
 from builder.progress import Progress, megabytes
 from builder.report import ImageReport, LayerReport
+from builder.reuse import Dictionary, Start, bring, start_from_dictionaries, start_from_shelf, way
 from builder.scratch import ScratchFile
+from builder.shelf import Shelf
 from builder.spool import spool_layer
 from builder.tar_index import read_entries
+from builder.tree_undo import snapshot, undo_to
 from rafs.bootstrap_writer import write_bootstrap
+from rafs.tree import split_ref, walk
 from registry_client.digest import Digest, digest_of
 from registry_client.manifest import Descriptor, Manifest
+from registry_client.platform import host_platform
 from registry_client.source import ImageDestination, ImageSource
 
 _FETCHERS: Final = 2  # one unpacks while the other waits for the network
@@ -58,6 +66,8 @@ class Work:
     jobs: int
     directory: Path | None  # for scratch files; None: where the system keeps them
     progress: Progress
+    shelf: Shelf | None = None  # where earlier images may be; not asked when there are dictionaries
+    dictionaries: tuple[Dictionary, ...] = ()
 
 
 def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
@@ -93,33 +103,59 @@ class _Conversion:
         self._packer = ImagePacker(
             work.pack, crew.pool(work.jobs, "pack"), jobs=work.jobs, directory=work.directory
         )
-        self._root = empty_tree()
+        self._start = self._find_start()
+        self._root = self._start.root
+        self._facts = list(self._start.layers)
         self._dropped: Counter[str] = Counter()
         self._pushes: list[Future[None]] = []
         self._seconds: _Clock = dict.fromkeys(("fetching", "merging", "packing", "writing", "pushing"), 0.0)
 
+    def _find_start(self) -> Start:
+        work, diff_ids = self._work, self._config.diff_ids
+        if work.dictionaries:
+            platform = self._config.platform
+            wanted = platform if platform.architecture else host_platform()
+            return start_from_dictionaries(work.dictionaries, wanted, diff_ids, work.pack, self._packer)
+        if work.shelf is not None:
+            return start_from_shelf(work.shelf, diff_ids, work.pack, self._packer, work.destination)
+        return Start(empty_tree(), (), None)
+
     def run(self, platform: str, tag: str | None) -> ImageReport:
+        count = len(self._manifest.layers)
+        known = len(self._start.layers)
         spools: dict[Digest, Future[ScratchFile]] = {}
-        for number, layer in enumerate(self._manifest.layers):
+        for number, layer in enumerate(self._manifest.layers[known:], known):
             if layer.digest not in spools:
                 spools[layer.digest] = self._crew.submit(self._fetchers, self._fetch, number)
-        reports = [self._layer(number, spools) for number in range(len(self._manifest.layers))]
-        blobs = [made.blob for made in self._packer.blobs]
+        reports = [self._known_layer(number) for number in range(known)]
+        reports += [self._layer(number, spools) for number in range(known, count)]
+        keyed = [stored.blob for stored in self._packer.blobs]
         with _timed(self._seconds, "writing"):
-            hot = find_hot_files(self._root, self._config.document, self._packer.read)
+            looks = FileLooks(self._packer.read, self._start.looks)
+            hot = find_hot_files(self._root, self._config.document, looks)
             bootstrap = write_bootstrap(
-                self._root, blobs, chunk_size=self._work.pack.chunk_size, prefetch=hot
+                self._root, keyed, chunk_size=self._work.pack.chunk_size, prefetch=hot
             )
-            last = write_bootstrap_layer(bootstrap, blobs, self._work.directory)
+            stored = self._listed_blobs()
+            blobs = [one.blob for one in stored]
+            record = Record(tuple(blob.id for blob in keyed), tuple(self._facts), looks.answers)
+            last = write_bootstrap_layer(
+                bootstrap, blobs, self._work.directory, encode(record, len(bootstrap))
+            )
             self._owned.callback(last.content.close)
         with _timed(self._seconds, "pushing"):
+            for one in stored:
+                if isinstance(one, KnownBlob) and self._work.dictionaries:
+                    bring(one, self._work.dictionaries, self._work.destination)
             for push in self._pushes:
                 push.result()
             entry = bootstrap_descriptor(self._manifest, last.digest, last.content.size)
             self._work.destination.put_blob(entry, last.content.open)
+            shared = len(blobs) - sum(fact.blob is not None for fact in self._facts)
             layers = [*(blob_descriptor(blob.id, blob.object_size) for blob in blobs), entry]
             diff_ids = [*(f"sha256:{blob.id}" for blob in blobs), last.diff_id]
-            put = self._publish(layers, diff_ids, [report.blob is not None for report in reports], tag)
+            has_blob = [fact.blob is not None for fact in self._facts]
+            put = self._publish(layers, diff_ids, (has_blob, shared), tag)
         return ImageReport(
             platform=platform,
             source_digest=self._manifest.digest,
@@ -137,6 +173,21 @@ class _Conversion:
             seconds={phase: round(spent, 3) for phase, spent in self._seconds.items()},
         )
 
+    def _listed_blobs(self) -> list[StoredBlob]:
+        """The blobs the manifest lists: the layers' own in their order, then others that files use."""
+        own = [fact.blob for fact in self._facts if fact.blob is not None]
+        used = {split_ref(ref)[0] for _, node in walk(self._root) for ref in node.chunks}
+        return [self._packer.blobs[key] for key in dict.fromkeys([*own, *sorted(used)])]
+
+    def _known_layer(self, number: int) -> LayerReport:
+        layer, facts = self._manifest.layers[number], self._facts[number]
+        self._dropped.update(facts.dropped)
+        blob = None if facts.blob is None else self._packer.blobs[facts.blob].blob
+        self._work.progress.begin(f"layer {self._of(number)}", None)
+        self._work.progress.finish(f"layer {self._of(number)}", "converted already")
+        name, size = (None, 0) if blob is None else (f"sha256:{blob.id}", blob.object_size)
+        return LayerReport(layer.digest, layer.size, facts.tar_bytes, facts.files, name, size, reused=True)
+
     def _layer(self, number: int, spools: dict[Digest, Future[ScratchFile]]) -> LayerReport:
         layer = self._manifest.layers[number]
         with _timed(self._seconds, "fetching"):
@@ -144,10 +195,17 @@ class _Conversion:
         step = f"pack layer {self._of(number)}"
         with _timed(self._seconds, "merging"):
             entries = list(read_entries(spool, layer.digest))
-            files = merge_layer(self._root, entries, layer=layer.digest, dropped=self._dropped)
+            before = snapshot(self._root) if number else None
+            dropped: Counter[str] = Counter()
+            files = merge_layer(self._root, entries, layer=layer.digest, dropped=dropped)
+            undo = undo_to(before, self._root) if before is not None else None
+            self._dropped.update(dropped)
         self._work.progress.begin(step, sum(file.node.size for file in files if file.node is not None))
         with _timed(self._seconds, "packing"):
             made = self._packer.pack(files, spool, self._proceed(step))
+        diff_id = self._config.diff_ids[number]
+        key = None if made is None else len(self._packer.blobs) - 1
+        self._facts.append(LayerFacts(diff_id, key, spool.size, len(files), dropped, undo))
         if made is None:
             self._work.progress.finish(step, "nothing new")
             return LayerReport(layer.digest, layer.size, spool.size, len(files), None, 0)
@@ -188,13 +246,14 @@ class _Conversion:
         self._work.progress.finish(step, made.blob.id[:12])
 
     def _publish(
-        self, layers: list[Descriptor], diff_ids: list[str], has_blob: list[bool], tag: str | None
+        self, layers: list[Descriptor], diff_ids: list[str], kept: tuple[list[bool], int], tag: str | None
     ) -> Descriptor:
-        raw = converted_config(self._config, diff_ids, has_blob)
+        raw = converted_config(self._config, diff_ids, *kept)
         config = Descriptor(self._manifest.config.media_type, digest_of(raw), len(raw))
         destination = self._work.destination
         destination.put_blob(config, lambda: io.BytesIO(raw))
-        manifest = converted_manifest(self._manifest, config, layers)
+        chain = note(way(self._work.pack, self._work.dictionaries), self._config.diff_ids)
+        manifest = converted_manifest(self._manifest, config, layers, {ANNOTATION: chain})
         return destination.put_manifest(manifest, self._manifest.media_type, tag=tag)
 
     def _proceed(self, step: str) -> Callable[[int], None]:

@@ -23,6 +23,7 @@ NYDUS_VERSION: Final = f"{_PREFIX}nydus-fs-version"
 NYDUS_SOURCE: Final = f"{_PREFIX}nydus-source-digest"
 _RAFS_VERSION: Final = "6"
 _HISTORY: Final = {"created_by": "Nydus Converter", "comment": "Nydus Bootstrap Layer"}
+_SHARED_HISTORY: Final = {"created_by": "nopull", "comment": "a blob that another image made"}
 _CONFIGS: Final = frozenset({MediaType.OCI_CONFIG, MediaType.DOCKER_CONFIG})
 _LAYERS_LIMIT: Final = 254  # a bootstrap has no more blobs: a byte that counts from 1, 255 not used
 _CONFIG_LIMIT: Final = 8 << 20  # bytes; configs have a few KB
@@ -98,11 +99,14 @@ def read_config(manifest: Manifest, raw: bytes) -> SourceConfig:
     return SourceConfig(document, tuple(diff_ids))
 
 
-def converted_config(source: SourceConfig, diff_ids: Sequence[str], has_blob: Sequence[bool]) -> bytes:
+def converted_config(
+    source: SourceConfig, diff_ids: Sequence[str], has_blob: Sequence[bool], shared: int
+) -> bytes:
     """The config with *diff_ids* as its layers; *has_blob* says which source layers are still among them.
 
-    A source layer without file bytes has no blob; its history entry is marked as an empty layer, so that the
-    number of entries with a layer stays the number of layers.
+    *shared* is the number of blobs behind them that are other images'. A source layer without file bytes has
+    no blob; its history entry is marked as an empty layer, so that the number of entries with a layer stays
+    the number of layers.
     """
     document = dict(source.document)
     document["rootfs"] = {"type": "layers", "diff_ids": list(diff_ids)}
@@ -113,7 +117,7 @@ def converted_config(source: SourceConfig, diff_ids: Sequence[str], has_blob: Se
         for entry, kept in zip(with_layer, has_blob, strict=True):
             if not kept:
                 entry["empty_layer"] = True
-    document["history"] = [*entries, dict(_HISTORY)]
+    document["history"] = [*entries, *[dict(_SHARED_HISTORY)] * shared, dict(_HISTORY)]
     return _json(document)
 
 
@@ -131,9 +135,19 @@ def bootstrap_descriptor(manifest: Manifest, digest: str, size: int) -> Descript
     )
 
 
-def converted_manifest(source: Manifest, config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
-    """The manifest of the converted image; of the same family, OCI or Docker, as *source*."""
-    annotations = {**source.annotations, NYDUS_VERSION: _RAFS_VERSION, NYDUS_SOURCE: source.digest}
+def converted_manifest(
+    source: Manifest, config: Descriptor, layers: Sequence[Descriptor], more: Mapping[str, str]
+) -> bytes:
+    """The manifest of the converted image; of the same family, OCI or Docker, as *source*.
+
+    *more* are further annotations.
+    """
+    annotations = {
+        **source.annotations,
+        NYDUS_VERSION: _RAFS_VERSION,
+        NYDUS_SOURCE: source.digest,
+        **more,
+    }
     return _json(
         {
             "schemaVersion": 2,

@@ -16,9 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from builder.file_chunks import NOWHERE, file_chunks
+from builder.layer_record import packed_refs
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry
 from rafs.blob_writer import BlobWriter, PackedUnit, pack_unit
@@ -26,7 +27,6 @@ from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref, split_ref
 from rafs.unit_cutter import UnitCutter
 
-_TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memory as an array
 _REPORT_EVERY: Final = 1 << 20  # bytes; small files are packed faster than they are reported
 
 
@@ -38,6 +38,22 @@ class LayerBlob:
     content: ScratchFile  # the whole blob object, owned by whoever has this
     spool: ScratchFile  # the layer's tar, not owned
     origins: array[int]  # per chunk: byte offset in spool
+
+    def chunk(self, index: int) -> bytes | None:
+        """The bytes of one chunk; None where they are not in one piece."""
+        if self.origins[index] == NOWHERE:
+            return None
+        return self.spool.read(self.origins[index], self.blob.sizes[index])
+
+
+class StoredBlob(Protocol):
+    """A blob of the image in the making, packed in this run or long ago."""
+
+    @property
+    def blob(self) -> FinishedBlob: ...
+
+    def chunk(self, index: int) -> bytes | None:
+        """The bytes of one chunk; None where they are hard to get at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +77,15 @@ class ImagePacker:
         self._in_flight = jobs + 2
         self._directory = directory
         self._known: dict[bytes, int] = {}
-        self.blobs: list[LayerBlob] = []
+        self.blobs: list[StoredBlob] = []  # by key
         self.chunks_shared = 0
+
+    def adopt(self, stored: StoredBlob) -> None:
+        """Give a blob that exists the next key; its chunks are referred to, not stored again."""
+        key = len(self.blobs)
+        for index in range(stored.blob.chunk_count):
+            self._known.setdefault(stored.blob.digest(index), chunk_ref(key, index))
+        self.blobs.append(stored)
 
     def pack(
         self, files: Sequence[TarEntry], spool: ScratchFile, proceed: Callable[[int], None]
@@ -102,10 +125,10 @@ class ImagePacker:
         found = []
         for ref in node.chunks[offset // chunk_size : -(-(offset + size) // chunk_size)]:
             key, index = split_ref(ref)
-            blob = self.blobs[key]
-            if blob.origins[index] == NOWHERE:
+            content = self.blobs[key].chunk(index)
+            if content is None:
                 break
-            found.append(blob.spool.read(blob.origins[index], blob.blob.sizes[index]))
+            found.append(content)
         start = offset % chunk_size
         return b"".join(found)[start : start + size]
 
@@ -121,7 +144,7 @@ class ImagePacker:
             else:
                 self.chunks_shared += 1
             refs.append(ref)
-        return tuple(refs) if len(refs) <= _TUPLE_LIMIT else array("Q", refs)
+        return packed_refs(refs)
 
 
 class _BlobRun:

@@ -17,13 +17,12 @@ from builder.python_source import imported_names
 from builder.tree_paths import Unresolvable, directory_at, file_at
 from rafs.tree import Node
 
-WholeFile = Callable[[Node, int], bytes]  # (file, at most so many bytes) -> its first bytes
+Imports = Callable[[Node, str, bool], list[str]]  # (source, its package, is it the program) -> names
 Located = tuple[bytes, Node]  # the path and the regular file there
 
 _INTERPRETER: Final = re.compile(rb"python(3)(?:\.(\d+))?$")
 _LIBRARY: Final = re.compile(rb"python3\.(\d+)$")
 _MODULES_LIMIT: Final = 4096
-_SOURCE_LIMIT: Final = 1 << 20  # bytes; the longest module of the standard library has 400 KB
 # What an interpreter imports by itself before the program.
 _STARTUP: Final = (
     "encodings",
@@ -67,13 +66,13 @@ class PythonProgram:
         *,
         folder: bytes,
         python_path: Sequence[bytes],
-        read: WholeFile,
+        imports: Imports,
     ) -> None:
         self._root = root
         self._arguments = arguments
         self._folder = folder
         self._python_path = python_path
-        self._read = read
+        self._imports = imports
         folders = (path.rpartition(b"/")[0] for path in interpreter)
         self._prefixes = list(dict.fromkeys(path.rpartition(b"/")[0] for path in folders))
         self._minor = self._find_minor(interpreter[1])
@@ -94,7 +93,7 @@ class PythonProgram:
             located = file_at(self._root, script)
             if located is not None:
                 yield located
-                main = imported_names(self._read(located[1], _SOURCE_LIMIT), "", is_main=True)
+                main = self._imports(located[1], "", True)
         yield from self._closure(main)
 
     def _find_minor(self, path: bytes) -> int | None:
@@ -174,7 +173,7 @@ class PythonProgram:
             yield module.read
             if module.source is not None:
                 package = name if module.folder is not None else parent
-                pending.append(iter(imported_names(self._read(module.source, _SOURCE_LIMIT), package)))
+                pending.append(iter(self._imports(module.source, package, False)))
 
     def _locate(self, name: str) -> _Module | None:
         parent, _, last = name.rpartition(".")

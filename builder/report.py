@@ -20,6 +20,7 @@ class LayerReport:
     files: int  # regular ones
     blob: str | None
     blob_bytes: int
+    reused: bool = False  # neither fetched nor pushed: its blob was there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,13 @@ class ImageReport:
         return sum(layer.tar_bytes for layer in self.layers)
 
     @property
+    def new_bytes(self) -> int:
+        """Of those, what was made in this run."""
+        return self.bootstrap_layer_bytes + sum(
+            layer.blob_bytes for layer in self.layers if not layer.reused
+        )
+
+    @property
     def stored_bytes(self) -> int:
         """Blobs and bootstrap layer, as they travel."""
         return self.bootstrap_layer_bytes + sum(layer.blob_bytes for layer in self.layers)
@@ -82,4 +90,5 @@ class ConvertReport:
             shown["source_bytes"] = image.source_bytes
             shown["tar_bytes"] = image.tar_bytes
             shown["stored_bytes"] = image.stored_bytes
+            shown["new_bytes"] = image.new_bytes
         return document

@@ -137,6 +137,7 @@ def test_the_documents_say_what_nydus_tools_expect(tmp_path: Path) -> None:
         ("image", 0o755),
         ("image/image.boot", 0o444),
         *((f"image/{layer['digest'][7:]}.blob.meta", 0o444) for layer in blobs),
+        ("image/nopull.layers", 0o444),
     ]
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from builder.elf import Needs, read_needs
 from builder.errors import SpoolFailed
+from builder.file_looks import FileLooks
 from builder.hot_list import find_hot_files
 from rafs.tree import Node, walk
 from tests.support.trees import Entry, directory, file, node_tree, symlink, tree
@@ -64,7 +65,7 @@ def hot(root: Entry, config: Mapping[str, Any]) -> list[bytes]:
     def read(node: Node, offset: int, size: int) -> bytes:
         return contents[node.chunks[0]][offset : offset + size]
 
-    return [paths[node] for node in find_hot_files(nodes, {"config": config}, read)]
+    return [paths[node] for node in find_hot_files(nodes, {"config": config}, FileLooks(read))]
 
 
 def program(name: bytes, content: bytes) -> Entry:
@@ -176,7 +177,7 @@ def test_nonsense_is_left_out(config: dict[str, Any]) -> None:
         symlink(b"env", b"usr/bin/env"),
     )
     assert len(hot(root, config)) <= 1
-    assert find_hot_files(Node(0o040755), {"config": config}, lambda node, offset, size: b"") == []
+    assert find_hot_files(Node(0o040755), {"config": config}, FileLooks(lambda node, offset, size: b"")) == []
 
 
 def test_an_unreadable_spool_is_not_the_hot_lists_business() -> None:
@@ -185,4 +186,4 @@ def test_an_unreadable_spool_is_not_the_hot_lists_business() -> None:
     def read(node: Node, offset: int, size: int) -> bytes:
         raise SpoolFailed("input/output error")
 
-    assert find_hot_files(nodes, {"config": {"Cmd": ["/app"]}}, read) == [nodes.children[b"app"]]
+    assert find_hot_files(nodes, {"config": {"Cmd": ["/app"]}}, FileLooks(read)) == [nodes.children[b"app"]]

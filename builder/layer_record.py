@@ -1,0 +1,193 @@
+"""What a converted image says of the layers it was made of, for the conversion of the next one.
+
+It lies as `image/nopull.layers` beside the bootstrap, where other readers pass it by: JSON, small against
+the bootstrap. It tells which source layer became which blob, and how to get the tree after any of the layers
+back (`tree_undo`). A note in the manifest tells whether reading it is worth while. Reading trusts nothing:
+whatever is odd makes the record useless, and the layers are converted anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from builder.tree_undo import Undo
+from rafs.tree import Node, chunk_ref, split_ref
+
+MEMBER: Final = "image/nopull.layers"
+ANNOTATION: Final = "dev.nopull.layers"
+_VERSION: Final = 1  # of the record, and of what the same layer is turned into
+_ID_DIGITS: Final = 16  # of a chain; only ever compared within one repository, and verified by the record
+_TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memory as an array
+_SMALL: Final = 64 << 10  # bytes; a record up to here costs a start nothing
+_SHARE: Final = 4  # a larger one has at most this part of the bootstrap's size
+
+
+class RecordInvalid(Exception):
+    """A record cannot be used; callers convert anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """One source layer. `undo` leads back from the tree with it to the one without; None: not recorded."""
+
+    diff_id: str
+    blob: int | None  # position in `Record.blobs`; None where nothing was new
+    tar_bytes: int
+    files: int
+    dropped: Mapping[str, int]
+    undo: Undo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`blobs` are ids, in the order of the keys that chunk references in undos have. `looks` is what the
+    hot list found in files: JSON by file, see `file_looks`.
+    """
+
+    blobs: tuple[str, ...]
+    layers: tuple[LayerFacts, ...]
+    looks: Mapping[str, Any]
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """A short name for each state of an image: after its first layer, its first two, and so on."""
+    found: list[str] = []
+    for diff_id in diff_ids:
+        found.append(hashlib.sha256(f"{found[-1] if found else ''} {diff_id}".encode()).hexdigest())
+    return [one[:_ID_DIGITS] for one in found]
+
+
+def note(way: str, diff_ids: Sequence[str]) -> str:
+    """The manifest's annotation; *way* names the options that decide what a layer is turned into."""
+    return f"{_VERSION};{way};{','.join(chain_ids(diff_ids))}"
+
+
+def noted(annotation: str) -> tuple[str, list[str]]:
+    """(way, chain ids) of an annotation; empty if it is of another version."""
+    version, _, rest = annotation.partition(";")
+    way, _, chain = rest.partition(";")
+    return (way, chain.split(",")) if version == str(_VERSION) and chain else ("", [])
+
+
+def encode(record: Record, bootstrap_size: int) -> bytes:
+    """The record's bytes. Undos that would make it large beside the bootstrap are left out, lowest first."""
+    budget = max(_SMALL, bootstrap_size // _SHARE)
+    layers: list[dict[str, Any]] = []
+    for layer in reversed(record.layers):
+        undo = _undo_document(layer.undo) if layer.undo is not None else None
+        budget -= len(_json(undo))
+        layers.append(
+            {
+                "diff_id": layer.diff_id,
+                "blob": layer.blob,
+                "tar_bytes": layer.tar_bytes,
+                "files": layer.files,
+                "dropped": dict(sorted(layer.dropped.items())),
+                "undo": undo if budget >= 0 else None,
+            }
+        )
+    return _json({"blobs": record.blobs, "layers": layers[::-1], "looks": record.looks})
+
+
+def decode(raw: bytes) -> Record:
+    """The record that `encode` wrote.
+
+    Raises:
+        RecordInvalid: it is not one.
+    """
+    try:
+        document = json.loads(raw)
+        layers = tuple(
+            LayerFacts(
+                str(one["diff_id"]),
+                None if one["blob"] is None else int(one["blob"]),
+                int(one["tar_bytes"]),
+                int(one["files"]),
+                {str(name): int(count) for name, count in one["dropped"].items()},
+                None if one["undo"] is None else _read_undo(one["undo"]),
+            )
+            for one in document["layers"]
+        )
+        blobs = tuple(map(str, document["blobs"]))
+        if any(layer.blob is not None and not 0 <= layer.blob < len(blobs) for layer in layers):
+            raise ValueError("a layer in a blob that is not listed")
+        return Record(blobs, layers, dict(document["looks"]))
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        raise RecordInvalid(f"the record of the layers is not understood: {error!r}") from error
+
+
+def _undo_document(undo: Undo) -> dict[str, Any]:
+    return {"runs": undo.runs, "entries": [_entry(path, node) for path, node in undo.entries]}
+
+
+def _entry(path: bytes, node: Node | bytes) -> list[Any]:
+    if isinstance(node, bytes):
+        return [_text(path), _text(node)]
+    xattrs = sorted((node.xattrs or {}).items())
+    return [
+        _text(path),
+        [node.mode, node.uid, node.gid, node.mtime, node.mtime_ns, node.rdev, node.size],
+        _text(node.target),
+        {_text(name): base64.b64encode(value).decode() for name, value in xattrs},
+        list(_runs(node.chunks)),
+    ]
+
+
+def _read_undo(document: Any) -> Undo:
+    runs = tuple(map(int, document["runs"]))
+    if any(run < 0 for run in runs):
+        raise ValueError("a negative run")
+    return Undo(runs, tuple(map(_read_entry, document["entries"])))
+
+
+def _read_entry(entry: Any) -> tuple[bytes, Node | bytes]:
+    if len(entry) == 2:
+        return _raw(entry[0]), _raw(entry[1])
+    path, numbers, target, xattrs, runs = entry
+    mode, uid, gid, mtime, mtime_ns, rdev, size = map(int, numbers)
+    refs = [chunk_ref(key, index) for key, first, count in runs for index in range(first, first + count)]
+    return _raw(path), Node(
+        mode,
+        uid,
+        gid,
+        mtime,
+        mtime_ns,
+        rdev,
+        size,
+        _raw(target),
+        {_raw(name): base64.b64decode(value) for name, value in xattrs.items()} or None,
+        packed_refs(refs),
+    )
+
+
+def packed_refs(refs: Sequence[int]) -> Sequence[int]:
+    """*refs* as a node keeps them."""
+    return tuple(refs) if len(refs) <= _TUPLE_LIMIT else array("Q", refs)
+
+
+def _runs(refs: Sequence[int]) -> Iterator[list[int]]:
+    """[blob key, first chunk, count] for each run of neighbours."""
+    start = 0
+    for at in range(1, len(refs) + 1):
+        if at == len(refs) or refs[at] != refs[at - 1] + 1:
+            key, first = split_ref(refs[start])
+            yield [key, first, at - start]
+            start = at
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _json(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("ascii")

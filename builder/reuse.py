@@ -1,0 +1,155 @@
+"""What of a conversion is done already: layers that an earlier image has, chunks that a dictionary has.
+
+Without a dictionary the result is the same as that of converting everything: only whole layers, over the
+same lower ones, with the same options, are taken from an earlier image. A dictionary is an input like the
+source: its image decides which chunks are not stored again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from builder.errors import SourceUnsupported
+from builder.known_image import KnownBlob, KnownImage
+from builder.layer_blob import ImagePacker, PackOptions
+from builder.layer_record import LayerFacts, RecordInvalid
+from builder.overlay import empty_tree
+from builder.scratch import ScratchFile
+from builder.shelf import Shelf, open_dictionary
+from rafs.tree import Node
+from registry_client.errors import NotFound
+from registry_client.manifest import Descriptor
+from registry_client.platform import Platform
+from registry_client.source import ImageDestination, ImageSource
+
+_log = logging.getLogger(__name__)
+
+DICTIONARY: Final = "+dictionary"
+
+
+@dataclass(frozen=True, slots=True)
+class Dictionary:
+    """A converted image to share chunks with; *repository* is set where blobs can be mounted from it."""
+
+    source: ImageSource
+    repository: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a conversion begins: the tree after the layers that are known, and the facts about these."""
+
+    root: Node
+    layers: tuple[LayerFacts, ...]
+    image: KnownImage | None
+
+    @property
+    def looks(self) -> Mapping[str, Any]:
+        """What the hot list found in files of these layers."""
+        return {} if self.image is None or self.image.record is None else self.image.record.looks
+
+
+def way(pack: PackOptions, dictionaries: Sequence[Dictionary]) -> str:
+    """The options that decide what a layer is turned into, in one word."""
+    return f"{pack.chunk_size}/{pack.batch_size}/{pack.level}{DICTIONARY if dictionaries else ''}"
+
+
+def start_from_shelf(
+    shelf: Shelf, diff_ids: Sequence[str], pack: PackOptions, packer: ImagePacker, there: ImageDestination
+) -> Start:
+    """As far as an image on *shelf* leads whose blobs are *there*; *packer* adopts them, lowest first."""
+    found = shelf.best(diff_ids, way(pack, ()))
+    if found is None:
+        return Start(empty_tree(), (), None)
+    image, count = found
+    assert image.record is not None
+    layers = image.record.layers[:count]
+    needed = [image.record.blobs[layer.blob] for layer in layers if layer.blob is not None]
+    if needed != list(image.record.blobs[: len(needed)]):
+        return Start(empty_tree(), (), None)
+    blobs = [image.blobs[blob_id] for blob_id in needed]
+    if not all(there.has_blob(blob.entry) for blob in blobs):
+        return Start(empty_tree(), (), None)
+    root = _tree(image, count)
+    if root is None:
+        return Start(empty_tree(), (), None)
+    for blob in blobs:
+        packer.adopt(blob)
+    return Start(root, layers, image)
+
+
+def start_from_dictionaries(
+    dictionaries: Sequence[Dictionary],
+    platform: Platform,
+    diff_ids: Sequence[str],
+    pack: PackOptions,
+    packer: ImagePacker,
+) -> Start:
+    """As far as the best of *dictionaries* leads; *packer* adopts all their blobs, that one's first.
+
+    Raises:
+        SourceUnsupported: one is no image to share chunks with.
+        RegistryError: one cannot be had.
+    """
+    images = [open_dictionary(one.source, platform) for one in dictionaries]
+    for image in images:
+        if image.blobs and image.chunk_size != pack.chunk_size:
+            raise SourceUnsupported(
+                f"image {image.manifest.digest} has chunks of {image.chunk_size} bytes, asked for were "
+                f"{pack.chunk_size}; chunks can be shared only with --chunk-size {image.chunk_size}"
+            )
+    # Keys must be those of the record, so an image with blobs that nobody can open shares only chunks.
+    whole = [one for one in images if one.record is not None and {*one.record.blobs} <= {*one.blobs}]
+    best = max(whole, key=lambda image: image.common_layers(diff_ids), default=None)
+    count = best.common_layers(diff_ids) if best is not None else 0
+    root = _tree(best, count) if best is not None and count else None
+    adopted: dict[str, KnownBlob] = {}
+    if best is not None and best.record is not None and root is not None:
+        adopted.update((blob_id, best.blobs[blob_id]) for blob_id in best.record.blobs)
+    for image in images:
+        for blob_id, blob in image.blobs.items():
+            adopted.setdefault(blob_id, blob)
+    for blob in adopted.values():
+        packer.adopt(blob)
+    if best is None or best.record is None or root is None:
+        return Start(empty_tree(), (), None)
+    return Start(root, best.record.layers[:count], best)
+
+
+def bring(blob: KnownBlob, dictionaries: Sequence[Dictionary], destination: ImageDestination) -> None:
+    """Have a dictionary's blob in *destination*: there already, mounted from its repository, or copied.
+
+    Raises:
+        SpoolFull, SpoolFailed, RegistryError: it could not be copied.
+    """
+    if destination.has_blob(blob.entry):
+        return
+    mount = getattr(destination, "mount_blob", None)
+    for one in dictionaries:
+        near = one.source is blob.source and one.repository is not None
+        if near and mount is not None and mount(blob.entry, one.repository):
+            return
+    copy_blob(blob.source, blob.entry, destination)
+
+
+def copy_blob(source: ImageSource, entry: Descriptor, destination: ImageDestination) -> None:
+    """Copy a blob through a scratch file.
+
+    Raises:
+        SpoolFull, SpoolFailed, RegistryError.
+    """
+    with ScratchFile() as content:
+        for piece in source.read_blob(entry):
+            content.append(piece)
+        destination.put_blob(entry, content.open)
+
+
+def _tree(image: KnownImage, count: int) -> Node | None:
+    try:
+        return image.tree_after(count)
+    except (RecordInvalid, NotFound) as error:
+        _log.warning("%s; all layers are converted anew", error)
+        return None

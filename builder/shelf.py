@@ -1,0 +1,126 @@
+"""Where images that were converted earlier are looked for: the repository that the new one goes to.
+
+What fits is told by a note in each manifest, so looking costs the list of tags and a few manifests. It is an
+economy: whatever goes wrong here only means that nothing is found.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
+
+from builder.discovery import is_marked
+from builder.errors import SourceUnsupported
+from builder.image_documents import is_converted
+from builder.known_image import KnownImage
+from builder.layer_record import ANNOTATION, chain_ids, noted
+from registry_client.errors import NotFound, RegistryError
+from registry_client.manifest import Descriptor, Index, Manifest
+from registry_client.media_type import MANIFESTS
+from registry_client.platform import Platform, select
+from registry_client.source import ImageSource
+
+_log = logging.getLogger(__name__)
+
+_TAGS_LIMIT: Final = 32  # looked at; the newest versions share most
+_IMAGES_LIMIT: Final = 64
+_AT_ONCE: Final = 8
+
+
+class TaggedSource(ImageSource, Protocol):
+    """A repository or a layout."""
+
+    def tags(self) -> list[str]:
+        """The names in it."""
+
+    def resolve_tag(self, tag: str) -> Descriptor:
+        """What one of them names."""
+
+
+class Shelf:
+    """The converted images of one repository; asked once or more, by one thread."""
+
+    def __init__(self, source: TaggedSource, tag: str | None) -> None:
+        """*tag* is looked at first: most conversions replace their own last result."""
+        self.source = source
+        self._tag = tag
+        self._manifests: list[Manifest] | None = None
+
+    def best(self, diff_ids: Sequence[str], way: str) -> tuple[KnownImage, int] | None:
+        """The image with the most lowest layers in common, made the same *way*, and how many these are."""
+        try:
+            if self._manifests is None:
+                self._manifests = list(self._look())
+            wanted = chain_ids(diff_ids)
+            ranked = sorted(self._manifests, key=lambda one: -_common(one, wanted, way))
+            for manifest in ranked[:2]:
+                if not _common(manifest, wanted, way):
+                    return None
+                try:
+                    image = KnownImage(self.source, manifest)
+                except SourceUnsupported as error:
+                    _log.warning("%s", error)
+                    continue
+                count = image.common_layers(diff_ids)
+                if count:
+                    return image, count
+        except RegistryError as error:
+            _log.info("nothing is shared with earlier images: %s", error)
+        return None
+
+    def _look(self) -> Iterator[Manifest]:
+        tags = sorted(set(self.source.tags()) - {self._tag}, key=_natural, reverse=True)
+        if self._tag is not None:
+            tags.insert(0, self._tag)
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="shelf") as pool:
+            found = list(pool.map(self._named, tags[:_TAGS_LIMIT]))
+        unique = {manifest.digest: manifest for manifests in found for manifest in manifests}
+        yield from list(unique.values())[:_IMAGES_LIMIT]
+
+    def _named(self, tag: str) -> list[Manifest]:
+        try:
+            document = self.source.manifest(self.source.resolve_tag(tag))
+            if isinstance(document, Manifest):
+                return [document]
+            entries = [entry for entry in document.manifests if entry.media_type in MANIFESTS]
+            documents = map(self.source.manifest, entries[:_TAGS_LIMIT])
+            return [one for one in documents if isinstance(one, Manifest)]
+        except RegistryError as error:
+            _log.info("tag %s is not looked at: %s", tag, error)
+            return []
+
+
+def open_dictionary(source: ImageSource, platform: Platform) -> KnownImage:
+    """The converted image that *source* names, for *platform*.
+
+    Raises:
+        SourceUnsupported: an ordinary image, or not one to share chunks with.
+        RegistryError: it cannot be had.
+    """
+    document = source.manifest(source.resolve())
+    if isinstance(document, Index):
+        marked = [entry for entry in document.manifests if is_marked(entry)]
+        document = source.manifest(select(marked or document.manifests, platform))
+    if not isinstance(document, Manifest):
+        raise NotFound(f"index {document.digest} has only another index for {platform}")
+    if not is_converted(document):
+        raise SourceUnsupported(
+            f"image {document.digest} is an ordinary one; a chunk dictionary is a converted image"
+        )
+    return KnownImage(source, document)
+
+
+def _common(manifest: Manifest, wanted: Sequence[str], way: str) -> int:
+    made, chain = noted(manifest.annotations.get(ANNOTATION, ""))
+    if made != way or not is_converted(manifest):
+        return 0
+    # Each id stands for all layers up to it, so the last common one decides.
+    return max((place for place, one in enumerate(wanted, 1) if chain[place - 1 : place] == [one]), default=0)
+
+
+def _natural(tag: str) -> list[tuple[int, str]]:
+    """So that 1.10 comes behind 1.9."""
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", tag)]
