@@ -87,8 +87,13 @@ def build_demo_image(cache: Path, *, tell: Callable[[str], None]) -> DemoImage:
         scratch = Path(scratch_name)
         scratch.chmod(0o755)  # mmdebstrap without root works as another user
         tell("bootstrapping Debian twice, without and with Python")
-        base, full = bootstrap(scratch)
+        made = bootstrap(scratch)
         tell("writing three layers")
+        base, full = (tar.with_suffix(".clamped") for tar in made)
+        # Packages' files are older than this day; what their installation generated gets one time for all.
+        today = int(time.time()) // DAY_SECONDS * DAY_SECONDS
+        for source, target in zip(made, (base, full), strict=True):
+            tar_difference.clamp_times(source, target, latest=today)
         python, app = scratch / "python.tar", scratch / "app.tar"
         tar_difference.write_difference(base, full, python)
         write_app_layer(app, full)
@@ -138,10 +143,9 @@ def bootstrap(scratch: Path) -> tuple[Path, Path]:
     sources = scratch / "debian.list"
     sources.write_text("\n".join(debian_sources()) + "\n", encoding="utf-8")
     release = min(line.split()[2] for line in debian_sources())  # "bookworm" before "bookworm-updates"
-    # What the installation generates is stamped with the start of this day. Nothing earlier will do: a source
-    # with another time than its package's has stale byte code, and every start would compile what it imports.
-    today = int(time.time()) // DAY_SECONDS * DAY_SECONDS
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(today), "TMPDIR": str(scratch)}
+    # Not SOURCE_DATE_EPOCH: with it Python makes byte code that is checked against its source's bytes, and
+    # every start would read both.
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     wanted = {"base": [], "full": ["--include=python3"]}
     with ExitStack() as undo:
         children: dict[str, subprocess.Popen[bytes]] = {}

@@ -36,6 +36,15 @@ def write_difference(lower: Path, upper: Path, layer: Path) -> None:
                 out.addfile(whiteout(name))
 
 
+def clamp_times(source: Path, target: Path, *, latest: int) -> None:
+    """Copy a tar file, giving members that are newer than *latest* (seconds since 1970) that time."""
+    with tarfile.open(source) as tar, tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as out:
+        for member in tar:
+            member.pax_headers = {key: value for key, value in member.pax_headers.items() if key != "mtime"}
+            member.mtime = min(int(member.mtime), latest)
+            out.addfile(member, tar.extractfile(member) if member.isreg() else None)
+
+
 def whiteout(path: str) -> tarfile.TarInfo:
     """Return the member that hides *path* of the layers below."""
     place = PurePosixPath(path)

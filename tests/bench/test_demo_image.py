@@ -21,7 +21,7 @@ from bench.demo_image import (
 )
 from bench.oci_directory import write_oci_directory
 from bench.read_start import demo_modules
-from bench.tar_difference import write_difference
+from bench.tar_difference import clamp_times, write_difference
 
 
 def make_tar(path: Path, entries: dict[str, str | None]) -> Path:
@@ -65,6 +65,17 @@ def test_difference_of_equal_trees_is_empty(tmp_path: Path) -> None:
     write_difference(lower, lower, tmp_path / "d.tar")
     with tarfile.open(tmp_path / "d.tar") as layer:
         assert layer.getmembers() == []
+
+
+def test_times_later_than_the_latest_become_the_latest_and_others_stay(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, mtime in (("old", 5.0), ("new", 1000.5)):
+            member = tarfile.TarInfo(name)
+            member.mtime = mtime
+            tar.addfile(member)
+    clamp_times(tmp_path / "in.tar", tmp_path / "out.tar", latest=100)
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert {member.name: member.mtime for member in tar} == {"old": 5, "new": 100}
 
 
 def test_app_layer_links_to_and_hides_files_of_the_layers_below(tmp_path: Path) -> None:
@@ -127,11 +138,18 @@ def test_demo_image_has_three_layers_and_ordinary_contents() -> None:
     digest = index["manifests"][0]["digest"].removeprefix("sha256:")
     manifest = json.loads((image.layout / "blobs/sha256" / digest).read_bytes())
     names: list[set[str]] = []
+    invalidation = set()
     for layer in manifest["layers"]:
         with tarfile.open(image.layout / "blobs/sha256" / layer["digest"].removeprefix("sha256:")) as tar:
             names.append({member.name.removeprefix("./") for member in tar})
+            compiled = [member for member in tar if member.name.endswith(".pyc")]
+            for member in compiled:
+                reader = tar.extractfile(member)
+                assert reader is not None
+                invalidation.add(reader.read(8)[4:])
     base, python, app = names
     assert HIDDEN in base
     assert LINKED.removeprefix("./") in python & app
     assert not any(name.startswith("usr/share/doc/dpkg/") for name in python), "only what Python adds"
     assert "opt/app/main.py" in app
+    assert invalidation == {bytes(4)}, "byte code is checked by its source's time, as where Debian is installed"
