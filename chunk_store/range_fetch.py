@@ -179,6 +179,7 @@ class RangeFetch:
                 sink = sinks[0]
                 at = (sink.number, sink.next_unit)
                 self._say("does not match its digest", sink.fill, error, level=logging.WARNING)
+                self._distrust(sink)
                 if doubted == at:
                     sinks.popleft()
                     sink.close()
@@ -237,6 +238,14 @@ class RangeFetch:
                 raise _Short(
                     f"the remote ended the range of {end - start} bytes at {start} after {at - start}"
                 )
+
+    def _distrust(self, sink: WindowSink) -> None:
+        """Tell the source that the unit under way was wrong, if it wants to know."""
+        report = getattr(self._source, "distrust", None)
+        if report is not None:
+            blob = self._index.blob(sink.number)
+            unit = blob.unit(sink.next_unit)
+            report(blob.id, unit.compressed_offset, unit.compressed_size)
 
     def _finish(self, sink: WindowSink) -> Settled:
         try:

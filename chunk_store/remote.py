@@ -10,7 +10,11 @@ from typing import Protocol
 
 
 class BlobSource(Protocol):
-    """Where compressed bytes come from."""
+    """Where compressed bytes come from.
+
+    May have a method `distrust(blob_id, offset, size)`: it is called when these bytes, just read, did not
+    match their digests, and before they are read again.
+    """
 
     def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """Yield exactly *size* bytes of blob *blob_id* from byte *offset*, in pieces, as they arrive.

@@ -51,6 +51,12 @@ class ImageBlobs:
         """As `chunk_store.remote.BlobSource`."""
         return self._source.read_range(self._descriptor(blob_id), offset, size)
 
+    def distrust(self, blob_id: str, offset: int, size: int) -> None:
+        """These bytes turned out wrong: a source that has them from several places asks another next time."""
+        report = getattr(self._source, "distrust", None)
+        if report is not None:
+            report(self._descriptor(blob_id), offset, size)
+
     def _descriptor(self, blob_id: str) -> Descriptor:
         try:
             return self._by_id[blob_id]

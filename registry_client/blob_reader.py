@@ -50,21 +50,34 @@ class BlobReader:
 
     def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
         """As `ImageSource.read_range`."""
-        if offset < 0 or size < 0 or offset + size > blob.size:
-            raise RangeInvalid(
-                f"blob {blob.digest} has {blob.size} bytes; asked for {size} bytes from offset {offset}"
-            )
-        return self._pieces(blob, offset, offset + size, whole=False)
+        check_range(blob, offset, size)
+        return self.pieces(blob, offset, offset + size, whole=False)
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         """As `ImageSource.read_blob`."""
-        what = f"blob {blob.digest} of {self._endpoint.repository} at {self._endpoint.host}"
-        return verify_stream(self._pieces(blob, 0, blob.size, whole=True), blob.digest, blob.size, what)
+        what = f"blob {blob.digest} of {self._endpoint.repository} at {self._endpoint.label}"
+        return verify_stream(self.pieces(blob, 0, blob.size, whole=True), blob.digest, blob.size, what)
 
-    def _pieces(self, blob: Descriptor, position: int, end: int, *, whole: bool) -> Iterator[bytes]:
+    def forget(self, digest: Digest) -> None:
+        """Ask the registry anew where *digest* lies."""
+        self._places.pop(digest, None)
+
+    def pieces(
+        self,
+        blob: Descriptor,
+        position: int,
+        end: int,
+        *,
+        whole: bool,
+        deadline: Deadline | None = None,
+        attempts: int | None = None,
+    ) -> Iterator[bytes]:
+        """The bytes of *blob* from *position* to *end*, which it must have; *attempts* without progress at
+        most (None: as many as the deadline allows).
+        """
         endpoint = self._endpoint
-        deadline = endpoint.deadline()
-        attempts: Attempts | None = None
+        deadline = deadline or endpoint.deadline()
+        failures: Attempts | None = None
         renewed = position
         while position < end:
             answer: Answer | None = None
@@ -92,10 +105,10 @@ class BlobReader:
                 if answer is not None:
                     answer.drop()
                 endpoint.pools.counters.add(bytes_received=position - started)
-            attempts = attempts or Attempts(deadline)
+            failures = failures or Attempts(deadline, attempts)
             if position > started:
-                attempts.progressed()
-            attempts.pause_or_raise(error)
+                failures.progressed()
+            failures.pause_or_raise(error)
 
     def _open(
         self, blob: Descriptor, position: int, end: int, deadline: Deadline, whole: bool
@@ -205,14 +218,26 @@ class BlobReader:
 
     def _wrong(self, how: str, blob: Descriptor, position: int, end: int) -> ResponseInvalid:
         return ResponseInvalid(
-            f"registry {self._endpoint.host} was asked to {_purpose(blob, position, end)} and answered {how}",
+            f"{self._endpoint.label} was asked to {_purpose(blob, position, end)} and answered {how}",
             temporary=True,
         )
 
     def _other_size(self, size: int | None, blob: Descriptor) -> DigestMismatch:
         return DigestMismatch(
-            f"blob {blob.digest} has {size} bytes at registry {self._endpoint.host} "
+            f"blob {blob.digest} has {size} bytes at {self._endpoint.label} "
             f"instead of the {blob.size} its descriptor promises"
+        )
+
+
+def check_range(blob: Descriptor, offset: int, size: int) -> None:
+    """Return if *blob* has these bytes.
+
+    Raises:
+        RangeInvalid.
+    """
+    if offset < 0 or size < 0 or offset + size > blob.size:
+        raise RangeInvalid(
+            f"blob {blob.digest} has {blob.size} bytes; asked for {size} bytes from offset {offset}"
         )
 
 

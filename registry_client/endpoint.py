@@ -11,34 +11,53 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from registry_client.answer import Answer
-from registry_client.connections import Origin, Pools
+from registry_client.connections import Pools
 from registry_client.deadline import Deadline
 from registry_client.errors import RegistryError, ResponseInvalid, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.redirect import HOPS, STATUSES, Location, parse_location
-from registry_client.reference import DOCKER_HUB, Reference
+from registry_client.reference import Reference
 from registry_client.refusal import refusal
 from registry_client.retrying import ASKING_ATTEMPTS, Attempts, Pace
-from registry_client.wire import CLIENT_ID, WireFailure
+from registry_client.site import Site, registry_site
+from registry_client.wire import CLIENT_ID, Counters, WireFailure
 
 if TYPE_CHECKING:
     from registry_client.authorization import Authorization
 
 # A front end that compresses on the fly would make offsets and digests those of other bytes.
 PLAIN_HEADERS: Mapping[str, str] = {"User-Agent": CLIENT_ID, "Accept-Encoding": "identity"}
-_HUB_API = "registry-1.docker.io"
 _EXPIRED_WORDS = "token has expired"  # ECR says so with a 403 and no challenge
 
 
 class Endpoint:
     """All methods from any thread."""
 
-    def __init__(self, reference: Reference, options: RegistryOptions) -> None:
-        self.host = reference.host
+    def __init__(
+        self,
+        reference: Reference,
+        options: RegistryOptions,
+        site: Site | None = None,
+        counters: Counters | None = None,
+        *,
+        mirror: bool = False,
+    ) -> None:
+        """*site*: where to ask, if not where the name says; a *mirror* has accounts of its own."""
+        if site is None:
+            site = registry_site(reference.host, options)
         self.repository = reference.repository
         self.options = options
-        self.origin = registry_origin(reference.host, options)
-        self.pools = Pools(options)
+        self.origin = site.origin
+        self.host = str(site.origin) if mirror else reference.host
+        self.label = f"mirror {self.host} of {reference.host}" if mirror else f"registry {reference.host}"
+        """What it is called in messages."""
+        self.attempts = 1 if mirror else ASKING_ATTEMPTS
+        """At requests a person waits for; a mirror's second attempt is the next way."""
+        self.pools = Pools(options, counters, {site.origin: site.trust} if site.trust is not None else None)
+        self._root = f"{site.prefix}/{reference.repository}"
+        self._suffix = f"?ns={site.namespace}" if site.namespace else ""
+        self._ping = f"{site.prefix}/{self._suffix}"
+        self._extra = dict(site.headers)
         self.pace = Pace()
         self._pool = self.pools.at(self.origin)
         self._lock = threading.Lock()  # protects making _authorization; nothing else is taken under it
@@ -66,16 +85,36 @@ class Endpoint:
 
     def path(self, kind: str, name: str) -> str:
         """The API path of a manifest or blob of this repository."""
-        return f"/v2/{self.repository}/{kind}/{name}"
+        return f"{self._root}/{kind}/{name}{self._suffix}"
+
+    def answers(self) -> bool:
+        """Whether something answers here at all, be it with a refusal."""
+        deadline = Deadline(self.options.stall_timeout, self.pools.closing)
+        try:
+            answer = self._pool.send("GET", self._ping, {**PLAIN_HEADERS, **self._extra}, deadline)
+        except (WireFailure, RegistryError):
+            return False
+        answer.text()
+        return answer.status < 500 and answer.status != 429
 
     def deadline(self) -> Deadline:
         return Deadline(self.options.timeout, self.pools.closing)
+
+    @property
+    def bound(self) -> int:
+        """How many connections here are allowed at the moment."""
+        return self._pool.bound
 
     def warm(self, connections: int) -> None:
         self._pool.warm(connections)
 
     def close(self) -> None:
+        """End all that is under way."""
         self.pools.close()
+
+    def retire(self) -> None:
+        """Start nothing new; what is under way may end well."""
+        self.pools.close(abort=False)
 
     def send(
         self, method: str, target: str, headers: Mapping[str, str], actions: str, deadline: Deadline
@@ -90,6 +129,8 @@ class Endpoint:
         used = self.credentials(actions, deadline)
         for _ in range(3):
             sent = {**headers, "Authorization": used} if used else headers
+            if self._extra:
+                sent = {**sent, **self._extra}
             answer = self._pool.send(method, target, sent, deadline)
             better = self._better(answer, used, actions, deadline)
             if better is None:
@@ -121,7 +162,7 @@ class Endpoint:
         while answer.status in STATUSES:
             answer.text()
             if hops == HOPS:
-                raise ResponseInvalid(f"registry {self.host} redirects more than {HOPS} times")
+                raise ResponseInvalid(f"{self.label} redirects more than {HOPS} times")
             hops += 1
             place = parse_location(answer.headers.get("Location"), place)
             if place.origin == self.origin:
@@ -145,7 +186,7 @@ class Endpoint:
         Raises:
             NotFound, Unauthorized, Unreachable, ResponseInvalid.
         """
-        attempts = Attempts(deadline, ASKING_ATTEMPTS)
+        attempts = Attempts(deadline, self.attempts)
         while True:
             try:
                 answer = self.send(method, target, headers, actions, deadline)
@@ -163,17 +204,18 @@ class Endpoint:
 
     def refused(self, answer: Answer, purpose: str, place: Location | None) -> RegistryError:
         """The error for *answer*; the registry's wish to be left alone is heard for all requests to it."""
-        who = f"registry {self.host}"
+        who = self.label
         if place is not None and place.origin != self.origin:
             who = f"storage host {place.origin} of {who}"
         error = refusal(answer, who, purpose)
+        error.blame = answer.headers.get("X-Dragonfly-Error-Type", "")
         if error.retry_after and place is None:
             self.pace.slow_down(error.retry_after)
         return error
 
     def unreachable(self, failure: WireFailure, purpose: str) -> Unreachable:
         """The error for *failure*, with it as its cause."""
-        who = f"registry {self.host}"
+        who = self.label
         if failure.host and failure.host not in (str(self.origin), self.host):
             who = f"{failure.host} for {who}"
         advice = f"; {failure.advice}" if failure.advice else ""
@@ -184,20 +226,3 @@ class Endpoint:
         )
         error.__cause__ = failure
         return error
-
-
-def registry_origin(host: str, options: RegistryOptions) -> Origin:
-    """Where the API of the registry *host* is: HTTPS, except on loopback or where the user says otherwise."""
-    name, port = (_HUB_API, "") if host == DOCKER_HUB else _split_port(host)
-    plain = options.plain_http
-    if plain is None:
-        plain = name in ("localhost", "::1") or name.startswith("127.")
-    scheme = "http" if plain else "https"
-    return Origin(scheme, name, int(port) if port else {"http": 80, "https": 443}[scheme])
-
-
-def _split_port(host: str) -> tuple[str, str]:
-    name, colon, port = host.rpartition(":")
-    if not colon or port.endswith("]"):
-        name, port = host, ""
-    return name.strip("[]"), port

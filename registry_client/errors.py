@@ -12,11 +12,12 @@ class RegistryError(Exception):
     """Root of everything this package raises on purpose.
 
     `temporary` says whether asking again later may succeed; `retry_after` is the wait in seconds that the
-    other side asked for, if it did.
+    other side asked for, if it did. `blame` is what a proxy said about whose fault it was, if it did.
     """
 
     temporary: bool = False
     retry_after: float | None = None
+    blame: str = ""
 
     def __init__(
         self, message: str, *, temporary: bool | None = None, retry_after: float | None = None

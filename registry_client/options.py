@@ -20,6 +20,9 @@ class RegistryOptions:
     """`user:password`; goes before every other source of credentials."""
     ca_file: Path | None = None
     """Certificate authorities to trust in addition to the system's (PEM)."""
+    hosts_dir: Path | None = None
+    """Where mirrors are configured as containerd does, `<host>/hosts.toml`; None: $NOPULL_HOSTS_DIR or
+    `/etc/containerd/certs.d`."""
     timeout: float = 60.0
     """Total deadline of one call in seconds: all attempts, tokens, redirects and waits included. Reading or
     sending a whole blob renews it with every MiB that went through."""
@@ -28,4 +31,4 @@ class RegistryOptions:
     stall_timeout: float = 20.0
     """Seconds without a byte after which a connection is given up and another one tried."""
     connections: int = 16
-    """Most connections open to one host at a time; further reads wait for one."""
+    """Most connections open to one host at a time; how many of them pay is learnt. Further reads wait."""

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from registry_client.digest import VerifyingReader, digest_of
-from registry_client.endpoint import PLAIN_HEADERS, Endpoint
+from registry_client.endpoint import PLAIN_HEADERS
 from registry_client.errors import DigestMismatch, NotFound, ResponseInvalid, Unauthorized, Unreachable
 from registry_client.manifest import Descriptor, parse_manifest
 from registry_client.options import RegistryOptions
 from registry_client.redirect import STATUSES, Location
 from registry_client.reference import Reference
 from registry_client.retrying import ASKING_ATTEMPTS, Attempts
+from registry_client.routes import Routes
 from registry_client.wire import WireFailure
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class RegistryDestination:
     """All methods from any thread; each blob goes up over a connection of its own."""
 
     def __init__(self, reference: Reference, options: RegistryOptions) -> None:
-        self._endpoint = Endpoint(reference, options)
+        # Never a mirror: what is published goes to the registry itself.
+        self._endpoint = Routes(reference, options).own.endpoint
         self._sender_made: Sender | None = None
 
     @property
@@ -126,7 +128,7 @@ class RegistryDestination:
         announced = stored.headers.get("Docker-Content-Digest")
         if announced is not None and announced.startswith("sha256:") and announced != descriptor.digest:
             raise DigestMismatch(
-                f"registry {endpoint.host} was to {purpose} with digest {descriptor.digest} "
+                f"{endpoint.label} was to {purpose} with digest {descriptor.digest} "
                 f"and stored {announced[:80]}"
             )
         return descriptor
@@ -137,7 +139,7 @@ class RegistryDestination:
         self._endpoint.close()
 
     def _start(self) -> Location:
-        return Location(self._endpoint.origin, f"/v2/{self._endpoint.repository}/blobs/uploads/")
+        return Location(self._endpoint.origin, self._endpoint.path("blobs", "uploads/"))
 
     @property
     def _sender(self) -> Sender:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from typing import Final
 
-from registry_client.blob_reader import BlobReader
 from registry_client.digest import Digest, check_bytes, digest_of
-from registry_client.endpoint import PLAIN_HEADERS, Endpoint
-from registry_client.errors import DigestMismatch, NotFound, ResponseInvalid
+from registry_client.endpoint import PLAIN_HEADERS
+from registry_client.errors import DigestMismatch
 from registry_client.manifest import (
     MANIFEST_LIMIT,
     Descriptor,
@@ -22,7 +20,8 @@ from registry_client.manifest import (
 from registry_client.media_type import ACCEPT
 from registry_client.options import RegistryOptions
 from registry_client.reference import Reference
-from registry_client.retrying import ASKING_ATTEMPTS, Attempts
+from registry_client.retrying import Attempts
+from registry_client.routes import Route, Routes
 from registry_client.wire import WireFailure
 
 _log = logging.getLogger(__name__)
@@ -36,8 +35,7 @@ class RegistrySource:
 
     def __init__(self, reference: Reference, options: RegistryOptions) -> None:
         self._reference = reference
-        self._endpoint = Endpoint(reference, options)
-        self._blobs = BlobReader(self._endpoint)
+        self._routes = Routes(reference, options)
         # What `resolve` had to read anyway, so that `manifest` need not ask again: one round trip less before
         # anything starts. Verified bytes by digest; assigning and reading an entry is atomic.
         self._documents: dict[Digest, bytes] = {}
@@ -45,94 +43,96 @@ class RegistrySource:
     @property
     def requests(self) -> int:
         """Requests sent so far, to the registry, its token server and its storage hosts."""
-        return self._endpoint.pools.counters.requests
+        return self._routes.counters.requests
 
     @property
     def bytes_received(self) -> int:
         """Bytes of blobs and manifests received so far, also those of attempts that failed later."""
-        return self._endpoint.pools.counters.bytes_received
+        return self._routes.counters.bytes_received
 
     @property
     def connections(self) -> int:
         """TCP connections opened so far."""
-        return self._endpoint.pools.counters.connections
+        return self._routes.counters.connections
+
+    @property
+    def bound(self) -> int:
+        """How many connections to the registry pay, as far as is known."""
+        return self._routes.own.endpoint.bound
 
     def resolve(self) -> Descriptor:
         name = self._reference.digest or self._reference.tag or ""
-        what = self._what(name)
-        raw, stated, announced = self._get(name)
-        digest = digest_of(raw)
-        if self._reference.digest is not None:
-            check_bytes(raw, self._reference.digest, None, f"{what} from registry {self._endpoint.host}")
-            digest = self._reference.digest
-            if announced not in (None, digest):
-                _log.warning(
-                    "registry %s calls %s %.80s; its bytes are right", self._endpoint.host, what, announced
-                )
-        elif announced is not None and announced.startswith("sha256:") and announced != digest:
-            raise DigestMismatch(
-                f"{what} from registry {self._endpoint.host} has digest {digest}, "
-                f"but was announced as {announced[:80]}"
-            )
-        self._remember(digest, raw)
-        return Descriptor(media_type_of(raw, stated, what), digest, len(raw))
+        return self._resolve(name)
+
+    def resolve_tag(self, tag: str) -> Descriptor:
+        """As `resolve`, for another tag of the same repository."""
+        return self._resolve(tag)
 
     def tags(self) -> list[str]:
-        """The repository's tags as the registry lists them, in one answer; empty if there is no repository.
+        """The repository's tags, in the registry's order; empty if there is no repository.
 
         Raises:
             Unauthorized, Unreachable, ResponseInvalid.
         """
-        endpoint = self._endpoint
-        purpose = f"list the tags of {endpoint.repository}"
-        try:
-            answer = endpoint.ask(
-                "GET", endpoint.path("tags", "list"), PLAIN_HEADERS, "pull", purpose, _OK, endpoint.deadline()
-            )
-            listed = json.loads(answer.read_all(MANIFEST_LIMIT)).get("tags") or []
-        except NotFound:
-            return []
-        except WireFailure as failure:
-            raise endpoint.unreachable(failure, purpose) from failure
-        except (ValueError, AttributeError) as error:
-            raise ResponseInvalid(f"registry {endpoint.host} could not {purpose}: not JSON") from error
-        return [tag for tag in listed if isinstance(tag, str)] if isinstance(listed, list) else []
+        from registry_client.listing import list_tags
 
-    def resolve_tag(self, tag: str) -> Descriptor:
-        """As `resolve`, for another tag of the same repository."""
-        raw, stated, _ = self._get(tag)
-        digest = digest_of(raw)
-        self._remember(digest, raw)
-        return Descriptor(media_type_of(raw, stated, self._what(tag)), digest, len(raw))
+        return list_tags(self._routes.own.endpoint)
+
+    def referrers(self, digest: Digest, artifact_type: str | None = None) -> list[Descriptor]:
+        """The manifests whose subject is *digest*, only those of *artifact_type* if given.
+
+        Raises:
+            Unauthorized, Unreachable, ResponseInvalid, ManifestInvalid.
+        """
+        from registry_client.listing import list_referrers
+
+        return list_referrers(self._routes.own.endpoint, digest, artifact_type)
 
     def manifest(self, descriptor: Descriptor) -> Manifest | Index:
         raw = self._documents.get(descriptor.digest)
         if raw is None:
-            raw, _, _ = self._get(descriptor.digest)
-        what = f"{self._what(descriptor.digest)} from registry {self._endpoint.host}"
-        check_bytes(raw, descriptor.digest, descriptor.size, what)
+            raw, _ = self._routes.ask(descriptor.digest, lambda route: self._get(route, descriptor.digest))
+        check_bytes(raw, descriptor.digest, descriptor.size, self._what(descriptor.digest))
         self._remember(descriptor.digest, raw)
         return parse_manifest(raw, descriptor.media_type, descriptor.digest)
 
     def read_blob(self, descriptor: Descriptor) -> Iterator[bytes]:
-        return self._blobs.read_blob(descriptor)
+        routes = self._routes
+        routes.look()
+        return (routes.mirrors or routes.own.blobs).read_blob(descriptor)
 
     def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
-        return self._blobs.read_range(blob, offset, size)
+        routes = self._routes
+        routes.look()
+        return (routes.mirrors or routes.own.blobs).read_range(blob, offset, size)
+
+    def distrust(self, blob: Descriptor, offset: int, size: int) -> None:
+        """Bytes read from there turned out wrong: ask elsewhere next time, if there is an elsewhere."""
+        routes = self._routes
+        if routes.mirrors is None or not routes.mirrors.distrust(blob, offset, size):
+            routes.own.blobs.forget(blob.digest)
 
     def warm(self, connections: int) -> None:
-        """Have *connections* connections to the registry open soon; returns at once."""
-        self._endpoint.warm(connections)
+        """Have *connections* connections to where reads will go first open soon; returns at once."""
+        self._routes.warm(connections)
 
     def close(self) -> None:
-        self._endpoint.close()
+        self._routes.close()
 
-    def _get(self, name: str) -> tuple[bytes, str, str | None]:
-        """The bytes of a manifest, the Content-Type and the digest they were announced with."""
-        endpoint = self._endpoint
+    def _resolve(self, name: str) -> Descriptor:
+        digest = Digest(name) if ":" in name else None
+        raw, stated = self._routes.ask(digest, lambda route: self._get(route, name))
+        digest = digest or digest_of(raw)
+        self._remember(digest, raw)
+        return Descriptor(media_type_of(raw, stated, self._what(name)), digest, len(raw))
+
+    def _get(self, route: Route, name: str) -> tuple[bytes, str]:
+        """The bytes of a manifest, checked against what they are called, and their Content-Type."""
+        endpoint = route.endpoint
         deadline = endpoint.deadline()
-        attempts = Attempts(deadline, ASKING_ATTEMPTS)
+        attempts = Attempts(deadline, endpoint.attempts)
         target = endpoint.path("manifests", name)
+        what = f"{self._what(name)} from {endpoint.label}"
         purpose = f"read {self._what(name)}"
 
         while True:
@@ -142,11 +142,19 @@ class RegistrySource:
             except WireFailure as failure:
                 attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
                 continue
-            endpoint.pools.counters.add(bytes_received=len(raw))
-            return raw, answer.headers.get("Content-Type", ""), answer.headers.get("Docker-Content-Digest")
+            self._routes.counters.add(bytes_received=len(raw))
+            break
+        announced = answer.headers.get("Docker-Content-Digest")
+        if ":" in name:
+            check_bytes(raw, Digest(name), None, what)
+            if announced not in (None, name):
+                _log.warning("%s calls %s %.80s; its bytes are right", endpoint.label, what, announced)
+        elif announced is not None and announced.startswith("sha256:") and announced != digest_of(raw):
+            raise DigestMismatch(f"{what} has digest {digest_of(raw)}, but was announced as {announced[:80]}")
+        return raw, answer.headers.get("Content-Type", "")
 
     def _what(self, name: str) -> str:
-        return f"manifest {self._endpoint.repository}{'@' if ':' in name else ':'}{name}"
+        return f"manifest {self._reference.repository}{'@' if ':' in name else ':'}{name}"
 
     def _remember(self, digest: Digest, raw: bytes) -> None:
         if len(self._documents) < _KEPT:

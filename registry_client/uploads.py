@@ -102,8 +102,8 @@ class Sender:
             if isinstance(body, tuple):
                 raise WireFailure("it wants the content again")
         if status == 400 and "DIGEST_INVALID" in text:
-            raise DigestMismatch(f"registry {endpoint.host} could not {purpose}: it received other bytes")
-        who = f"registry {endpoint.host}" if ours else f"{place.origin} for registry {endpoint.host}"
+            raise DigestMismatch(f"{endpoint.label} could not {purpose}: it received other bytes")
+        who = endpoint.label if ours else f"{place.origin} for {endpoint.label}"
         error = refusal_of(status, answered.get("Retry-After"), text, who, purpose)
         if error.retry_after and ours:
             endpoint.pace.slow_down(error.retry_after)

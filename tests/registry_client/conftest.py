@@ -13,7 +13,9 @@ from registry_client import open_source, retrying
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
+from tests.registry_client.cases import Server
 from tests.registry_client.sample import SampleImage, sample_image, store
+from tests.support.debian_registry import DebianRegistry
 from tests.support.scripted_registry import ScriptedRegistry
 
 
@@ -24,7 +26,27 @@ def _no_accounts_and_short_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("HOME", str(home))
     for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "NOPULL_CREDS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NOPULL_HOSTS_DIR", str(tmp_path / "certs.d"))
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture(autouse=True)
+def _server_is_the_one_that_was_named(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that shows a case says on which server; this holds it to that."""
+    before = ScriptedRegistry.started, DebianRegistry.started
+    yield
+    shows = getattr(request.function, "shows", None)
+    if shows is not None:
+        scripted, debian = (ScriptedRegistry.started > before[0]), (DebianRegistry.started > before[1])
+        used = {
+            (True, True): Server.BOTH,
+            (True, False): Server.SCRIPTED,
+            (False, True): Server.DEBIAN,
+            (False, False): Server.NONE,
+        }[scripted, debian]
+        assert shows[1] in (used, Server.BOTH), f"it used: {used.value}"
 
 
 @pytest.fixture

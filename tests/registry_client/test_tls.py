@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from registry_client import open_destination, open_source
-from registry_client.endpoint import registry_origin
 from registry_client.errors import Unreachable
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
+from registry_client.site import registry_site
 from tests.registry_client.sample import SampleImage, describe, opener, store
 from tests.support.scripted_registry import ScriptedRegistry
 
@@ -145,5 +145,5 @@ def test_an_authority_that_cannot_be_read_is_named(
 def test_only_loopback_is_spoken_to_in_plain_http_by_itself(
     host: str, plain_http: bool | None, expected: str
 ) -> None:
-    origin = registry_origin(host, RegistryOptions(plain_http=plain_http))
+    origin = registry_site(host, RegistryOptions(plain_http=plain_http)).origin
     assert f"{origin.scheme}://{origin.host}:{origin.port}" == expected

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -45,6 +45,9 @@ class Access:
 
 class DebianRegistry:
     """A registry with its own storage in a temporary directory. Start it, or use it as a context manager."""
+
+    started: ClassVar[int] = 0
+    """How many of them were started so far."""
 
     def __init__(
         self, *, accounts: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
@@ -79,6 +82,7 @@ class DebianRegistry:
         Raises:
             RegistryNotStarted.
         """
+        DebianRegistry.started += 1
         program = shutil.which(PROGRAM)
         if program is None:
             raise RegistryNotStarted(f"{PROGRAM} is not installed; install the Debian package {PROGRAM}")

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 from tests.support.hand_http import OCTETS, Reply, Request, ranged, read_request, send_reply
 
@@ -51,6 +52,9 @@ class _Doors:
 @dataclass(slots=True)
 class ScriptedRegistry:
     """Start it as a context manager. `requests` may be read, and lies told, while it runs."""
+
+    started: ClassVar[int] = 0
+    """How many of them were started so far."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, tuple[bytes, str]] = field(default_factory=dict)
@@ -134,6 +138,7 @@ class ScriptedRegistry:
             return [one for one in self.requests if re.search(pattern, f"{one.method} {one.path}")]
 
     def __enter__(self) -> ScriptedRegistry:
+        ScriptedRegistry.started += 1
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._start(self._accept)
         return self
@@ -141,6 +146,12 @@ class ScriptedRegistry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Refuse and cut all connections; nothing happens when it does not run."""
+        if self._over.is_set():
+            return
         self._over.set()
         assert self._listener is not None
         self._listener.shutdown(socket.SHUT_RDWR)

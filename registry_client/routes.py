@@ -1,0 +1,132 @@
+"""The ways to one repository's content: its mirrors in the order of `hosts.toml`, then the registry itself.
+
+A registry without mirrors has one way, and costs one look at the directory when it is opened and one a
+second while it is read. Which way is asked for what, and what a failure of one means, is said here; how a way
+is asked is `endpoint`'s and `blob_reader`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from registry_client.blob_reader import BlobReader
+from registry_client.endpoint import Endpoint
+from registry_client.options import RegistryOptions
+from registry_client.reference import Reference
+from registry_client.site import Site, registry_site
+from registry_client.wire import Counters
+
+if TYPE_CHECKING:
+    from registry_client.mirrors import MirrorReading
+
+_LOOK_SECONDS = 1.0
+_PATIENCE = 5.0  # seconds without a byte after which a mirror is given up: another way is open
+_Answer = TypeVar("_Answer")
+
+
+class Route:
+    """One way; its connections, credentials, pace and storage URLs are its own."""
+
+    __slots__ = ("blobs", "endpoint", "site")
+
+    def __init__(
+        self, reference: Reference, options: RegistryOptions, site: Site, counters: Counters, *, own: bool
+    ) -> None:
+        self.site = site
+        if not own:
+            # An account given for the registry is not a mirror's business.
+            options = replace(
+                options,
+                creds=None,
+                connect_timeout=min(site.dial_timeout or _PATIENCE, options.connect_timeout),
+                stall_timeout=min(_PATIENCE, options.stall_timeout),
+            )
+        elif site.dial_timeout is not None:
+            options = replace(options, connect_timeout=site.dial_timeout)
+        self.endpoint = Endpoint(reference, options, site, counters, mirror=not own)
+        self.blobs = BlobReader(self.endpoint)
+
+
+class Routes:
+    """All methods from any thread."""
+
+    def __init__(self, reference: Reference, options: RegistryOptions) -> None:
+        self.counters = Counters()
+        self._reference = reference
+        self._options = options
+        self._lock = threading.Lock()  # protects replacing what is below; taken before those of endpoints
+        self._stamp: tuple[object, ...] = ()
+        self._closed = False
+        self.own = Route(reference, options, registry_site(reference.host, options), self.counters, own=True)
+        self.mirrors: MirrorReading | None = None
+        """How to read as long as there are mirrors."""
+        self._look_at = 0.0
+        self.look()
+
+    def look(self) -> None:
+        """Take up what changed in `hosts.toml`; costs a comparison when the last look was just now."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        top = self._options.hosts_dir or os.environ.get("NOPULL_HOSTS_DIR") or "/etc/containerd/certs.d"
+        if not self._stamp and not os.path.isdir(top):  # noqa: PTH112 - the usual case, for 2 us
+            return
+        from registry_client.hosts_file import find_directory, read_sites, stamp
+
+        directory = find_directory(self._reference.host, self._options)
+        found = stamp(directory)
+        if found == self._stamp:
+            return
+        with self._lock:
+            if found == self._stamp or self._closed:
+                return
+            self._stamp = found
+            self._use(read_sites(directory, self._reference.host, self._options))
+
+    def _use(self, sites: tuple[Site, ...]) -> None:
+        from registry_client.mirrors import MirrorReading
+
+        before = self.mirrors
+        known: dict[Site, Route] = {route.site: route for route in (before.routes if before else ())}
+        if sites[-1] != self.own.site:
+            self.own.endpoint.retire()
+            self.own = Route(self._reference, self._options, sites[-1], self.counters, own=True)
+        mirrors = [
+            known.pop(site)
+            if site in known
+            else Route(self._reference, self._options, site, self.counters, own=False)
+            for site in sites[:-1]
+            if site.pull
+        ]
+        self.mirrors = MirrorReading(self, mirrors, before) if mirrors else None
+        for route in known.values():
+            route.endpoint.retire()
+
+    def ask(self, digest: str | None, question: Callable[[Route], _Answer]) -> _Answer:
+        """What the first way answers that can; *digest* None: about a tag.
+
+        Raises:
+            RegistryError: what the registry itself said.
+        """
+        self.look()
+        if self.mirrors is not None:
+            return self.mirrors.ask(digest, question)
+        return question(self.own)
+
+    def warm(self, connections: int) -> None:
+        """Have connections open to the way that is asked first."""
+        first = self.mirrors.first() if self.mirrors is not None else None
+        (first or self.own).endpoint.warm(connections)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            mirrors = self.mirrors
+        for route in (*(mirrors.routes if mirrors else ()), self.own):
+            route.endpoint.close()
