@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -18,7 +19,7 @@ import nopull
 from tests.builder.host_tree import differences, host_tree
 from tests.builder.layouts import Layout, Published, convert_layout
 from tests.builder.tar_bytes import END, long_name, member, pax
-from tests.support.debian_registry import DebianRegistry
+from tests.support.debian_registry import Access, DebianRegistry
 from tests.support.trees import (
     char_device,
     directory,
@@ -252,3 +253,80 @@ def test_opaque_folders_and_whiteouts_of_other_writers(tmp_path: Path) -> None:
     upper = layer_tar([tree(folder, whiteout(b"a"))])
     Layout(tmp_path / "in").add_image([LOWER, upper + END])
     assert against_umoci(tmp_path / "in", tmp_path) == []
+
+
+def seen_until(registry: DebianRegistry, lines: int, last: str) -> list[Access]:
+    """Accesses from number *lines* on, once the PUT of a manifest whose path ends with *last* is logged."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        seen = registry.accesses()[lines:]
+        if any(line.method == "PUT" and line.path.endswith(last) for line in seen):
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(f"no PUT of {last} in the log")
+
+
+def upload_sizes(registry: DebianRegistry, seen: list[Access]) -> int:
+    """Bytes of all blobs that were put, as the registry keeps them."""
+    puts = [line.path for line in seen if line.method == "PUT" and "digest=" in line.path]
+    digests = [path.rpartition("digest=")[2].replace("%3A", ":") for path in puts]
+    return sum(registry_blob_size(registry, digest) for digest in digests)
+
+
+def registry_blob_size(registry: DebianRegistry, digest: str) -> int:
+    with urlopen(Request(f"{registry.url}/v2/lazy/blobs/{digest}", method="HEAD")) as answer:
+        return int(answer.headers["Content-Length"])
+
+
+def application(version: int) -> tuple[list[bytes], bytes]:
+    """A base that all versions share, and an application layer of its own."""
+    base = [member(b"usr/f%d" % number, BASE_BYTES[number * 7 :], mode=0o755) for number in range(40)]
+    base.append(member(b"bin/sh", b"#!/usr/f1\n", mode=0o755))
+    app = random.Random(version).randbytes(500_000)
+    return [b"".join(base) + END, member(b"app/main", app) + END], app
+
+
+BASE_BYTES = RANDOM.randbytes(800_000)
+
+
+def test_the_second_version_moves_only_what_is_new(
+    registry: DebianRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = []
+    for version in (1, 2):
+        layers, app = application(version)
+        Layout(tmp_path / f"v{version}").add_image(layers, config={"Cmd": ["/bin/sh"]})
+        push(tmp_path / f"v{version}", registry, f"app:{version}")
+        lines = len(registry.accesses())
+        command = ["convert", "--json", f"{registry.host}/app:{version}", f"{registry.host}/lazy:{version}"]
+        assert nopull.main(command) == 0
+        seen = seen_until(registry, lines, f"/manifests/{version}")
+        reports.append(json.loads(capsys.readouterr().out)["images"][0])
+    known = reports[1]["layers"][0]
+    assert known["reused"]
+    assert known["blob"] == reports[0]["layers"][0]["blob"]
+    fetched = [line.path for line in seen if line.method == "GET"]
+    assert not any(known["digest"] in path or known["blob"] in path for path in fetched)
+    assert sum("/uploads/" in line.path and line.method == "PUT" for line in seen) == 3
+    assert upload_sizes(registry, seen) <= 1.2 * len(app)
+    check = ["check", f"{registry.host}/lazy:2", "--against", f"{registry.host}/app:2"]
+    assert nopull.main(check) == 0
+
+
+def test_a_dictionary_of_another_repository_is_mounted(
+    registry: DebianRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers, _ = application(1)
+    Layout(tmp_path / "v1").add_image(layers)
+    assert nopull.main(["convert", f"oci:{tmp_path / 'v1'}:app", f"{registry.host}/lazy:1"]) == 0
+    changed = layer_tar([tree(file(b"copy", BASE_BYTES), file(b"new", b"new"))])
+    Layout(tmp_path / "v2").add_image([changed])
+    lines = len(registry.accesses())
+    source, destination = f"oci:{tmp_path / 'v2'}:app", f"{registry.host}/other/team:2"
+    assert nopull.main(["convert", "--chunk-dict", f"{registry.host}/lazy:1", source, destination]) == 0
+    capsys.readouterr()
+    seen = seen_until(registry, lines, "/manifests/2")
+    mounts = [line for line in seen if "mount=" in line.path]
+    assert [line.status for line in mounts] == [201]
+    assert nopull.main(["check", destination, "--against", source, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
