@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 
 from builder.progress import SilentProgress
-from chunk_store import ChunkUnavailable
+from chunk_store import ChunkStore, ChunkUnavailable
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import ErofsForbidden
+from erofs_fs.mount import mount
 from launch import mounts
-from launch.erofs_mount import NAME, mount_kernel
+from launch.erofs_mount import NAME, kept_image, mount_kernel
 from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
+from launch.images import open_image
 from launch.mountpoint import KERNEL_TYPE, detach, mount_at, mount_table
 from launch.mounts import MountRecord, State
 from launch.server import start_mount
@@ -37,6 +39,7 @@ from tests.support.debian_registry import DebianRegistry
 from tests.support.fixtures import fixture
 from tests.support.images import Image, image_of
 from tests.support.trees import Entry, file, tree
+from tests.system.test_erofs_mount import able
 from tests.system.test_fuse_mount import BIG
 from tests.system.test_kernel_mount import EVERYTHING, assert_shows, names_below
 
@@ -96,7 +99,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+    made = Place(able(tmp_path))
     try:
         yield made
     finally:
@@ -300,6 +303,48 @@ def test_the_mount_outlives_its_store_and_says_what_is_lacking(place: Place) -> 
     assert_shows(bytes(place.mountpoint), SMALL)
     assert_shows(bytes(other), SMALL)
     assert len(mounts.records(place.root)) == 2
+
+
+def test_what_readers_of_a_fuse_mount_fetch_is_right_in_the_kernel_mount_at_once(place: Place) -> None:
+    root = tree(file(b"first", BIG[:3_000_000], blob=0), file(b"second", BIG[3_000_000:], blob=1))
+    reference = place.publish(root)
+    with ChunkStore(place.root) as store:
+        image = open_image(parse_reference(reference), RegistryOptions(), place.root)
+        path, devices = kept_image(image, place.root)
+        image.close()
+        store.directory.reserve(device.id for device in devices)
+        mount(path, store.directory.path, devices, place.mountpoint)
+    fuse = place.base / "fuse"
+    fuse.mkdir()
+    start_mount(
+        MountRequest(parse_reference(reference), fuse, RegistryOptions(), place.root, background=False)
+    )
+    for name in ("first", "second"):
+        with pytest.raises(OSError, match="Input/output error"):
+            (place.mountpoint / name).read_bytes()
+    assert (fuse / "first").read_bytes() == BIG[:3_000_000]
+    assert (place.mountpoint / "first").read_bytes() == BIG[:3_000_000]
+    with pytest.raises(OSError, match="Input/output error"):
+        (place.mountpoint / "second").read_bytes()
+    assert (fuse / "second").read_bytes() == BIG[3_000_000:]
+    assert_shows(bytes(place.mountpoint), root)
+    unmount(fuse, place.root)
+
+
+def test_it_carries_an_overlay(place: Place) -> None:
+    place.mount(place.publish(SMALL))
+    upper, work, merged = (place.base / name for name in ("upper", "work", "merged"))
+    for folder in (upper, work, merged):
+        folder.mkdir()
+    options = f"lowerdir={place.mountpoint},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=True)
+    with (merged / "big").open("r+b") as opened:
+        opened.seek(5)
+        opened.write(b"changed")
+    (merged / "a").unlink()
+    assert (merged / "big").read_bytes() == BIG[:5] + b"changed" + BIG[12:]
+    assert [path.name for path in merged.iterdir()] == ["big"]
+    assert_shows(bytes(place.mountpoint), SMALL)
 
 
 def test_the_place_is_judged_as_for_any_mount(place: Place) -> None:
