@@ -81,6 +81,7 @@ EXIT_CODES: dict[str, int] = {
     "builder.errors.LayerInvalid": BROKEN,
     "builder.errors.LayerUnsupported": BROKEN,
     "builder.errors.SourceUnsupported": BROKEN,
+    "builder.errors.PrefetchInvalid": USAGE,
     "builder.errors.BuildError": OTHER,
     "fuse_fs.errors.FuseError": MOUNT_IMPOSSIBLE,
     "erofs_fs.errors.ErofsForbidden": NO_PERMISSION,

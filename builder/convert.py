@@ -42,6 +42,7 @@ class ConvertOptions:
     chunk_size: int = CHUNK_SIZE
     batch_size: int = BATCH_SIZE
     compression_level: int = COMPRESSION_LEVEL
+    prefetch: tuple[bytes, ...] = ()  # paths and patterns, before what the command needs
     jobs: int = 0  # units compressed at a time; 0: one per processor
     work_dir: Path | None = None
 
@@ -77,6 +78,7 @@ def convert(
         progress or SilentProgress(),
         shelf,
         tuple(dictionaries),
+        options.prefetch,
     )
     named = source.resolve()
     if options.every_platform and isinstance(index := source.manifest(named), Index):
@@ -157,6 +159,7 @@ def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str 
         chunks=0,
         chunks_shared=0,
         dropped_xattrs={},
+        not_prefetched=(),
         seconds={},
     )
 

@@ -58,6 +58,7 @@ Examples:
   nopull convert --platform all registry.example/app:1 registry.example/app:1-lazy
   nopull convert oci:build:app registry.example/app:1-lazy
   nopull convert --chunk-dict registry.example/base:1-lazy registry.example/app:2 registry.example/app:2-lazy
+  nopull convert --prefetch /opt/app --prefetch '/usr/lib/*.so*' registry.example/app:1 oci:out:app
   nopull convert --compression-level 9 --batch-size 4M registry.example/app:1 oci:out:app
 """,
 )
@@ -77,6 +78,10 @@ Examples:
 @click.option(
     "--compression-level", type=click.IntRange(1, 22), default=COMPRESSION_LEVEL, metavar="N",
     help=f"Of zstd, 1 to 22 [default: {COMPRESSION_LEVEL}].",
+)
+@click.option(
+    "--prefetch", "prefetch", multiple=True, metavar="PATH|PATTERN|@FILE",
+    help="What a start needs first, before what is found by itself; FILE has a path or pattern per line.",
 )
 @click.option(
     "--chunk-dict", "chunk_dicts", multiple=True, metavar="IMAGE",
@@ -103,6 +108,7 @@ def convert(
     chunk_size: int,
     batch_size: int,
     compression_level: int,
+    prefetch: tuple[str, ...],
     chunk_dicts: tuple[str, ...],
     reuse: bool,
     jobs: int | None,
@@ -119,6 +125,7 @@ def convert(
     """
     from builder.convert import ConvertOptions
     from builder.convert import convert as convert_images
+    from builder.prefetch_list import read_wishes
     from builder.progress import shown_progress
     from registry_client import open_destination, open_source
     from registry_client.platform import parse_platform
@@ -133,6 +140,7 @@ def convert(
         chunk_size=chunk_size,
         batch_size=batch_size,
         compression_level=compression_level,
+        prefetch=read_wishes(prefetch),
         jobs=jobs or 0,
         work_dir=work_dir,
     )
@@ -197,6 +205,8 @@ def _warn(report: ConvertReport) -> None:
     for image in report.images:
         for name, count in sorted(image.dropped_xattrs.items()):
             _log.warning("%s: xattr %s of %d files has no place in the format", image.platform, name, count)
+        for wish in image.not_prefetched:
+            _log.warning("%s: nothing to prefetch is called %s", image.platform, wish)
 
 
 def _summary(report: ConvertReport) -> str:

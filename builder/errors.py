@@ -22,6 +22,10 @@ class LayerUnsupported(BuildError):
     """A layer is well formed, but holds something that cannot be shown by the converted image."""
 
 
+class PrefetchInvalid(BuildError):
+    """What is to be prefetched is not understood, or its list cannot be read; a usage error."""
+
+
 class SpoolFull(BuildError):
     """The work directory has no room for the unpacked layers or the blobs made of them."""
 

@@ -35,6 +35,7 @@ from builder.known_image import KnownBlob
 from builder.layer_blob import ImagePacker, LayerBlob, PackOptions, StoredBlob
 from builder.layer_record import ANNOTATION, LayerFacts, Record, encode, note
 from builder.overlay import empty_tree, merge_layer
+from builder.prefetch_list import find_wished
 from builder.progress import Progress, megabytes
 from builder.report import ImageReport, LayerReport
 from builder.reuse import Dictionary, Start, bring, start_from_dictionaries, start_from_shelf, way
@@ -68,6 +69,7 @@ class Work:
     progress: Progress
     shelf: Shelf | None = None  # where earlier images may be; not asked when there are dictionaries
     dictionaries: tuple[Dictionary, ...] = ()
+    prefetch: tuple[bytes, ...] = ()
 
 
 def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
@@ -132,7 +134,11 @@ class _Conversion:
         keyed = [stored.blob for stored in self._packer.blobs]
         with _timed(self._seconds, "writing"):
             looks = FileLooks(self._packer.read, self._start.looks)
-            hot = find_hot_files(self._root, self._config.document, looks)
+            wished, unmatched = find_wished(self._root, self._work.prefetch)
+            hot = wished
+            if wished != [self._root]:
+                found = find_hot_files(self._root, self._config.document, looks)
+                hot = list(dict.fromkeys([*wished, *found]))
             bootstrap = write_bootstrap(
                 self._root, keyed, chunk_size=self._work.pack.chunk_size, prefetch=hot
             )
@@ -170,6 +176,7 @@ class _Conversion:
             chunks=sum(blob.chunk_count for blob in blobs),
             chunks_shared=self._packer.chunks_shared,
             dropped_xattrs=dict(self._dropped),
+            not_prefetched=tuple(wish.decode("utf-8", "replace") for wish in unmatched),
             seconds={phase: round(spent, 3) for phase, spent in self._seconds.items()},
         )
 

@@ -40,6 +40,7 @@ class ImageReport:
     chunks: int
     chunks_shared: int  # references to a chunk that was stored already
     dropped_xattrs: Mapping[str, int]
+    not_prefetched: tuple[str, ...]  # wishes that name nothing in the image
     seconds: Mapping[str, float]
 
     def descriptor(self) -> Descriptor:
