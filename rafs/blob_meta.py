@@ -1,7 +1,8 @@
 """The chunks of one blob and the compressed units they lie in.
 
-Built once per blob and mount; afterwards every number in it is consistent: chunks are dense in the
-uncompressed address space, units ascend in the object, and the members of a unit are neighbours that fill it.
+Built once per blob and mount; afterwards every number in it is consistent: chunks ascend in the uncompressed
+address space (from 0 and dense, but for rare gaps that Nydus' tools leave), units ascend in the object, and
+the members of a unit are neighbours that fill it.
 Decoding units is `units`'.
 """
 
@@ -82,7 +83,6 @@ class BlobMeta:
         self.compressor = record.compressor
         self.digester = record.digester
         self.chunk_count = record.chunk_count
-        self.uncompressed_size = record.uncompressed_size
         self.cipher = record.unit_cipher()
         if record.features & BlobFeature.ZRAN:
             columns = read_zran(record, array)
@@ -93,7 +93,9 @@ class BlobMeta:
         judge_units(record, columns)
         self.unit_count = len(columns.unit_first)
         self.sizes = columns.size
-        self._blocks = columns.block
+        self.blocks = columns.block  # where chunks start in the address space, in blocks of 4096 bytes
+        end = columns.block[-1] * BLOCK + columns.size[-1]
+        self.uncompressed_size = end + -end % BLOCK
         self._unit_offsets = columns.unit_offset
         columns.unit_first.append(record.chunk_count)
         self._first = columns.unit_first
@@ -135,7 +137,7 @@ class BlobMeta:
         return Chunk(
             index,
             self.digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE],
-            self._blocks[index] * BLOCK,
+            self.blocks[index] * BLOCK,
             self.sizes[index],
             self._unit_offsets[index],
         )
@@ -164,7 +166,7 @@ class BlobMeta:
         """
         if not 0 <= offset < self.uncompressed_size:
             raise FormatInvalid(f"blob {self.id}: there is no byte {offset} among {self.uncompressed_size}")
-        return bisect_right(self._blocks, offset // BLOCK) - 1
+        return bisect_right(self.blocks, offset // BLOCK) - 1
 
     def _with_zeros(self, digests: bytes) -> bytes:
         filled, hashed = bytearray(digests), digest_of(self.digester)

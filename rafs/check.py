@@ -186,7 +186,7 @@ def _check_places(places: list[int], report: Report) -> None:
         end = (this >> 32 & 0xFFFF_FFFF) + -(-size // BLOCK)
         index, next_index = this >> 64 & 0xFF_FFFF, following >> 64 & 0xFF_FFFF
         start = following >> 32 & 0xFFFF_FFFF
-        if index == next_index or start < end or (index + 1 == next_index and start != end):
+        if index == next_index or start < end:
             where = f"chunk {next_index} of blob {this >> 88}"
             report(Finding("row-place", where, f"starts at block {start}, but chunk {index} ends at {end}"))
 

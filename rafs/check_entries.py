@@ -10,7 +10,7 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain, count
+from itertools import chain, count
 from operator import add
 
 from .blob_meta import BlobMeta
@@ -77,8 +77,8 @@ def _refusal(path: bytes, offset: int, entry: int, size: int, metas: Sequence[Bl
 
 def _entries(index: int, meta: BlobMeta) -> Iterator[int]:
     """The entry of every chunk of blob *index*, as the 64-bit word that it is on disk."""
-    # Chunks are dense (`BlobMeta`), so the sizes tell the blocks. Sums and maps run in C.
-    blocks = list(accumulate([-(-size // BLOCK) << 32 for size in meta.sizes], initial=0))
+    # Maps run in C.
+    blocks = [block << 32 for block in meta.blocks]
     return chain.from_iterable(
         map(add, blocks[first : min(first + _LOW_INDICES, meta.chunk_count)], count(_entry(index, first)))
         for first in range(0, meta.chunk_count, _LOW_INDICES)

@@ -7,6 +7,7 @@ These loops run over every chunk of an image before it is mounted, hence plain i
 from __future__ import annotations
 
 from array import array
+from operator import sub
 from typing import Final
 
 from .blob_record import BlobRecord
@@ -18,6 +19,8 @@ from .records import BATCH_CONTEXT, CHUNK_INFO_V1, CHUNK_INFO_V2
 
 # What one unit may cost in memory. The largest that was tried with other readers has 16 MiB.
 MAX_UNIT: Final = 64 << 20
+# Its chunks and what lies between them, in the address space: many tiny chunks are spread out widely.
+MAX_UNIT_SPAN: Final = 512 << 20
 
 _LOW24 = (1 << 24) - 1
 _LOW32 = (1 << 32) - 1
@@ -64,21 +67,22 @@ def read_v1(record: BlobRecord, raw: bytes) -> Columns:
     """The columns of an array of 16-byte entries: every chunk is a unit.
 
     Raises:
-        FormatInvalid: the chunks are not dense.
+        FormatInvalid: chunks overlap, or are too far apart.
     """
     columns = Columns()
-    end = 0
+    end = limit = 0
     for index, (u0, u1) in enumerate(CHUNK_INFO_V1.struct.iter_unpack(raw)):
         offset = u0 & 0xFFF_FFFF_F000
         size = (u0 >> 44 | (u0 >> 8 & 0xF) << 20) + 1
         compressed_size = (u1 >> 44 | (u1 >> 40 & 0xF) << 20) + 1
-        if offset != end:
+        if not end <= offset <= limit:
             raise _broken(record, index, f"starts at {offset}, expected {end}")
         columns.open_unit(u1 & _LOW40, compressed_size, size, compressed_size == size)
         columns.block.append(offset // BLOCK)
         columns.size.append(size)
         columns.unit_offset.append(0)
         end = offset + size + -size % BLOCK
+        limit = end + record.chunk_size
     return columns
 
 
@@ -86,7 +90,7 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
     """The columns of an array of 24-byte entries and the contexts of its batch units.
 
     Raises:
-        FormatInvalid: the chunks are not dense, or a unit's members are not neighbours that fill it.
+        FormatInvalid: chunks overlap, are too far apart, or a unit's members are not neighbours that fill it.
     """
     entries = CHUNK_INFO_V2.size * record.chunk_count
     contexts = raw[entries:]
@@ -97,11 +101,13 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
     # What the cipher is used on is said by the blob table; whether batch members have the flag, by nobody.
     others = ~(_PLAIN_FLAGS | _ENCRYPTED) if encrypted else ~_PLAIN_FLAGS
     columns = Columns()
+    limit, gap = 0, record.chunk_size // BLOCK
     block, context, fill, unit_size, place = 0, -1, 0, 0, -1
     for index, (u0, u1, u2) in enumerate(CHUNK_INFO_V2.struct.iter_unpack(raw[:entries])):
         flags, size = u0 >> 56, (u0 >> 32 & _LOW24) + 1
-        if u0 & _LOW32 != block:
+        if not block <= u0 & _LOW32 <= limit:
             raise _broken(record, index, f"starts at block {u0 & _LOW32}, expected {block}")
+        block = u0 & _LOW32
         if flags & others == _BATCH:
             offset = u2 & _LOW32
             if u2 >> 32 != context:
@@ -136,6 +142,7 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
         columns.block.append(block)
         columns.size.append(size)
         block += -(-size // BLOCK)
+        limit = block + gap
         if block > _LOW32:
             raise _broken(record, index, "lies beyond the last block address")
     if fill != unit_size or context + 1 != context_count:
@@ -151,18 +158,20 @@ def read_zran(record: BlobRecord, raw: bytes) -> Columns:
     Contexts without chunks make no unit.
 
     Raises:
-        FormatInvalid: the chunks are not dense, or not in the order of contexts and of their output.
+        FormatInvalid: chunks overlap, are too far apart, or not in the order of contexts and their output.
     """
     entries = CHUNK_INFO_V2.size * record.chunk_count
     columns = Columns()
+    limit, gap = 0, record.chunk_size // BLOCK
     block, context, fill, point = 0, -1, 0, None
     columns.index = points = InflateIndex(raw[entries:])
     for index, (u0, _, u2) in enumerate(CHUNK_INFO_V2.struct.iter_unpack(raw[:entries])):
         flags, size, offset = u0 >> 56, (u0 >> 32 & _LOW24) + 1, u2 & _LOW32
         if flags != _ZRAN_FLAGS:
             raise _broken(record, index, f"flags {flags:#x}, expected {_ZRAN_FLAGS:#x} in a ZRAN blob")
-        if u0 & _LOW32 != block:
+        if not block <= u0 & _LOW32 <= limit:
             raise _broken(record, index, f"starts at block {u0 & _LOW32}, expected {block}")
+        block = u0 & _LOW32
         if u2 >> 32 != context or point is None:
             if u2 >> 32 < context:
                 raise _broken(record, index, f"is in context {u2 >> 32}, the one before it in {context}")
@@ -181,6 +190,7 @@ def read_zran(record: BlobRecord, raw: bytes) -> Columns:
         columns.block.append(block)
         columns.size.append(size)
         block += -(-size // BLOCK)
+        limit = block + gap
         if block > _LOW32:
             raise _broken(record, index, "lies beyond the last block address")
     return columns
@@ -232,7 +242,11 @@ def judge_units(record: BlobRecord, columns: Columns) -> None:
         )
     space = columns.block[-1] * BLOCK + columns.size[-1]
     space += -space % BLOCK
-    if space != record.uncompressed_size:
+    if not space <= record.uncompressed_size <= space + record.chunk_size:
         raise FormatInvalid(
             f"{where}: chunks fill {space} bytes, the blob table says {record.uncompressed_size}"
         )
+    starts = [columns.block[first] for first in columns.unit_first]
+    widest = max(map(sub, [*starts[1:], space // BLOCK], starts)) * BLOCK
+    if widest > MAX_UNIT_SPAN:
+        raise FormatUnsupported(f"a unit spread over {widest} bytes", f"{where}, at most {MAX_UNIT_SPAN}")

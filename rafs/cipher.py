@@ -39,13 +39,13 @@ class UnitCipher:
         A piece of 18 bytes may look like a shorter one that was filled; *size* tells them apart.
 
         Raises:
-            ChunkInvalid: it is no whole piece, or the key is none.
+            ChunkInvalid: it is no whole piece, or the library refuses the key.
         """
         if len(stored) < _BLOCK:
             raise ChunkInvalid(f"an encrypted piece of {len(stored)} bytes, expected at least {_BLOCK}")
-        if self._cipher is None:
-            self._cipher = self._load()
         try:
+            if self._cipher is None:
+                self._cipher = self._load()
             decryptor = self._cipher.decryptor()
             plain: bytes = decryptor.update(bytes(stored)) + decryptor.finalize()
         except ValueError as error:
@@ -59,7 +59,4 @@ class UnitCipher:
     def _load(self) -> Cipher[XTS]:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-        try:
-            return Cipher(algorithms.AES(self._key), modes.XTS(self._tweak))
-        except ValueError as error:
-            raise ChunkInvalid(f"the blob's key is none of AES-128-XTS: {error}") from error
+        return Cipher(algorithms.AES(self._key), modes.XTS(self._tweak))

@@ -14,7 +14,7 @@ and one dictionary look-up per chunk (`tree_rewriting`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, chain, compress, count
+from itertools import chain, compress, count
 from operator import add
 
 from .blob_meta import BlobMeta
@@ -70,8 +70,8 @@ def _entries(
     Both as the 64-bit words that they are on disk. What an inode says and is not among them contradicts the
     chunk info.
     """
-    # Chunks are dense (`BlobMeta`), so the sizes tell the blocks. Sums and maps run in C.
-    blocks = list(accumulate([-(-size // BLOCK) << 32 for size in meta.sizes], initial=0))
+    # Maps run in C.
+    blocks = [block << 32 for block in meta.blocks]
     new = chain.from_iterable(
         map(
             ((numbers[window.id] << 16) - (window.start // BLOCK << 32)).__add__,

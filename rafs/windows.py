@@ -32,7 +32,7 @@ class Window:
     Its file holds chunk c at c.offset - start, followed by zeros up to a multiple of 4096.
     """
 
-    id: WindowId  # blake3 of the digests and sizes of its chunks
+    id: WindowId  # blake3 of the digests and sizes of its chunks, and of their places if there are gaps
     index: int
     first_unit: int
     unit_count: int
@@ -50,8 +50,7 @@ def cut_windows(meta: BlobMeta) -> tuple[Window, ...]:
     for first_unit, end_unit in _runs(meta):
         first, last = meta.unit(first_unit), meta.unit(end_unit - 1)
         end_chunk = last.first_chunk + last.chunk_count
-        start = meta.chunk(first.first_chunk).offset
-        end = meta.chunk(end_chunk).offset if end_chunk < meta.chunk_count else meta.uncompressed_size
+        start, end = _start(meta, first.first_chunk), _start(meta, end_chunk)
         windows.append(
             Window(
                 id=_window_id(meta, first.first_chunk, end_chunk),
@@ -87,7 +86,7 @@ def _runs(meta: BlobMeta) -> Iterator[tuple[int, int]]:
     for index in range(meta.unit_count):
         unit = meta.unit(index)
         end_chunk = unit.first_chunk + unit.chunk_count
-        size = sum(_blocks(chunk_size) for chunk_size in meta.sizes[unit.first_chunk : end_chunk])
+        size = _start(meta, end_chunk) - _start(meta, unit.first_chunk)
         # One range of the object fills a window, front to back: a unit that reaches back is not in it.
         if length and (length + size > WINDOW_MAX or unit.compressed_offset < end):
             yield first, index
@@ -108,10 +107,16 @@ def _is_cut(last_digest: bytes, size: int) -> bool:
     return int.from_bytes(last_digest, "little") * (WINDOW_TARGET - WINDOW_MIN) < size << 64
 
 
-def _blocks(size: int) -> int:
-    return size + -size % BLOCK
+def _start(meta: BlobMeta, chunk: int) -> int:
+    """Where *chunk*, or what follows the last one, starts in the address space."""
+    return meta.blocks[chunk] * BLOCK if chunk < meta.chunk_count else meta.uncompressed_size
 
 
 def _window_id(meta: BlobMeta, first: int, end: int) -> WindowId:
-    sizes = struct.pack(f"<{end - first}I", *meta.sizes[first:end])
-    return WindowId(blake3(meta.digests[first * DIGEST_SIZE : end * DIGEST_SIZE] + sizes).hexdigest())
+    sizes = meta.sizes[first:end]
+    named = meta.digests[first * DIGEST_SIZE : end * DIGEST_SIZE] + struct.pack(f"<{end - first}I", *sizes)
+    start, after = _start(meta, first), _start(meta, end)
+    if sum(-(-size // BLOCK) for size in sizes) * BLOCK != after - start:
+        places = [_start(meta, chunk) - start for chunk in range(first, end + 1)]
+        named += struct.pack(f"<{len(places)}Q", *places)
+    return WindowId(blake3(named).hexdigest())

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rafs.blob_meta import BlobMeta, Unit, parse_blob_meta, read_chunk_info
 from rafs.check import check_blob_meta
+from rafs.chunk_columns import MAX_UNIT_SPAN
 from rafs.chunk_info import ChunkInfo, decode_v1, decode_v2, encode_v1, encode_v2
 from rafs.codes import BlobFeature, Cipher, Compressor
 from rafs.errors import ChunkInvalid, FormatInvalid, FormatUnsupported, RafsError
@@ -24,6 +26,8 @@ from rafs.records import (
     ChunkInfoV1,
     ChunkInfoV2,
 )
+from rafs.units import UnitDecoder, decode_unit
+from rafs.windows import cut_windows
 from tests.support.blob_metas import MadeBlob, batch_blob, compress, plain_blob
 
 CONTENT = [b"first " * 1000, b"second" * 900, b"third", bytes(range(256)) * 40]
@@ -180,6 +184,89 @@ def test_version_1_chunks_must_be_dense() -> None:
     entry = decode_v1(CHUNK_INFO_V1.unpack(blob.array, 16))._replace(offset=4096)
     with pytest.raises(FormatInvalid, match="chunk 1: starts at 4096, expected 8192"):
         _ = blob.with_array(blob.array[:16] + CHUNK_INFO_V1.pack(encode_v1(entry)) + blob.array[32:]).meta
+
+
+def _with_gap(blob: MadeBlob, gap: int) -> MadeBlob:
+    """Chunks from the third one on lie *gap* bytes further."""
+    width = blob.record.entry_size
+
+    def moved(index: int) -> bytes:
+        by = gap if index > 1 else 0
+        if width == CHUNK_INFO_V1.size:
+            old = decode_v1(CHUNK_INFO_V1.unpack(blob.array, width * index))
+            return CHUNK_INFO_V1.pack(encode_v1(old._replace(offset=old.offset + by)))
+        new = decode_v2(CHUNK_INFO_V2.unpack(blob.array, width * index))
+        return CHUNK_INFO_V2.pack(encode_v2(new._replace(offset=new.offset + by)))
+
+    array = b"".join(map(moved, range(4)))
+    record = replace(blob.record, uncompressed_size=blob.record.uncompressed_size + gap)
+    return replace(blob, record=record, array=array + blob.array[4 * width :])
+
+
+every_kind = pytest.mark.parametrize("blob", [_batch(), plain_blob(CONTENT), plain_blob(CONTENT, version=2)])
+
+
+@every_kind
+def test_a_gap_between_chunks_is_nobodys(blob: MadeBlob) -> None:
+    meta = _with_gap(blob, 8192).meta
+    assert [meta.chunk(i).offset for i in range(4)] == [0, 8192, 16384 + 8192, 20480 + 8192]
+    assert meta.uncompressed_size == blob.meta.uncompressed_size + 8192
+    (window,), (dense,) = cut_windows(meta), cut_windows(blob.meta)
+    assert window.length == dense.length + 8192
+    # Another place in the file is another window, although chunks and sizes are the same.
+    assert window.id != dense.id
+
+
+@every_kind
+def test_a_gap_larger_than_a_chunk_is_refused(blob: MadeBlob) -> None:
+    with pytest.raises(FormatInvalid, match="chunk 2: starts at"):
+        _ = _with_gap(blob, blob.record.chunk_size + 4096).meta
+
+
+def test_a_unit_spread_too_widely_is_refused() -> None:
+    gap = 1 << 20
+    count = (MAX_UNIT_SPAN // gap) + 1
+    blob = batch_blob([[b"x"] * count])
+    entries = [
+        decode_v2(CHUNK_INFO_V2.unpack(blob.array, 24 * i))._replace(offset=i * gap) for i in range(count)
+    ]
+    array = b"".join(CHUNK_INFO_V2.pack(encode_v2(entry)) for entry in entries) + blob.array[24 * count :]
+    record = replace(blob.record, uncompressed_size=(count - 1) * gap + 4096)
+    with pytest.raises(FormatUnsupported, match="spread over"):
+        _ = replace(blob, record=record, array=array).meta
+
+
+def test_what_follows_the_last_chunk_is_not_read() -> None:
+    blob = plain_blob(CONTENT)
+    size = blob.record.uncompressed_size
+    assert (
+        replace(blob, record=replace(blob.record, uncompressed_size=size + 4096)).meta.uncompressed_size
+        == size
+    )
+
+
+HOLES = b"\0\1\0\0"
+
+
+@every_kind
+def test_a_chunk_without_a_digest_is_zeros_whatever_is_stored(blob: MadeBlob) -> None:
+    digests = blob.digests[:32] + bytes(32) + blob.digests[64:]
+    meta = BlobMeta(blob.record, blob.array, digests, HOLES)
+    wanted = [CONTENT[0], bytes(len(CONTENT[1])), *CONTENT[2:]]
+    whole, streamed = b"", b""
+    for index, stored in enumerate(blob.stored):
+        whole += decode_unit(meta, meta.unit(index), stored)
+        decoder = UnitDecoder(meta, meta.unit(index))
+        streamed += b"".join(content for _, content in decoder.feed(stored))
+    assert whole == streamed == b"".join(wanted)
+    assert meta.chunk(1).digest == blake3(wanted[1]).digest()
+    assert meta.chunk(0).digest == blob.digests[:32]
+
+
+def test_marks_of_unknown_digests_must_be_as_many_as_chunks() -> None:
+    blob = plain_blob(CONTENT)
+    with pytest.raises(FormatInvalid, match="3 marks"):
+        BlobMeta(blob.record, blob.array, blob.digests, bytes(3))
 
 
 def test_a_raw_chunk_must_have_equal_sizes() -> None:

@@ -18,6 +18,7 @@ from rafs.errors import ChunkInvalid
 from rafs.records import BATCH_CONTEXT, CHUNK_INFO_V2, BatchContext
 from rafs.units import UnitDecoder, decode_unit
 from tests.support.blob_metas import MadeBlob, batch_blob, plain_blob
+from tests.support.referring_blobs import encrypted_blob, gzip_members, zran_blob
 
 
 def _text(size: int, seed: int = 0) -> bytes:
@@ -26,6 +27,10 @@ def _text(size: int, seed: int = 0) -> bytes:
 
 
 CONTENT = [_text(300_000, 1), _text(1, 2), _text(4096, 3), random.Random(4).randbytes(50_000), bytes(200_000)]
+# As in a tar: a header before each file, padding behind it.
+PADDED = b"".join(b"header".ljust(512, b"\0") + part + bytes(-len(part) % 512) for part in CONTENT)
+PLACES = [(PADDED.index(part, 512), len(part)) for part in CONTENT]
+PLACES[1] = (PADDED.index(b"header", 512) + 512, 1)
 BLOBS = {
     "batch zstd": batch_blob([CONTENT[:2], CONTENT[2:]]),
     "batch lz4": batch_blob([CONTENT[:2], CONTENT[2:]], Compressor.LZ4_BLOCK),
@@ -37,6 +42,10 @@ BLOBS = {
     "V1 sha256": plain_blob(CONTENT, digester=Digester.SHA256),
     "V2 zstd": plain_blob(CONTENT, version=2),
     "V2 gzip": plain_blob(CONTENT, Compressor.GZIP, version=2),
+    "ZRAN": zran_blob(gzip_members([PADDED[:250_000], PADDED[250_000:]]), PLACES, 120_000),
+    "encrypted V2 zstd": encrypted_blob(plain_blob(CONTENT, version=2)),
+    "encrypted V2 none": encrypted_blob(plain_blob(CONTENT, Compressor.NONE, version=2)),
+    "encrypted batch": encrypted_blob(batch_blob([CONTENT[:1], CONTENT[1:2], CONTENT[2:]])),
 }
 every_blob = pytest.mark.parametrize("blob", BLOBS.values(), ids=BLOBS)
 

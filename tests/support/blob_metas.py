@@ -46,7 +46,7 @@ class MadeBlob:
     def cache_form(self) -> bytes:
         record = self.record
         entries = CHUNK_INFO_V2.size * record.chunk_count
-        batch = bool(record.features & BlobFeature.BATCH)
+        contexts = bool(record.features & (BlobFeature.BATCH | BlobFeature.ZRAN))
         header = ChunkInfoHeader(
             features=record.features,
             ci_compressor=record.ci_compressor,
@@ -54,9 +54,9 @@ class MadeBlob:
             ci_offset=record.ci_offset,
             ci_compressed_size=record.ci_compressed_size,
             ci_uncompressed_size=record.ci_uncompressed_size,
-            context_offset=entries if batch else 0,
-            context_size=len(self.array) - entries if batch else 0,
-            context_count=(len(self.array) - entries) // BATCH_CONTEXT.size if batch else 0,
+            context_offset=entries if contexts else 0,
+            context_size=len(self.array) - entries if contexts else 0,
+            context_count=(len(self.array) - entries) // BATCH_CONTEXT.size if contexts else 0,
         )
         return self.array + bytes(-len(self.array) % 4096) + CHUNK_INFO_HEADER.pack(header)
 
