@@ -60,8 +60,8 @@ class LineProgress:
         with self._lock:
             seconds = time.monotonic() - self._started.pop(step)
             done = self._done.pop(step)
-            words = [f"{megabytes(done)} in {seconds:.1f} s"] if done else []
-            print(f"{step}: {', '.join([*words, note])}", file=self._stream, flush=True)
+            words = [f"{megabytes(done)} in {seconds:.1f} s" if done else "", note]
+            print(f"{step}: {', '.join(filter(None, words))}", file=self._stream, flush=True)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from registry_client.manifest import Manifest
 from registry_client.platform import Platform
 
 HOT_LIMIT = 1000  # paths of a hot list
+HOT_SHOWN = 12  # of them, for people
 CONFIG_SHOWN = ("entrypoint", "cmd", "working_dir", "user", "env")
 
 
@@ -189,7 +190,10 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
         told.append(("blob", f"{blob['id'][:12]}…  {blob['chunks']} chunks, {sizes}, {kinds}"))
     config = facts["config"] or {}
     told += [(name, _shown(config[name])) for name in CONFIG_SHOWN if config.get(name)]
-    told += [("hot", path) for path in facts.get("hot", ())]
+    hot = facts.get("hot", ())
+    told += [("hot", path) for path in hot[:HOT_SHOWN]]
+    if len(hot) > HOT_SHOWN:
+        told.append(("hot", f"and {len(hot) - HOT_SHOWN} more; --json lists them all"))
     told += [("warning", warning) for warning in facts.get("warnings", ())]
     return [f"{name:<13}{text}" for name, text in told]
 

@@ -152,4 +152,4 @@ def test_demo_image_has_three_layers_and_ordinary_contents() -> None:
     assert LINKED.removeprefix("./") in python & app
     assert not any(name.startswith("usr/share/doc/dpkg/") for name in python), "only what Python adds"
     assert "opt/app/main.py" in app
-    assert invalidation == {bytes(4)}, "byte code is checked by its source's time, as where Debian is installed"
+    assert invalidation == {bytes(4)}, "byte code is checked by its source's time, as on a Debian machine"
