@@ -309,6 +309,24 @@ def test_a_window_cut_behind_its_back_leaves_cached_pages_right_and_the_others_e
             os.close(descriptor)
 
 
+def test_a_mount_goes_on_with_the_file_it_holds_whatever_its_name_leads_to(place: Place) -> None:
+    """Why windows are completed in place: a new file under the name helps no mount that lives."""
+    image, made = lazy(place)
+    contents = window_contents(made, image.devices)
+    first, *others = made.devices
+    place.window(first.id).write_bytes(contents[first.id])
+    with place.mounted(made) as top:
+        for device in made.devices:
+            place.window(device.id).unlink()
+            place.window(device.id).write_bytes(contents[device.id])
+        with (top / "big").open("rb", buffering=0) as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            assert opened.read(PAGE) == BIG[:PAGE]
+            with pytest.raises(OSError, match="Input/output error"):
+                os.pread(opened.fileno(), PAGE, len(BIG) // 2 // PAGE * PAGE)
+    assert others
+
+
 def test_a_verified_prefix_is_readable_and_what_follows_is_an_error(place: Place) -> None:
     image, made = lazy(place)
     contents = window_contents(made, image.devices)
