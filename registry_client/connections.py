@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from registry_client.proxies import Proxy
     from registry_client.tls import Trust
 
-__all__ = ["ConnectionPool", "Origin", "Pools"]
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+__all__ = ["PROXY_VARIABLES", "ConnectionPool", "Origin", "Pools"]
+PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 
 
 class ConnectionPool:
@@ -234,7 +234,7 @@ class ConnectionPool:
             raise WireFailure("it was closed by this program", temporary=False)
 
     def _proxy(self) -> Proxy | None:
-        for name in _PROXIES:
+        for name in PROXY_VARIABLES:
             if name in os.environ:
                 from registry_client.proxies import proxy_for
 
@@ -249,12 +249,13 @@ class ConnectionPool:
         from registry_client.secure import SecureConnection
         from registry_client.tls import context
 
-        made = SecureConnection(host, port, ssl_context=context(self._settings()), **settings)
+        made = SecureConnection(host, port, ssl_context=context(self.trust()), **settings)
         if proxy is not None:
             made.set_tunnel(self.origin.host, self.origin.port, proxy.headers())
         return made
 
-    def _settings(self) -> Trust:
+    def trust(self) -> Trust:
+        """Whom connections here believe."""
         return self._trust if self._trust is not None else trust_of(self._options)
 
 

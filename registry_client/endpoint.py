@@ -24,6 +24,7 @@ from registry_client.wire import CLIENT_ID, Counters, WireFailure
 
 if TYPE_CHECKING:
     from registry_client.authorization import Authorization
+    from registry_client.tls import Trust
 
 # A front end that compresses on the fly would make offsets and digests those of other bytes.
 PLAIN_HEADERS: Mapping[str, str] = {"User-Agent": CLIENT_ID, "Accept-Encoding": "identity"}
@@ -99,6 +100,11 @@ class Endpoint:
 
     def deadline(self) -> Deadline:
         return Deadline(self.options.timeout, self.pools.closing)
+
+    @property
+    def trust(self) -> Trust:
+        """Whom to believe at this origin."""
+        return self._pool.trust()
 
     @property
     def bound(self) -> int:

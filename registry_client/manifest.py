@@ -7,13 +7,14 @@ specification says so (unknown layer types, unknown fields).
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from registry_client.digest import Digest, parse_digest, shorten
-from registry_client.errors import ManifestInvalid, MediaTypeUnknown, ReferenceInvalid
+from registry_client.digest import Digest, check_bytes, parse_digest, shorten
+from registry_client.errors import DigestMismatch, ManifestInvalid, MediaTypeUnknown, ReferenceInvalid
 from registry_client.media_type import INDEXES, MANIFESTS, MediaType, strip_parameters
 from registry_client.platform import Platform
 
@@ -170,6 +171,8 @@ def parse_descriptor(document: object) -> Descriptor:
     digest = document.get("digest")
     if not isinstance(digest, str):
         raise ManifestInvalid("a descriptor lacks its digest")
+    if "data" in document:
+        _check_embedded(document["data"], parse_digest(digest), size)
     return Descriptor(
         media_type=media_type,
         digest=parse_digest(digest),
@@ -178,6 +181,20 @@ def parse_descriptor(document: object) -> Descriptor:
         platform=_parse_platform(document.get("platform")),
         artifact_type=_optional_text(document, "artifactType"),
     )
+
+
+def _check_embedded(text: object, digest: Digest, size: int) -> None:
+    """Content that a descriptor carries along must be what it promises, though we read it from its place."""
+    try:
+        embedded = base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except ValueError:
+        embedded = None
+    if embedded is None:
+        raise ManifestInvalid(f"the descriptor of {digest} carries data that is not base64")
+    try:
+        check_bytes(embedded, digest, size, "the data in a descriptor")
+    except DigestMismatch as error:
+        raise ManifestInvalid(str(error)) from error
 
 
 def _refuse_two_meanings(document: dict[str, Any], media_type: str, digest: Digest) -> None:

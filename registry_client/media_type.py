@@ -24,6 +24,7 @@ class MediaType:
     DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar"
     DOCKER_LAYER_GZIP: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
     DOCKER_LAYER_ZSTD: Final = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+    NYDUS_CONFIG: Final = "application/vnd.nydus.image.config.v1+json"
     NYDUS_BLOB: Final = "application/vnd.oci.image.layer.nydus.blob.v1"
 
 

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from registry_client.errors import Unreachable
@@ -30,7 +30,9 @@ class Proxy:
 
     host: str
     port: int
-    authorization: str | None
+    authorization: str | None = field(repr=False)
+    url: str = field(repr=False)
+    """As it was written, account and all: no text for messages."""
     prefix: str
     """What goes before the target of a plain HTTP request to the origin this was asked for."""
     _health: _Health
@@ -85,7 +87,7 @@ def proxy_for(origin: Origin, environment: Mapping[str, str] = os.environ) -> Pr
 
         authorization = basic(unquote(parts.username), unquote(parts.password or ""))
     prefix = f"http://{origin}" if origin.scheme == "http" else ""
-    return Proxy(host, port, authorization, prefix, health)
+    return Proxy(host, port, authorization, text if "://" in text else f"http://{text}", prefix, health)
 
 
 def forget() -> None:

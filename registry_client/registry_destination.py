@@ -7,13 +7,14 @@ twice.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from registry_client.digest import VerifyingReader, digest_of
+from registry_client.digest import digest_of
 from registry_client.endpoint import PLAIN_HEADERS
 from registry_client.errors import DigestMismatch, NotFound, ResponseInvalid, Unauthorized, Unreachable
-from registry_client.manifest import Descriptor, parse_manifest
+from registry_client.manifest import Descriptor, Manifest, parse_manifest
 from registry_client.options import RegistryOptions
 from registry_client.redirect import STATUSES, Location
 from registry_client.reference import Reference
@@ -22,6 +23,8 @@ from registry_client.routes import Routes
 from registry_client.wire import WireFailure
 
 if TYPE_CHECKING:
+    from registry_client.blob_upload import BlobUpload, Session
+    from registry_client.digest import Digest
     from registry_client.uploads import Sender
 
 _ACTIONS: Final = "pull,push"
@@ -35,7 +38,11 @@ class RegistryDestination:
     def __init__(self, reference: Reference, options: RegistryOptions) -> None:
         # Never a mirror: what is published goes to the registry itself.
         self._endpoint = Routes(reference, options).own.endpoint
+        self._lock = threading.Lock()  # protects making an upload; nothing else is taken under it
         self._sender_made: Sender | None = None
+        self._upload_made: BlobUpload | None = None
+        # Uploads that the registry opened where a mount was asked for, by the blob's digest.
+        self._sessions: dict[Digest, Session] = {}
 
     @property
     def requests(self) -> int:
@@ -61,33 +68,12 @@ class RegistryDestination:
         )
 
     def put_blob(self, descriptor: Descriptor, open_blob: Callable[[], BinaryIO]) -> None:
+        session = self._sessions.pop(descriptor.digest, None)
         if self.has_blob(descriptor):
+            if session is not None:
+                self._upload.abort(session)
             return
-        endpoint = self._endpoint
-        purpose = f"store blob {descriptor.digest} ({descriptor.size} bytes) in {endpoint.repository}"
-        deadline = endpoint.deadline()
-        attempts = Attempts(deadline, ASKING_ATTEMPTS)
-        while True:
-            try:
-                session = self._sender.send(
-                    "POST", self._start(), None, {}, purpose, frozenset({202}), deadline
-                )
-                with open_blob() as opened:
-                    body = VerifyingReader(opened, descriptor.digest, descriptor.size)
-                    self._sender.send(
-                        "PUT",
-                        session.next_place().with_query("digest", descriptor.digest),
-                        (body, descriptor.size),
-                        {"Content-Type": "application/octet-stream"},
-                        purpose,
-                        _CREATED,
-                        deadline,
-                    )
-                return
-            except WireFailure as failure:
-                attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
-            except (Unreachable, ResponseInvalid) as error:
-                attempts.pause_or_raise(error)
+        self._upload.send(descriptor, open_blob, session)
 
     def mount_blob(self, descriptor: Descriptor, repository: str) -> bool:
         """Make a blob of another *repository* of this registry be here, too; False if the registry does not.
@@ -97,19 +83,29 @@ class RegistryDestination:
         """
         endpoint = self._endpoint
         purpose = f"mount blob {descriptor.digest} from {repository} into {endpoint.repository}"
-        place = self._start().with_query("mount", descriptor.digest).with_query("from", repository)
+        place = (
+            Location(endpoint.origin, endpoint.path("blobs", "uploads/"))
+            .with_query("mount", descriptor.digest)
+            .with_query("from", repository)
+        )
         try:
-            self._sender.send("POST", place, None, {}, purpose, frozenset({201, 202}), endpoint.deadline())
+            stored = self._sender.send(
+                "POST", place, None, {}, purpose, frozenset({201, 202}), endpoint.deadline()
+            )
+            if stored.status == 201:
+                return True
+            # Not mounted; what was opened instead is where the blob's own upload goes on.
+            self._sessions[descriptor.digest] = self._upload.opened(stored)
         except WireFailure as failure:
             raise endpoint.unreachable(failure, purpose) from failure
-        except (NotFound, Unauthorized):
+        except (NotFound, Unauthorized, ResponseInvalid):
             return False
-        # Some registries answer 202, a fresh upload, instead of 201; only asking tells.
-        return self.has_blob(descriptor)
+        return False
 
     def put_manifest(self, raw: bytes, media_type: str, *, tag: str | None) -> Descriptor:
         endpoint = self._endpoint
-        descriptor = parse_manifest(raw, media_type, digest_of(raw)).descriptor()
+        document = parse_manifest(raw, media_type, digest_of(raw))
+        descriptor = document.descriptor()
         name = tag or descriptor.digest
         purpose = f"store manifest {endpoint.repository}{':' if tag else '@'}{name}"
         place = Location(endpoint.origin, endpoint.path("manifests", name))
@@ -131,15 +127,21 @@ class RegistryDestination:
                 f"{endpoint.label} was to {purpose} with digest {descriptor.digest} "
                 f"and stored {announced[:80]}"
             )
+        if isinstance(document, Manifest) and document.subject and "OCI-Subject" not in stored.headers:
+            from registry_client.referrers import add_referrer, entry_of
+
+            add_referrer(
+                endpoint, self._sender, document.subject.digest, entry_of(document), endpoint.deadline()
+            )
         return descriptor
 
     def close(self) -> None:
+        for session in list(self._sessions.values()):
+            self._upload.abort(session)
+        self._sessions.clear()
         if self._sender_made is not None:
             self._sender_made.close()
         self._endpoint.close()
-
-    def _start(self) -> Location:
-        return Location(self._endpoint.origin, self._endpoint.path("blobs", "uploads/"))
 
     @property
     def _sender(self) -> Sender:
@@ -149,3 +151,12 @@ class RegistryDestination:
 
             self._sender_made = Sender(self._endpoint, _ACTIONS)
         return self._sender_made
+
+    @property
+    def _upload(self) -> BlobUpload:
+        with self._lock:
+            if self._upload_made is None:
+                from registry_client.blob_upload import BlobUpload
+
+                self._upload_made = BlobUpload(self._endpoint, self._sender)
+            return self._upload_made

@@ -8,16 +8,17 @@ are not used: they add netrc accounts, environment proxies and a cookie jar shar
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
+from registry_client.connections import PROXY_VARIABLES
 from registry_client.deadline import Deadline
-from registry_client.digest import VerifyingReader
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
 from registry_client.errors import DigestMismatch
 from registry_client.redirect import HOPS, Location, parse_location
@@ -33,15 +34,24 @@ _ANSWER_LIMIT: Final = 64 * 1024
 _REPEATABLE: Final = frozenset({307, 308})
 _WAYS: Final = 16  # connections kept per host
 
-Body = bytes | tuple[VerifyingReader, int] | None
+
+class Readable(Protocol):
+    """What a body is read from."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to *size* bytes."""
+
+
+Body = bytes | tuple[Readable, int] | None
 """Bytes that can be sent again, a verified stream with its length that cannot, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A successful answer: whence it came and its headers."""
+    """An accepted answer: whence it came, its status and its headers."""
 
     place: Location
+    status: int
     headers: CaseInsensitiveDict[str]
 
     def next_place(self) -> Location:
@@ -86,7 +96,7 @@ class Sender:
             sent = {**PLAIN_HEADERS, **headers, **({"Authorization": used} if used else {})}
             status, answered, text = self._once(method, place, body, sent, deadline)
             if status in accepted:
-                return Stored(place, answered)
+                return Stored(place, status, answered)
             better: str | None = None
             if status == 401 and ours:
                 challenges = [answered["WWW-Authenticate"]] if "WWW-Authenticate" in answered else []
@@ -130,7 +140,7 @@ class Sender:
         self._endpoint.pools.counters.add(requests=1)
         try:
             answer = self._adapter.send(
-                prepared, stream=True, timeout=timeouts, verify=options.tls_verify, proxies={}
+                prepared, stream=True, timeout=timeouts, verify=options.tls_verify, proxies=_proxies(place)
             )
             try:
                 text = answer.raw.read(_ANSWER_LIMIT, decode_content=False).decode("utf-8", "replace")
@@ -146,7 +156,7 @@ class Sender:
 class _Stream:
     """A body that is read while it is sent; progress renews the deadline, a drip runs into it."""
 
-    def __init__(self, reader: VerifyingReader, deadline: Deadline) -> None:
+    def __init__(self, reader: Readable, deadline: Deadline) -> None:
         self._reader = reader
         self._deadline = deadline
         self._renewed = 0
@@ -170,6 +180,7 @@ class _Adapter(HTTPAdapter):
     def __init__(self, endpoint: Endpoint) -> None:
         self._options = endpoint.options
         self._secure = endpoint.origin.scheme == "https"
+        self._trust = endpoint.trust
         super().__init__(pool_connections=8, pool_maxsize=_WAYS, max_retries=0)
         if not endpoint.options.tls_verify:
             from urllib3 import disable_warnings
@@ -179,11 +190,20 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **settings: Any) -> None:
         if self._secure:
-            from registry_client.connections import trust_of
             from registry_client.tls import context
 
-            settings["ssl_context"] = context(trust_of(self._options))
+            settings["ssl_context"] = context(self._trust)
         super().init_poolmanager(*args, **settings)
+
+
+def _proxies(place: Location) -> dict[str, str]:
+    """The environment's proxy for *place*, as `requests` wants it."""
+    if not any(name in os.environ for name in PROXY_VARIABLES):
+        return {}
+    from registry_client.proxies import proxy_for
+
+    proxy = proxy_for(place.origin)
+    return {place.origin.scheme: proxy.url} if proxy is not None else {}
 
 
 def _netloc(place: Location) -> str:

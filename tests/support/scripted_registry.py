@@ -61,6 +61,8 @@ class ScriptedRegistry:
     """By `repository:tag` and `repository@digest`."""
     files: dict[str, bytes] = field(default_factory=dict)
     """By path, served as a storage host does: an Authorization header is an error."""
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    """What has arrived of uploads that were neither completed nor given up, by session."""
     certificate: tuple[Path, Path] | None = None
     """Certificate and key to speak TLS with (PEM)."""
     requests: list[Request] = field(default_factory=list)
@@ -264,18 +266,45 @@ class ScriptedRegistry:
         return Reply(200, (("Content-Type", media_type), ("Docker-Content-Digest", digest)), content)
 
     def _upload(self, request: Request, repository: str, session: str) -> Reply:
+        """As distribution does it, but strict about the order of chunks."""
         if request.method == "POST":
+            mounted = request.query.get("mount", [""])[0]
+            if mounted in self.blobs:
+                return Reply(201, (("Docker-Content-Digest", mounted),))
             with self._lock:
                 self._sessions += 1
                 number = self._sessions
+                self.uploads[str(number)] = b""
             return Reply(202, (("Location", f"/v2/{repository}/blobs/uploads/{number}?_state=a%2Fb%3D"),))
+        if session not in self.uploads and request.method != "PUT":
+            return _missing("BLOB_UPLOAD_UNKNOWN")
+        if request.method == "DELETE":
+            del self.uploads[session]
+            return Reply(204)
+        if request.method == "PATCH":
+            self.uploads[session] = self.uploads[session] + request.body
+        if request.method in ("PATCH", "GET"):
+            return self._progress(request, repository, session)
         digest = request.query.get("digest", [""])[0]
-        if "sha256:" + hashlib.sha256(request.body).hexdigest() != digest:
+        content = self.uploads.get(session, b"") + request.body
+        if "sha256:" + hashlib.sha256(content).hexdigest() != digest:
             return Reply(
                 400, body=b'{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match"}]}'
             )
-        self.blobs[digest] = request.body
+        self.blobs[digest] = content
+        self.uploads.pop(session, None)
         return Reply(201, (("Docker-Content-Digest", digest),))
+
+    def _progress(self, request: Request, repository: str, session: str) -> Reply:
+        """Where an upload stands; a chunk that does not begin there is taken back."""
+        content = self.uploads[session]
+        begin = request.headers.get("content-range", "").partition("-")[0]
+        status = 202 if request.method == "PATCH" else 204
+        if begin and int(begin) != len(content) - len(request.body):
+            content = self.uploads[session] = content[: len(content) - len(request.body)]
+            status = 416
+        place = f"/v2/{repository}/blobs/uploads/{session}?_state={len(content)}"
+        return Reply(status, (("Location", place), ("Range", f"0-{max(len(content) - 1, 0)}")))
 
     def _refuse_stranger(self, request: Request) -> Reply | None:
         doors = self._doors
