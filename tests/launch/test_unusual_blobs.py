@@ -1,0 +1,90 @@
+"""Blobs that are not laid out one unit behind the other, through the store: windows work as for any blob."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chunk_store import ChunkStore
+from rafs.blob_meta import BlobMeta
+from rafs.chunk_info import decode_v2, encode_v2
+from rafs.records import CHUNK_INFO_V2
+from tests.support.blob_metas import plain_blob
+from tests.support.referring_blobs import encrypted_blob, gzip_members, zran_blob
+
+CONTENT = [random.Random(i).randbytes(size) for i, size in enumerate((200_000, 1, 90_000, 4096, 300_000))]
+# As in a tar: between the files are things that belong to no chunk.
+TAR = b"".join(b"header".ljust(512) + part for part in CONTENT)
+PLACES = [(sum(512 + len(part) for part in CONTENT[:i]) + 512, len(part)) for i, part in enumerate(CONTENT)]
+PACKED = gzip_members([TAR[:250_000], TAR[250_000:]])
+
+
+class Remote:
+    """One object; counts what is asked of it."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.asked: list[tuple[int, int]] = []
+
+    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+        self.asked.append((offset, size))
+        part = self.raw[offset : offset + size]
+        assert len(part) == size
+        return iter([part[at : at + 5000] for at in range(0, size, 5000)])
+
+
+def _with_gaps() -> tuple[BlobMeta, bytes]:
+    blob = plain_blob(CONTENT, version=2)
+    entries = [decode_v2(entry) for entry in CHUNK_INFO_V2.unpack_all(blob.array)]
+    moved = [entry._replace(offset=entry.offset + 8192 * number) for number, entry in enumerate(entries)]
+    array = b"".join(CHUNK_INFO_V2.pack(encode_v2(entry)) for entry in moved)
+    record = replace(blob.record, uncompressed_size=blob.record.uncompressed_size + 8192 * 4)
+    return replace(blob, array=array, record=record).meta, b"".join(blob.stored)
+
+
+def _with_hole() -> tuple[BlobMeta, bytes]:
+    blob = plain_blob(CONTENT, version=2)
+    return BlobMeta(blob.record, blob.array, blob.digests, b"\0\0\1\0\0"), b"".join(blob.stored)
+
+
+def _encrypted() -> tuple[BlobMeta, bytes]:
+    blob = encrypted_blob(plain_blob(CONTENT, version=2))
+    return blob.meta, b"".join(blob.stored)
+
+
+BLOBS = {
+    "stretches of a tar.gz": (zran_blob(PACKED, PLACES, 60_000).meta, PACKED),
+    "gaps": _with_gaps(),
+    "a hole": _with_hole(),
+    "encrypted": _encrypted(),
+}
+
+
+@pytest.mark.parametrize(("meta", "raw"), BLOBS.values(), ids=BLOBS)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 2, 0, 3, 1)])
+@pytest.mark.parametrize("background", [False, True])
+def test_chunks_are_read_in_any_order_and_again_from_the_disk(
+    meta: BlobMeta, raw: bytes, order: tuple[int, ...], background: bool, tmp_path: Path
+) -> None:
+    for attempt in range(2):
+        remote = Remote(raw)
+        with ChunkStore(tmp_path) as store:
+            attachment = store.attach([meta], remote, background=background)
+            for index in order:
+                chunk = meta.chunk(index)
+                wanted = bytes(chunk.size) if meta.holes and meta.holes[index] else CONTENT[index]
+                assert attachment.read(0, chunk.offset, chunk.size) == wanted
+            if background:
+                assert attachment.wait_complete(20)
+            space = attachment.read(0, 0, meta.uncompressed_size)
+            attachment.close()
+        assert not (attempt and remote.asked)
+        # What belongs to no chunk is zeros: a kernel mount shows it behind the end of a file.
+        for index in range(meta.chunk_count):
+            end = meta.chunk(index).offset + meta.chunk(index).size
+            after = meta.chunk(index + 1).offset if index + 1 < meta.chunk_count else meta.uncompressed_size
+            assert not any(space[end:after])
