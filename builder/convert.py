@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from builder.discovery import find_ordinary, is_marked
+from builder.copying import bring_image
+from builder.discovery import Spelling, find_ordinary, is_marked, marked
 from builder.errors import SourceUnsupported
 from builder.image_conversion import Work, convert_image
-from builder.image_documents import converted_index, is_converted, read_config
+from builder.image_documents import NYDUS_SOURCE, converted_index, is_converted, read_config
 from builder.layer_blob import PackOptions
 from builder.progress import Progress, SilentProgress
 from builder.report import ConvertReport, ImageReport
 from builder.reuse import Dictionary
-from builder.scratch import ScratchFile
 from builder.shelf import Shelf
 from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client.manifest import Descriptor, Index, Manifest, MediaType
@@ -45,6 +45,8 @@ class ConvertOptions:
     prefetch: tuple[bytes, ...] = ()  # paths and patterns, before what the command needs
     jobs: int = 0  # units compressed at a time; 0: one per processor
     work_dir: Path | None = None
+    spelling: Spelling | None = None  # publish an index with both images per platform, spelt so
+    referrer: bool = False  # let the converted image refer to the ordinary one
 
 
 def convert(
@@ -56,12 +58,14 @@ def convert(
     progress: Progress | None = None,
     shelf: Shelf | None = None,
     dictionaries: Sequence[Dictionary] = (),
+    source_repository: str | None = None,
 ) -> ConvertReport:
     """Convert what *source* names and publish it in *destination* under *tag*.
 
     Layers that an image on *shelf* has, which must be of the destination's repository, are neither read nor
     written; the result is the same. Chunks that images of *dictionaries* have are not stored again; then
-    *shelf* is not looked at. Both stay the caller's.
+    *shelf* is not looked at. Both stay the caller's. *source_repository* is that of *source* if it can be
+    mounted from.
 
     Raises:
         BuildError, RegistryError, RafsError: nothing was put under *tag* then.
@@ -79,6 +83,9 @@ def convert(
         shelf,
         tuple(dictionaries),
         options.prefetch,
+        options.spelling,
+        options.referrer,
+        source_repository,
     )
     named = source.resolve()
     if options.every_platform and isinstance(index := source.manifest(named), Index):
@@ -86,8 +93,15 @@ def convert(
     else:
         manifest = find_ordinary(source, options.platform or host_platform(), named)
         _check_platform(source, manifest, options.platform)
-        image = _convert_or_copy(work, manifest, platform="", tag=tag)
-        descriptor, images, skipped = image.descriptor(), [image], 0
+        if options.spelling is None:
+            image = _convert_or_copy(work, manifest, platform="", tag=tag)
+            descriptor, images, skipped = image.descriptor(), [image], 0
+        else:
+            platform = _platform_of(source, manifest)
+            image, entries = _convert_beside(work, manifest, platform, options.spelling)
+            raw = converted_index(entries, {})
+            put = destination.put_manifest(raw, MediaType.OCI_INDEX, tag=tag)
+            descriptor, images, skipped = put, [image], 0
     return ConvertReport(
         digest=descriptor.digest,
         media_type=descriptor.media_type,
@@ -107,14 +121,51 @@ def _convert_index(work: Work, index: Index, tag: str | None) -> tuple[Descripto
             continue
         manifest = work.source.manifest(entry)
         assert isinstance(manifest, Manifest)
-        image = _convert_or_copy(work, manifest, platform=str(entry.platform or ""), tag=None)
+        if work.spelling is None:
+            image = _convert_or_copy(work, manifest, platform=str(entry.platform or ""), tag=None)
+            entries.append(replace(image.descriptor(), platform=entry.platform))
+        else:
+            platform = entry.platform or _platform_of(work.source, manifest)
+            image, both = _convert_beside(work, manifest, platform, work.spelling)
+            entries += both
         images.append(image)
-        entries.append(replace(image.descriptor(), platform=entry.platform))
     if not images:
         raise SourceUnsupported(f"index {index.digest}: none of its {skipped} entries is an image")
     raw = converted_index(entries, index.annotations)
     put = work.destination.put_manifest(raw, MediaType.OCI_INDEX, tag=tag)
     return put, images, skipped
+
+
+def _convert_beside(
+    work: Work, manifest: Manifest, platform: Platform, spelling: Spelling
+) -> tuple[ImageReport, list[Descriptor]]:
+    """Convert *manifest* and bring it along: the entries of both, the ordinary one first."""
+    if is_converted(manifest):
+        raise SourceUnsupported(
+            f"image {manifest.digest} is converted already; an index of both needs the ordinary one as SRC"
+        )
+    _bring(work, manifest, None)
+    image = convert_image(work, manifest, platform=str(platform), tag=None)
+    ordinary = Descriptor(manifest.media_type, manifest.digest, len(manifest.raw), platform=platform)
+    source = {NYDUS_SOURCE: manifest.digest}
+    return image, [ordinary, replace(marked(image.descriptor(), platform, spelling), annotations=source)]
+
+
+def _platform_of(source: ImageSource, manifest: Manifest) -> Platform:
+    found = normalise(read_config(manifest, b"".join(source.read_blob(manifest.config))).platform)
+    return found if found.architecture else host_platform()
+
+
+def _bring(work: Work, manifest: Manifest, tag: str | None) -> None:
+    bring_image(
+        work.source,
+        work.source_repository,
+        manifest,
+        work.destination,
+        tag=tag,
+        directory=work.directory,
+        progress=work.progress,
+    )
 
 
 def _leaves(source: ImageSource, index: Index, depth: int) -> Iterator[Descriptor]:
@@ -141,10 +192,7 @@ def _check_platform(source: ImageSource, manifest: Manifest, wanted: Platform | 
 def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
     if not is_converted(manifest):
         return convert_image(work, manifest, platform=platform, tag=tag)
-    for blob in (*manifest.layers, manifest.config):
-        if not work.destination.has_blob(blob):
-            _copy_blob(work, blob)
-    work.destination.put_manifest(manifest.raw, manifest.media_type, tag=tag)
+    _bring(work, manifest, tag)
     return ImageReport(
         platform=platform,
         source_digest=manifest.digest,
@@ -162,14 +210,3 @@ def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str 
         not_prefetched=(),
         seconds={},
     )
-
-
-def _copy_blob(work: Work, blob: Descriptor) -> None:
-    step = f"copy {blob.digest[7:19]}"
-    work.progress.begin(step, blob.size)
-    with ScratchFile(work.directory) as content:
-        for piece in work.source.read_blob(blob):
-            content.append(piece)
-            work.progress.advance(step, len(piece))
-        work.destination.put_blob(blob, content.open)
-    work.progress.finish(step, "")

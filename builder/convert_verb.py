@@ -58,6 +58,7 @@ Examples:
   nopull convert --platform all registry.example/app:1 registry.example/app:1-lazy
   nopull convert oci:build:app registry.example/app:1-lazy
   nopull convert --chunk-dict registry.example/base:1-lazy registry.example/app:2 registry.example/app:2-lazy
+  nopull convert --index artifact-type registry.example/app:1 registry.example/app:1
   nopull convert --prefetch /opt/app --prefetch '/usr/lib/*.so*' registry.example/app:1 oci:out:app
   nopull convert --compression-level 9 --batch-size 4M registry.example/app:1 oci:out:app
 """,
@@ -78,6 +79,15 @@ Examples:
 @click.option(
     "--compression-level", type=click.IntRange(1, 22), default=COMPRESSION_LEVEL, metavar="N",
     help=f"Of zstd, 1 to 22 [default: {COMPRESSION_LEVEL}].",
+)
+@click.option(
+    "--index", "spelling", type=click.Choice(["artifact-type", "os-features"]), metavar="SPELLING",
+    help="Publish an index with the ordinary image beside the converted one: artifact-type is today's way to "
+    "tell them apart, os-features that of Nydus before 2025.",
+)
+@click.option(
+    "--referrer", is_flag=True,
+    help="Let the converted image refer to SRC's, so that it is found from there; DST in SRC's repository.",
 )
 @click.option(
     "--prefetch", "prefetch", multiple=True, metavar="PATH|PATTERN|@FILE",
@@ -108,6 +118,8 @@ def convert(
     chunk_size: int,
     batch_size: int,
     compression_level: int,
+    spelling: str | None,
+    referrer: bool,
     prefetch: tuple[str, ...],
     chunk_dicts: tuple[str, ...],
     reuse: bool,
@@ -125,6 +137,7 @@ def convert(
     """
     from builder.convert import ConvertOptions
     from builder.convert import convert as convert_images
+    from builder.discovery import Spelling
     from builder.prefetch_list import read_wishes
     from builder.progress import shown_progress
     from registry_client import open_destination, open_source
@@ -140,12 +153,15 @@ def convert(
         chunk_size=chunk_size,
         batch_size=batch_size,
         compression_level=compression_level,
+        spelling=None if spelling is None else Spelling(spelling),
+        referrer=referrer,
         prefetch=read_wishes(prefetch),
         jobs=jobs or 0,
         work_dir=work_dir,
     )
     with ExitStack() as owned:
-        opened = open_source(parse_reference(source), registry)
+        origin = parse_reference(source)
+        opened = open_source(origin, registry)
         owned.callback(opened.close)
         dictionaries = [_dictionary(text, target, registry, owned) for text in chunk_dicts]
         published = open_destination(target, registry)
@@ -160,6 +176,7 @@ def convert(
             progress=progress,
             shelf=shelf,
             dictionaries=dictionaries,
+            source_repository=_neighbour(origin, target),
         )
     _warn(report)
     if as_json:
@@ -185,13 +202,20 @@ def _shelf(target: Reference, registry: RegistryOptions, owned: ExitStack) -> Sh
 def _dictionary(text: str, target: Reference, registry: RegistryOptions, owned: ExitStack) -> Dictionary:
     from builder.reuse import Dictionary
     from registry_client import open_source
-    from registry_client.reference import Transport, parse_reference
+    from registry_client.reference import parse_reference
 
     reference = parse_reference(text)
     source = open_source(reference, registry)
     owned.callback(source.close)
+    return Dictionary(source, _neighbour(reference, target))
+
+
+def _neighbour(reference: Reference, target: Reference) -> str | None:
+    """The repository of *reference* if blobs of it can be mounted into *target*."""
+    from registry_client.reference import Transport
+
     near = target.transport is reference.transport is Transport.DOCKER and target.host == reference.host
-    return Dictionary(source, reference.repository if near else None)
+    return reference.repository if near else None
 
 
 def _refuse_digest(target: Reference) -> None:

@@ -6,6 +6,8 @@ platform (before); clients that know neither take the other entry. Not here: whi
 
 from __future__ import annotations
 
+import enum
+from dataclasses import replace
 from typing import Final
 
 from registry_client.errors import ManifestInvalid
@@ -16,6 +18,21 @@ from registry_client.source import ImageSource
 ARTIFACT_TYPE: Final = "application/vnd.nydus.image.manifest.v1+json"
 PLATFORM_FEATURE: Final = "nydus.remoteimage.v1"
 _DEPTH: Final = 4  # indexes within indexes
+
+
+class Spelling(enum.Enum):
+    """How an entry is marked."""
+
+    ARTIFACT_TYPE = "artifact-type"
+    PLATFORM_FEATURE = "os-features"
+
+
+def marked(entry: Descriptor, platform: Platform, spelling: Spelling) -> Descriptor:
+    """*entry*, a converted image for *platform*, as an index lists it beside the ordinary one."""
+    if spelling is Spelling.ARTIFACT_TYPE:
+        return replace(entry, platform=platform, artifact_type=ARTIFACT_TYPE)
+    features = tuple(dict.fromkeys((*platform.os_features, PLATFORM_FEATURE)))
+    return replace(entry, platform=replace(platform, os_features=features), artifact_type=None)
 
 
 def is_marked(entry: Descriptor) -> bool:

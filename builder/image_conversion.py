@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from builder.bootstrap_layer import write_bootstrap_layer
+from builder.copying import bring_blob
 from builder.crew import Crew
+from builder.discovery import Spelling
 from builder.file_looks import FileLooks
 from builder.hot_list import find_hot_files
 from builder.image_documents import (
@@ -38,7 +40,7 @@ from builder.overlay import empty_tree, merge_layer
 from builder.prefetch_list import find_wished
 from builder.progress import Progress, megabytes
 from builder.report import ImageReport, LayerReport
-from builder.reuse import Dictionary, Start, bring, start_from_dictionaries, start_from_shelf, way
+from builder.reuse import Dictionary, Start, repository_of, start_from_dictionaries, start_from_shelf, way
 from builder.scratch import ScratchFile
 from builder.shelf import Shelf
 from builder.spool import spool_layer
@@ -47,7 +49,7 @@ from builder.tree_undo import snapshot, undo_to
 from rafs.bootstrap_writer import write_bootstrap
 from rafs.tree import split_ref, walk
 from registry_client.digest import Digest, digest_of
-from registry_client.manifest import Descriptor, Manifest
+from registry_client.manifest import Descriptor, Manifest, MediaType
 from registry_client.platform import host_platform
 from registry_client.source import ImageDestination, ImageSource
 
@@ -70,6 +72,9 @@ class Work:
     shelf: Shelf | None = None  # where earlier images may be; not asked when there are dictionaries
     dictionaries: tuple[Dictionary, ...] = ()
     prefetch: tuple[bytes, ...] = ()
+    spelling: Spelling | None = None  # of the index the image will be in; None: not in one with its source
+    referrer: bool = False  # the manifest says which one it was made of
+    source_repository: str | None = None  # if source and destination are in one registry
 
 
 def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
@@ -152,7 +157,7 @@ class _Conversion:
         with _timed(self._seconds, "pushing"):
             for one in stored:
                 if isinstance(one, KnownBlob) and self._work.dictionaries:
-                    bring(one, self._work.dictionaries, self._work.destination)
+                    self._bring(one)
             for push in self._pushes:
                 push.result()
             entry = bootstrap_descriptor(self._manifest, last.digest, last.content.size)
@@ -194,6 +199,17 @@ class _Conversion:
         self._work.progress.finish(f"layer {self._of(number)}", "converted already")
         name, size = (None, 0) if blob is None else (f"sha256:{blob.id}", blob.object_size)
         return LayerReport(layer.digest, layer.size, facts.tar_bytes, facts.files, name, size, reused=True)
+
+    def _bring(self, known: KnownBlob) -> None:
+        work = self._work
+        bring_blob(
+            known.source,
+            repository_of(known, work.dictionaries),
+            known.entry,
+            work.destination,
+            directory=work.directory,
+            progress=work.progress,
+        )
 
     def _layer(self, number: int, spools: dict[Digest, Future[ScratchFile]]) -> LayerReport:
         layer = self._manifest.layers[number]
@@ -256,11 +272,16 @@ class _Conversion:
         self, layers: list[Descriptor], diff_ids: list[str], kept: tuple[list[bool], int], tag: str | None
     ) -> Descriptor:
         raw = converted_config(self._config, diff_ids, *kept)
-        config = Descriptor(self._manifest.config.media_type, digest_of(raw), len(raw))
+        kind = self._manifest.config.media_type
+        if self._work.spelling is Spelling.ARTIFACT_TYPE:
+            kind = MediaType.NYDUS_CONFIG
+        config = Descriptor(kind, digest_of(raw), len(raw))
         destination = self._work.destination
         destination.put_blob(config, lambda: io.BytesIO(raw))
         chain = note(way(self._work.pack, self._work.dictionaries), self._config.diff_ids)
-        manifest = converted_manifest(self._manifest, config, layers, {ANNOTATION: chain})
+        manifest = converted_manifest(
+            self._manifest, config, layers, {ANNOTATION: chain}, subject=self._work.referrer
+        )
         return destination.put_manifest(manifest, self._manifest.media_type, tag=tag)
 
     def _proceed(self, step: str) -> Callable[[int], None]:

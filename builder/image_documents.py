@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
+from builder.discovery import ARTIFACT_TYPE
 from builder.errors import SourceUnsupported
 from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, Manifest, MediaType
@@ -136,11 +137,17 @@ def bootstrap_descriptor(manifest: Manifest, digest: str, size: int) -> Descript
 
 
 def converted_manifest(
-    source: Manifest, config: Descriptor, layers: Sequence[Descriptor], more: Mapping[str, str]
+    source: Manifest,
+    config: Descriptor,
+    layers: Sequence[Descriptor],
+    more: Mapping[str, str],
+    *,
+    subject: bool = False,
 ) -> bytes:
     """The manifest of the converted image; of the same family, OCI or Docker, as *source*.
 
-    *more* are further annotations.
+    *more* are further annotations. With *subject* it refers to *source*, which makes it that one's referrer.
+    A config of Nydus' own type makes it an artifact, which clients that know nothing of it leave alone.
     """
     annotations = {
         **source.annotations,
@@ -148,15 +155,18 @@ def converted_manifest(
         NYDUS_SOURCE: source.digest,
         **more,
     }
-    return _json(
-        {
-            "schemaVersion": 2,
-            "mediaType": source.media_type,
-            "config": config.to_json(),
-            "layers": [layer.to_json() for layer in layers],
-            "annotations": annotations,
-        }
-    )
+    document: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": source.media_type,
+        "config": config.to_json(),
+        "layers": [layer.to_json() for layer in layers],
+        "annotations": annotations,
+    }
+    if config.media_type == MediaType.NYDUS_CONFIG:
+        document["artifactType"] = ARTIFACT_TYPE
+    if subject:
+        document["subject"] = Descriptor(source.media_type, source.digest, len(source.raw)).to_json()
+    return _json(document)
 
 
 def converted_index(entries: Sequence[Descriptor], annotations: Mapping[str, str]) -> bytes:
@@ -164,7 +174,7 @@ def converted_index(entries: Sequence[Descriptor], annotations: Mapping[str, str
     document: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": MediaType.OCI_INDEX,
-        "manifests": [replace(entry, annotations={}).to_json() for entry in entries],
+        "manifests": [entry.to_json() for entry in entries],
     }
     if annotations:
         document["annotations"] = dict(annotations)

@@ -17,11 +17,9 @@ from builder.known_image import KnownBlob, KnownImage
 from builder.layer_blob import ImagePacker, PackOptions
 from builder.layer_record import LayerFacts, RecordInvalid
 from builder.overlay import empty_tree
-from builder.scratch import ScratchFile
 from builder.shelf import Shelf, open_dictionary
 from rafs.tree import Node
 from registry_client.errors import NotFound
-from registry_client.manifest import Descriptor
 from registry_client.platform import Platform
 from registry_client.source import ImageDestination, ImageSource
 
@@ -119,32 +117,9 @@ def start_from_dictionaries(
     return Start(root, best.record.layers[:count], best)
 
 
-def bring(blob: KnownBlob, dictionaries: Sequence[Dictionary], destination: ImageDestination) -> None:
-    """Have a dictionary's blob in *destination*: there already, mounted from its repository, or copied.
-
-    Raises:
-        SpoolFull, SpoolFailed, RegistryError: it could not be copied.
-    """
-    if destination.has_blob(blob.entry):
-        return
-    mount = getattr(destination, "mount_blob", None)
-    for one in dictionaries:
-        near = one.source is blob.source and one.repository is not None
-        if near and mount is not None and mount(blob.entry, one.repository):
-            return
-    copy_blob(blob.source, blob.entry, destination)
-
-
-def copy_blob(source: ImageSource, entry: Descriptor, destination: ImageDestination) -> None:
-    """Copy a blob through a scratch file.
-
-    Raises:
-        SpoolFull, SpoolFailed, RegistryError.
-    """
-    with ScratchFile() as content:
-        for piece in source.read_blob(entry):
-            content.append(piece)
-        destination.put_blob(entry, content.open)
+def repository_of(blob: KnownBlob, dictionaries: Sequence[Dictionary]) -> str | None:
+    """Where a dictionary's blob can be mounted from, if anywhere."""
+    return next((one.repository for one in dictionaries if one.source is blob.source), None)
 
 
 def _tree(image: KnownImage, count: int) -> Node | None:

@@ -1,0 +1,62 @@
+"""Blobs and images that go to the destination as they are: mounted where the registry can, else copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.progress import Progress
+from builder.scratch import ScratchFile
+from registry_client.manifest import Descriptor, Manifest
+from registry_client.source import ImageDestination, ImageSource
+
+
+def bring_blob(
+    source: ImageSource,
+    repository: str | None,
+    entry: Descriptor,
+    destination: ImageDestination,
+    *,
+    directory: Path | None,
+    progress: Progress,
+) -> None:
+    """Have the blob *entry* of *source* in *destination*; nothing is moved that is there already.
+
+    *repository* is that of *source* if both are in one registry: then the blob is mounted, without moving
+    its bytes, where the registry does that. *directory* is for a scratch file.
+
+    Raises:
+        SpoolFull, SpoolFailed, RegistryError: it could not be copied.
+    """
+    if destination.has_blob(entry):
+        return
+    mount = getattr(destination, "mount_blob", None)
+    if repository is not None and mount is not None and mount(entry, repository):
+        return
+    step = f"copy {entry.digest[7:19]}"
+    progress.begin(step, entry.size)
+    with ScratchFile(directory) as content:
+        for piece in source.read_blob(entry):
+            content.append(piece)
+            progress.advance(step, len(piece))
+        destination.put_blob(entry, content.open)
+    progress.finish(step, "")
+
+
+def bring_image(
+    source: ImageSource,
+    repository: str | None,
+    manifest: Manifest,
+    destination: ImageDestination,
+    *,
+    tag: str | None,
+    directory: Path | None,
+    progress: Progress,
+) -> None:
+    """Have *manifest* with all its blobs in *destination*, byte for byte, under *tag* if there is one.
+
+    Raises:
+        SpoolFull, SpoolFailed, RegistryError: as `bring_blob`.
+    """
+    for entry in (*manifest.layers, manifest.config):
+        bring_blob(source, repository, entry, destination, directory=directory, progress=progress)
+    destination.put_manifest(manifest.raw, manifest.media_type, tag=tag)
