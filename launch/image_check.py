@@ -28,7 +28,7 @@ from launch.run_errors import ConfigInvalid
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
-from rafs.check import check_blob_meta, check_bootstrap, check_chunks
+from rafs.check import check_blob_meta, check_bootstrap, check_chunks, check_content
 from rafs.errors import ChunkInvalid, RafsError
 from rafs.findings import Finding
 from rafs.units import decode_unit
@@ -161,8 +161,9 @@ class ImageCheck:
             for index, stored in self._units(meta, advance):
                 unit = meta.unit(index)
                 try:
-                    decode_unit(meta, unit, stored)
+                    content = decode_unit(meta, unit, stored)
                     self.verdict.chunks_verified += unit.chunk_count
+                    self.verdict.findings += check_content(meta, unit.first_chunk, content)
                 except ChunkInvalid as error:
                     self._add("chunk", f"blob {meta.id}", error)
                     wrong += 1

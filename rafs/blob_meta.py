@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from .blob_record import BlobRecord
 from .chunk_columns import judge_units, read_v1, read_v2, read_zran
-from .codes import BLOCK, CHUNK_META_MAGIC, DIGEST_SIZE, MAX_DICTIONARY, BlobFeature
+from .chunk_info import decode_v2
+from .codes import BLOCK, CHUNK_META_MAGIC, DIGEST_SIZE, MAX_DICTIONARY, BlobFeature, ChunkFlag
 from .decompress import decompress
 from .digests import digest_of
 from .errors import FormatInvalid, FormatUnsupported
@@ -23,6 +24,8 @@ from .records import BATCH_CONTEXT, CHUNK_INFO_HEADER, CHUNK_INFO_V2, ZRAN_CONTE
 
 # 24 bytes for each of the 2**24 chunks a blob can have, and contexts or dictionaries.
 MAX_CHUNK_INFO: Final = 512 << 20
+
+_IN_CONTEXTS: Final = BlobFeature.BATCH | BlobFeature.ZRAN
 
 
 class Unit(NamedTuple):
@@ -105,6 +108,9 @@ class BlobMeta:
         self._raw = bytes(columns.unit_raw)
         self._points = columns.unit_point
         self._index = columns.index
+        # Only such entries have checksums; nobody but `check` asks for them.
+        plain = record.features & BlobFeature.CHUNK_INFO_V2 and not record.features & _IN_CONTEXTS
+        self._entries = array if plain else b""
         self.holes = holes
         self.digests = self._with_zeros(digests) if self.holes else digests
 
@@ -151,6 +157,13 @@ class BlobMeta:
         if not 0 <= index < self.chunk_count:
             raise FormatInvalid(f"blob {self.id}: there is no chunk {index} among {self.chunk_count}")
         return bisect_right(self._first, index) - 1
+
+    def crc32c(self, index: int) -> int | None:
+        """The CRC-32C of chunk *index*, if the chunk info has one; a digest that is right says more."""
+        if not self._entries:
+            return None
+        entry = decode_v2(CHUNK_INFO_V2.unpack(self._entries, index * CHUNK_INFO_V2.size))
+        return entry.crc32c if entry.flags & ChunkFlag.HAS_CRC else None
 
     def inflate_point(self, unit: Unit) -> InflatePoint | None:
         """Where in a tar.gz the decoding of *unit* starts; None for units that are decoded by themselves."""
@@ -251,7 +264,7 @@ def _header_fields(record: BlobRecord, header: ChunkInfoHeader) -> list[tuple[st
         ("compressed size", header.ci_compressed_size, record.ci_compressed_size),
         ("uncompressed size", header.ci_uncompressed_size, record.ci_uncompressed_size),
     ]
-    if record.features & (BlobFeature.BATCH | BlobFeature.ZRAN):
+    if record.features & _IN_CONTEXTS:
         entries = CHUNK_INFO_V2.size * record.chunk_count
         contexts = record.ci_uncompressed_size - entries
         fields += [

@@ -6,7 +6,7 @@ An encoder of its own, so that the reader is not proved by the writer: it is slo
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import lz4.block  # type: ignore[import-untyped]
@@ -108,6 +108,7 @@ def plain_blob(
     compressor: Compressor = Compressor.ZSTD,
     *,
     version: int = 1,
+    checksum: Callable[[bytes], int] | None = None,
     digester: Digester = Digester.BLAKE3,
 ) -> MadeBlob:
     """A blob whose every chunk is compressed by itself."""
@@ -116,8 +117,11 @@ def plain_blob(
     offset = place = 0
     for chunk in content:
         packed = compress(compressor, chunk)
-        flags = ChunkFlag.COMPRESSED if packed is not chunk else 0
-        chunks.append(ChunkInfo(offset, len(chunk), place, len(packed), flags))
+        flags = ChunkFlag.COMPRESSED if packed is not chunk else ChunkFlag(0)
+        if checksum is not None and version == 2:
+            flags |= ChunkFlag.HAS_CRC
+        crc = checksum(chunk) if checksum is not None else 0
+        chunks.append(ChunkInfo(offset, len(chunk), place, len(packed), flags, crc32c=crc))
         stored.append(packed)
         offset += len(chunk) + -len(chunk) % 4096
         place += len(packed)
