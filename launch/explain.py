@@ -23,6 +23,7 @@ DRIVERS = {
 ROLES = {"server": "answers the kernel, fetches what is absent, verifies every chunk"}
 
 BLOB_REASON = "fetched in pieces when they are touched; the rest follows in the background"
+FILLED_REASON = "fetched whole, before the mount: nobody is there to fetch for the kernel later"
 BOOTSTRAP_REASON = "the file tree and the tables of the chunks: fetched whole, before everything else"
 CLASSES = ("demand", "hot", "background")
 
@@ -151,7 +152,12 @@ def _kept_layers(record: MountRecord, root: Path) -> list[dict[str, Any]]:
     if record.image is None:
         return []
     kept = image_cache.load(root, Digest(f"sha256:{record.image.name}"))
-    return [] if kept is None else explain_layers(kept.manifest, converted=True)
+    layers = [] if kept is None else explain_layers(kept.manifest, converted=True)
+    if not record.pids:
+        for layer in layers:
+            if layer["lazy"]:
+                layer |= {"lazy": False, "reason": FILLED_REASON}
+    return layers
 
 
 def _resident(facts: Mapping[str, Any]) -> str:

@@ -171,6 +171,7 @@ def test_the_command_fills_mounts_and_leaves_no_process(place: Place) -> None:
     assert row["progress"]["complete"] is True
     explained = place.command("explain", str(place.mountpoint)).stdout
     assert "process  none is needed" in explained
+    assert re.search(r"not lazy\n +fetched whole, before the mount", explained)
     assert re.search(r"^local    (\d+) of \1 windows, .* \(100 %\)$", explained, re.MULTILINE)
     assert json.loads(place.command("explain", str(place.mountpoint), "--json").stdout)["pids"] == []
 
