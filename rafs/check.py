@@ -218,7 +218,7 @@ def _compare_rows(raw: bytes, header: Header, metas: Sequence[BlobMeta], report:
 
 
 def check_content(meta: BlobMeta, first_chunk: int, content: bytes) -> list[Finding]:
-    """What readers that go by the CRC-32C would refuse of verified chunks: *content*, from *first_chunk* on."""
+    """What readers that go by CRC-32C would refuse of *content*, verified chunks from *first_chunk* on."""
     found: list[Finding] = []
     start, index = 0, first_chunk
     while start < len(content):
