@@ -34,6 +34,7 @@ VERB_GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Look": {
         "check": ("launch.inspect_verbs", "check", "Check an image's structure and digests."),
         "inspect": ("launch.inspect_verbs", "inspect", "Tell what an image is made of."),
+        "diff": ("launch.diff_verb", "diff", "Tell how one converted image differs from another."),
         "explain": ("launch.inspect_verbs", "explain", "Tell what is lazy, what is not, and why."),
     },
     "Cache and measure": {

@@ -1,0 +1,66 @@
+"""`nopull diff`: what two converted images share, and what only one of them has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from launch.inspect_verbs import image_options
+from launch.root import root_option
+from registry_client.options_cli import registry_options
+
+if TYPE_CHECKING:
+    from registry_client.options import RegistryOptions
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull diff registry.example/app:1-lazy registry.example/app:2-lazy
+  nopull diff --files oci:layout:1-lazy oci:layout:2-lazy
+  nopull diff --json rafs:old.boot rafs:new.boot | jq .chunks.added.bytes
+"""
+)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--files", is_flag=True, help="List the paths: + only in B, - only in A, ~ changed and how.")
+@image_options
+@root_option
+@registry_options
+def diff(
+    first: str,
+    second: str,
+    as_json: bool,
+    files: bool,
+    platform: str | None,
+    blob_dir: Path | None,
+    root: Path,
+    registry: RegistryOptions,
+) -> None:
+    """Tell how the converted image B differs from A: paths, contents, chunks and blobs.
+
+    Contents are compared by the digests of their chunks; no blob is read. Chunks that are added are what a
+    machine that has A has to fetch for B, not compressed.
+    """
+    from builder.difference import difference
+    from launch.difference_lines import difference_lines
+    from launch.images import open_image
+    from registry_client.platform import parse_platform
+    from registry_client.reference import parse_reference
+
+    wanted = None if platform is None else parsewanted
+    bootstraps = []
+    for image in (first, second):
+        opened = open_image(parse_reference(image), registry, root, wanted, blob_dir=blob_dir)
+        opened.close()
+        bootstraps.append(opened.bootstrap)
+    found = difference(*bootstraps)
+    if as_json:
+        click.echo(json.dumps(found.to_json(paths=files), indent=1))
+    else:
+        for line in difference_lines(found, paths=files):
+            click.echo(line)
