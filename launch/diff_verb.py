@@ -52,7 +52,7 @@ def diff(
     from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
-    wanted = None if platform is None else parsewanted
+    wanted = None if platform is None else parse_platform(platform)
     bootstraps = []
     for image in (first, second):
         opened = open_image(parse_reference(image), registry, root, wanted, blob_dir=blob_dir)
