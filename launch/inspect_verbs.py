@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from registry_client.platform import Platform
     from registry_client.reference import Reference
 
-# As in the command's table of exit codes: an image that is broken.
+# As in the command's table of exit codes.
+UNREACHABLE = 3
+UNAUTHORISED = 4
 BROKEN = 6
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -170,15 +172,23 @@ Examples:
   nopull explain /mnt
   nopull explain registry.example/app:1-lazy
   nopull explain --json /mnt | jq .progress.demand
+  nopull explain --registry registry.example
 """
 )
-@click.argument("what", metavar="IMAGE|DIR")
+@click.argument("what", metavar="[IMAGE|DIR]", required=False)
+@click.option(
+    "--registry",
+    "registry_host",
+    metavar="HOST[/REPOSITORY]",
+    help="Try a registry: which account is used and where it is from, which mirrors, what each answers.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @image_options
 @root_option
 @registry_options
 def explain(
-    what: str,
+    what: str | None,
+    registry_host: str | None,
     as_json: bool,
     platform: str | None,
     blob_dir: Path | None,
@@ -189,8 +199,15 @@ def explain(
 
     Of an image: for each layer, whether it is fetched in pieces or has to be there as a whole. Of a
     directory that nopull mounted: its driver and processes, how much is local, and what was fetched
-    because a reader waited for it, because it was expected to be needed, or in the background.
+    because a reader waited for it, because it was expected to be needed, or in the background. Of a
+    registry: how it is reached, who we are there, and what it says to that (exit code 3 when it does not
+    answer, 4 when it does not let us in).
     """
+    if (what is None) == (registry_host is None):
+        raise click.UsageError("give an image or a directory, or a registry with --registry")
+    if what is None:
+        _explain_registry(registry_host or "", registry, as_json)
+        return
     from launch import mounts
     from launch.explain import explain_layers, explain_mount, layer_lines, mount_lines
 
@@ -219,6 +236,15 @@ def explain(
     else:
         for line in shown:
             click.echo(line)
+
+
+def _explain_registry(host: str, registry: RegistryOptions, as_json: bool) -> None:
+    from registry_client.diagnosis import diagnose, diagnosis_lines
+
+    facts = diagnose(host, registry)
+    click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(diagnosis_lines(facts)))
+    if not any(way["usable"] for way in facts["ways"]):
+        sys.exit(UNAUTHORISED if any(way["answered"] for way in facts["ways"]) else UNREACHABLE)
 
 
 def _compare(

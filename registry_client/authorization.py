@@ -16,7 +16,7 @@ from registry_client.auth_file import Account
 from registry_client.bearer import Token, basic, exchange
 from registry_client.challenge import Challenge, parse_challenges, preferred
 from registry_client.connections import Origin, Pools
-from registry_client.credentials import find_account
+from registry_client.credentials import files_stamp, find_account
 from registry_client.deadline import Deadline
 from registry_client.errors import Unauthorized
 from registry_client.options import RegistryOptions
@@ -48,6 +48,8 @@ class Authorization:
         self._basic: str | None = None
         self._tokens: dict[str, Token] = {}
         self._failure: tuple[float, str] | None = None
+        self._refused: tuple[float, str | None, tuple[object, ...]] | None = None
+        self._no_post: set[Origin] = set()
 
     def header(self, actions: str, deadline: Deadline) -> str | None:
         """What to send for *actions* (`pull` or `pull,push`); None as long as the registry has asked for
@@ -115,11 +117,18 @@ class Authorization:
     def _basic_header(self, challenge: Challenge, used: str | None) -> str | None:
         if self._basic is not None and used != self._basic:
             return self._basic
+        now = time.monotonic()
+        stamp = files_stamp(self._options)
+        if self._refused is not None:
+            when, *what = self._refused
+            if what == [used, stamp] and now - when < FAILURE_MEMORY:
+                return None
         account = self._account()
-        if account is None or account.registry_token:
-            return None
-        header = basic(account.username, account.password or account.identity_token)
-        if header == used:
+        header = None
+        if account is not None and not account.registry_token:
+            header = basic(account.username, account.password or account.identity_token)
+        if header is None or header == used:
+            self._refused = (now, used, stamp)
             return None
         self._challenge, self._basic = challenge, header
         return header
@@ -140,7 +149,13 @@ class Authorization:
             return "Bearer " + token.value
         try:
             token = exchange(
-                challenge, self._scopes(challenge, actions), account, self._registry, self._pools, deadline
+                challenge,
+                self._scopes(challenge, actions),
+                account,
+                self._registry,
+                self._pools,
+                deadline,
+                self._no_post,
             )
         except Unauthorized as error:
             self._failure = (now, str(error))

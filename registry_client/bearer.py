@@ -58,8 +58,11 @@ def exchange(
     registry: Origin,
     pools: Pools,
     deadline: Deadline,
+    no_post: set[Origin] | None = None,
 ) -> Token:
     """A token for *scopes*, for *account* or, if None, for anybody. It may grant less than asked.
+
+    *no_post* remembers token servers that want a GET.
 
     Raises:
         Unauthorized: the token server refuses the account.
@@ -72,7 +75,7 @@ def exchange(
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": CLIENT_ID}
     started = time.monotonic()
     try:
-        answer = _ask(pools.at(origin), target, headers, fields, scopes, account, deadline)
+        answer = _ask(pools.at(origin), target, headers, fields, scopes, account, deadline, no_post)
         return _token(answer, answer.read_all(_TOKEN_ANSWER), started, origin, account)
     except WireFailure as failure:
         raise Unreachable(
@@ -88,8 +91,9 @@ def _ask(
     scopes: Sequence[str],
     account: Account | None,
     deadline: Deadline,
+    no_post: set[Origin] | None,
 ) -> Answer:
-    if account is not None and account.identity_token:
+    if account is not None and account.identity_token and pool.origin not in (no_post or ()):
         form = {**fields, "grant_type": "refresh_token", "refresh_token": account.identity_token}
         body = urlencode({**form, "scope": " ".join(scopes)}).encode()
         form_headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
@@ -97,6 +101,8 @@ def _ask(
         if answer.status not in _NO_POST:
             return answer
         answer.text()
+        if no_post is not None:
+            no_post.add(pool.origin)
     if account is not None:
         headers["Authorization"] = basic(account.username, account.password or account.identity_token)
     pairs = [*fields.items(), *(("scope", scope) for scope in scopes)]

@@ -58,6 +58,18 @@ def _auth_files(options: RegistryOptions) -> Iterator[AuthFile]:
             yield file
 
 
+def files_stamp(options: RegistryOptions) -> tuple[object, ...]:
+    """Changes when one of the files that accounts come from may have."""
+    found: list[object] = []
+    for path in [options.authfile] if options.authfile is not None else usual_files():
+        try:
+            seen = path.stat()
+        except OSError:
+            continue
+        found += (path, seen.st_mtime_ns, seen.st_ino, seen.st_size)
+    return tuple(found)
+
+
 def usual_files() -> list[Path]:
     """The files looked at when the user names none, in order; they need not exist."""
     environment = os.environ

@@ -18,6 +18,7 @@ from registry_client.errors import ResponseInvalid, Unauthorized, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
+from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, store
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
@@ -74,6 +75,7 @@ def test_a_cold_start_with_token_takes_four_round_trips(
     assert (source.requests, server.connections) == (5, 1)
 
 
+@case(13)
 def test_the_scope_reaches_the_token_server(server: ScriptedRegistry, opened: Opener) -> None:
     server.require_token()
     opened().resolve()
@@ -86,6 +88,7 @@ def test_the_scope_reaches_the_token_server(server: ScriptedRegistry, opened: Op
     assert "authorization" not in asked.headers
 
 
+@case(13)
 def test_a_scope_beyond_ours_is_asked_for_first(server: ScriptedRegistry, opened: Opener) -> None:
     server.require_token()
 
@@ -124,6 +127,7 @@ def test_an_account_is_asked_for_by_name_and_answered_with_basic(
 
 
 @pytest.mark.parametrize("basic", [True, False])
+@case(16)
 def test_a_wrong_password_is_one_clear_error_and_not_tried_again_and_again(
     server: ScriptedRegistry, opened: Opener, image: SampleImage, basic: bool
 ) -> None:
@@ -149,6 +153,7 @@ def test_anonymous_readers_are_told_to_log_in(server: ScriptedRegistry, opened: 
         opened().resolve()
 
 
+@case(14)
 def test_a_token_without_a_life_lives_a_minute(
     server: ScriptedRegistry, opened: Opener, image: SampleImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +170,7 @@ def test_a_token_without_a_life_lives_a_minute(
     assert not [one for one in server.seen("blobs") if one.headers["authorization"] == "Bearer token-1"][1:]
 
 
+@case(15)
 def test_sixty_four_readers_renew_a_token_with_one_request(
     server: ScriptedRegistry, opened: Opener, image: SampleImage
 ) -> None:
@@ -177,6 +183,7 @@ def test_sixty_four_readers_renew_a_token_with_one_request(
     assert len(server.seen(TOKEN)) == 2
 
 
+@case(15)
 def test_readers_go_on_with_a_valid_token_while_another_is_fetched(
     server: ScriptedRegistry, opened: Opener, image: SampleImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +211,7 @@ def test_readers_go_on_with_a_valid_token_while_another_is_fetched(
     assert used == ["Bearer token-1"] * 5 + ["Bearer token-2"]
 
 
+@case(18)
 def test_harbors_basic_challenge_to_an_expired_token_leads_to_a_new_token(
     server: ScriptedRegistry, opened: Opener, image: SampleImage
 ) -> None:
@@ -222,6 +230,7 @@ def test_harbors_basic_challenge_to_an_expired_token_leads_to_a_new_token(
     assert len(server.seen(TOKEN)) == 2
 
 
+@case(20)
 def test_an_account_replaced_on_disk_is_found_without_a_restart(
     server: ScriptedRegistry, opened: Opener, image: SampleImage, tmp_path: Path
 ) -> None:
@@ -242,6 +251,7 @@ def test_an_account_replaced_on_disk_is_found_without_a_restart(
     read(source, image)
 
 
+@case(18)
 def test_ecrs_way_of_saying_expired_is_understood(
     server: ScriptedRegistry, opened: Opener, image: SampleImage, tmp_path: Path
 ) -> None:
@@ -257,6 +267,7 @@ def test_ecrs_way_of_saying_expired_is_understood(
     read(source, image)
 
 
+@case(16, 19)
 def test_an_identity_token_is_posted_and_falls_back_to_get(
     server: ScriptedRegistry, opened: Opener, tmp_path: Path
 ) -> None:
@@ -269,6 +280,7 @@ def test_an_identity_token_is_posted_and_falls_back_to_get(
     assert (post.method, get.method) == ("POST", "GET")
 
 
+@case(19)
 def test_a_registry_token_is_sent_as_it_is(server: ScriptedRegistry, opened: Opener, tmp_path: Path) -> None:
     file = tmp_path / "auth.json"
     file.write_text(json.dumps({"auths": {server.host: {"registrytoken": "given"}}}))
@@ -289,6 +301,7 @@ def test_a_registry_token_is_sent_as_it_is(server: ScriptedRegistry, opened: Ope
         ("not a url", "not an http or https URL"),
     ],
 )
+@case(17)
 def test_a_realm_that_is_no_place_is_refused(
     server: ScriptedRegistry, opened: Opener, realm: str, why: str
 ) -> None:
@@ -297,6 +310,7 @@ def test_a_realm_that_is_no_place_is_refused(
         opened(creds="a:planted").resolve()
 
 
+@case(17, on=Server.NONE)
 def test_accounts_travel_neither_unencrypted_nor_to_internal_addresses() -> None:
     from registry_client.bearer import _realm
     from registry_client.connections import Origin
@@ -317,6 +331,7 @@ def test_accounts_travel_neither_unencrypted_nor_to_internal_addresses() -> None
     assert is_internal("127.0.0.1") and is_internal("::1") and not is_internal("8.8.8.8")
 
 
+@case(17)
 def test_a_token_answer_is_bounded_and_understood(server: ScriptedRegistry, opened: Opener) -> None:
     server.require_token()
     for body, why in (
@@ -331,6 +346,7 @@ def test_a_token_answer_is_bounded_and_understood(server: ScriptedRegistry, open
             opened().resolve()
 
 
+@case(17)
 def test_a_redirecting_token_server_is_refused(
     server: ScriptedRegistry, storage: ScriptedRegistry, opened: Opener
 ) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry_client.challenge import Challenge, parse_challenges, preferred
+from tests.registry_client.cases import Server, case
 
 
 def bearer(**parameters: str) -> Challenge:
@@ -43,10 +44,12 @@ def bearer(**parameters: str) -> Challenge:
         ([",, ,"], []),
     ],
 )
+@case(13, on=Server.NONE)
 def test_headers_are_taken_apart(headers: list[str], expected: list[Challenge]) -> None:
     assert parse_challenges(headers) == expected
 
 
+@case(13, on=Server.NONE)
 def test_bearer_goes_before_basic_wherever_it_stands() -> None:
     basic, token = Challenge("basic", {}), bearer(realm="r")
     assert preferred([basic, token]) is token

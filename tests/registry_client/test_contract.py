@@ -20,6 +20,7 @@ from registry_client.platform import parse_platform
 from registry_client.reference import parse_reference
 from registry_client.selection import find_manifest
 from registry_client.source import ImageSource
+from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import (
     SampleImage,
     describe,
@@ -88,11 +89,13 @@ def test_a_range_has_exactly_the_bytes_asked_for(
     assert all(0 < len(piece) <= 256 * 1024 for piece in pieces)
 
 
+@case(30, on=Server.BOTH)
 def test_an_empty_range_is_empty(opened: ImageSource, image: SampleImage) -> None:
     assert list(opened.read_range(image.layers[0], 700_001, 0)) == []
 
 
 @pytest.mark.parametrize(("offset", "size"), [(700_001, 1), (0, 700_002), (-1, 2), (5, -1)])
+@case(30, on=Server.BOTH)
 def test_bytes_a_blob_does_not_have_are_refused(
     opened: ImageSource, image: SampleImage, offset: int, size: int
 ) -> None:
@@ -129,6 +132,7 @@ def test_an_image_is_found_by_its_digest(place: str, image: SampleImage, options
     source.close()
 
 
+@case(39, on=Server.BOTH)
 def test_a_descriptor_that_lies_about_the_size_is_found_out(opened: ImageSource, image: SampleImage) -> None:
     layer = image.layers[0]
     for wrong in (replace(layer, size=layer.size - 1), replace(layer, size=layer.size + 1)):
@@ -162,6 +166,7 @@ def test_an_index_leads_to_the_manifest_of_a_platform(place: str, options: Regis
 
 
 @pytest.mark.parametrize("media_type", [MediaType.OCI_MANIFEST, MediaType.DOCKER_MANIFEST])
+@case(12, on=Server.BOTH)
 def test_media_types_survive(place: str, media_type: str, options: RegistryOptions) -> None:
     image = sample_image(noise(10), media_type=media_type)
     publish(image, f"{place}:v1", options)

@@ -15,6 +15,7 @@ from registry_client import credentials
 from registry_client.credentials import find_account
 from registry_client.errors import Unauthorized
 from registry_client.options import RegistryOptions
+from tests.registry_client.cases import Server, case
 
 SECRET = "pla:nted"
 
@@ -58,6 +59,7 @@ def test_without_any_source_everybody_is_anonymous() -> None:
     assert find_account("registry.example", "a/b", RegistryOptions()) is None
 
 
+@case(19, on=Server.NONE)
 def test_a_password_may_hold_colons(home: Path) -> None:
     write(home / ".docker/config.json", auths={"registry.example": auth("me")})
     account = find_account("registry.example", "a/b", RegistryOptions())
@@ -87,6 +89,7 @@ def test_the_files_are_asked_in_order(home: Path, monkeypatch: pytest.MonkeyPatc
     assert user_at(host, RegistryOptions(authfile=authfile, creds="given:x")) == "given"
 
 
+@case(19, on=Server.NONE)
 def test_the_longest_namespace_wins(home: Path) -> None:
     write(
         home / ".docker/config.json",
@@ -116,6 +119,7 @@ def test_keys_of_old_with_scheme_and_path_count_by_their_host(home: Path) -> Non
     assert user_at("127.0.0.1:5000") == "old"
 
 
+@case(19, on=Server.NONE)
 def test_one_broken_entry_loses_only_itself(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(
         home / ".docker/config.json",
@@ -173,6 +177,7 @@ def test_the_program_of_a_host_goes_before_the_program_of_all(home: Path, progra
     assert user_at("docker.io") == "all-https://index.docker.io/v1/"
 
 
+@case(19, on=Server.NONE)
 def test_a_program_may_answer_with_a_refresh_token(home: Path, programs: Path) -> None:
     program(programs, "t", """echo '{"Username":"<token>","Secret":"pla:nted"}' """)
     write(home / ".docker/config.json", credsStore="t")
@@ -190,6 +195,7 @@ def test_a_program_may_answer_with_a_refresh_token(home: Path, programs: Path) -
         ("sleep 60", True),
     ],
 )
+@case(19, on=Server.NONE)
 def test_a_program_that_fails_is_left_for_the_next_source(
     home: Path,
     programs: Path,
@@ -209,6 +215,7 @@ def test_a_program_that_fails_is_left_for_the_next_source(
 
 
 @pytest.mark.parametrize("name", ["not-installed", "../../bin/sh", "", "-x"])
+@case(19, on=Server.NONE)
 def test_a_program_that_cannot_be_run_is_skipped(home: Path, name: str) -> None:
     write(home / ".docker/config.json", credHelpers={"a.example": name}, auths={"a.example": auth("file")})
     assert user_at("a.example") == "file"

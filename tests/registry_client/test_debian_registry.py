@@ -18,6 +18,7 @@ from registry_client.errors import NotFound, Unauthorized, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
+from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, publish
 from tests.support.debian_registry import DebianRegistry
 from tests.support.scripted_registry import ScriptedRegistry
@@ -63,6 +64,7 @@ def test_its_log_shows_exactly_what_was_asked(
     ]
 
 
+@case(19, on=Server.DEBIAN)
 def test_accounts_come_from_the_docker_configuration(
     image: SampleImage, options: RegistryOptions, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_accounts_come_from_the_docker_configuration(
         source.close()
 
 
+@case(5, on=Server.DEBIAN)
 def test_relative_upload_locations_work(image: SampleImage, options: RegistryOptions) -> None:
     with DebianRegistry(settings={"http": {"relativeurls": True}}) as registry:
         publish(image, f"{registry.host}/demo/py:v1", options)
@@ -95,6 +98,7 @@ def test_relative_upload_locations_work(image: SampleImage, options: RegistryOpt
         source.close()
 
 
+@case(4, on=Server.BOTH)
 def test_its_redirects_are_followed_and_remembered(
     storage: ScriptedRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:
@@ -114,6 +118,7 @@ def test_its_redirects_are_followed_and_remembered(
         assert len(storage.requests) == 20
 
 
+@case(26, on=Server.DEBIAN)
 def test_a_cold_pull_through_cache_gives_right_bytes_before_it_serves_ranges(
     registry: DebianRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:
@@ -125,6 +130,7 @@ def test_a_cold_pull_through_cache_gives_right_bytes_before_it_serves_ranges(
         source.close()
 
 
+@case(33, 34, on=Server.DEBIAN)
 def test_a_registry_that_went_away_is_read_again_when_it_is_back(
     registry: DebianRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:
@@ -139,6 +145,7 @@ def test_a_registry_that_went_away_is_read_again_when_it_is_back(
     source.close()
 
 
+@case(21, on=Server.DEBIAN)
 def test_a_deleted_blob_is_not_found(
     registry: DebianRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:

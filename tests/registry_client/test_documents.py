@@ -26,6 +26,7 @@ from registry_client.manifest import (
     parse_manifest,
 )
 from registry_client.platform import Platform, host_platform, normalise, parse_platform, select
+from tests.registry_client.cases import Server, case
 
 DIGEST = digest_of(b"")
 ENTRY: dict[str, Any] = {"mediaType": MediaType.OCI_MANIFEST, "digest": DIGEST, "size": 5}
@@ -168,6 +169,7 @@ def test_a_descriptor_is_written_as_it_was_read() -> None:
         ([], MediaType.OCI_MANIFEST, ManifestInvalid, "JSON list"),
     ],
 )
+@case(39, on=Server.NONE)
 def test_a_broken_manifest_is_refused(
     document: Any, media_type: str, error: type[Exception], words: str
 ) -> None:
@@ -221,6 +223,7 @@ def test_this_machine_has_a_platform() -> None:
     assert host_platform().os == "linux"
 
 
+@case(1, on=Server.NONE)
 def test_the_first_entry_that_fits_is_taken() -> None:
     attestation = entry("unknown/unknown", annotations={"vnd.docker.reference.type": "attestation-manifest"})
     first, second = entry("linux/arm64/v8"), entry("linux/arm64")

@@ -16,6 +16,7 @@ from registry_client.errors import DigestMismatch, ResponseInvalid, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
+from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, noise, sample_image, store
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
@@ -68,6 +69,7 @@ LIES: dict[str, Callable[[Request, Reply], Reply]] = {
 
 
 @pytest.mark.parametrize("name", [name for name in LIES if not name.startswith("416")])
+@case(28, 29, 31)
 def test_a_lie_told_once_costs_an_attempt_and_no_wrong_byte(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage, name: str
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_lie_told_once_costs_an_attempt_and_no_wrong_byte(
 @pytest.mark.parametrize(
     "name", ["start", "end beyond", "unknown total", "no Content-Range", "long length", "gzip", "multipart"]
 )
+@case(28, 31)
 def test_a_lie_told_for_ever_is_a_clear_error_after_few_attempts(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage, name: str
 ) -> None:
@@ -90,6 +93,7 @@ def test_a_lie_told_for_ever_is_a_clear_error_after_few_attempts(
     assert len(server.seen(BLOBS)) == 4
 
 
+@case(28)
 def test_another_total_size_is_an_error_at_once(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -99,6 +103,7 @@ def test_another_total_size_is_an_error_at_once(
     assert len(server.seen(BLOBS)) == 1
 
 
+@case(30)
 def test_the_body_of_a_416_is_not_waited_for(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -107,6 +112,7 @@ def test_the_body_of_a_416_is_not_waited_for(
         read(source, image)
 
 
+@case(29)
 def test_reading_goes_on_at_the_first_missing_byte(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -120,6 +126,7 @@ def test_reading_goes_on_at_the_first_missing_byte(
     assert source.bytes_received == 300_000
 
 
+@case(29)
 def test_a_part_shorter_than_asked_is_continued(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -135,6 +142,7 @@ def test_a_part_shorter_than_asked_is_continued(
     assert server.connections == 1
 
 
+@case(29)
 def test_chunked_parts_are_read_and_extra_bytes_never_returned(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -148,6 +156,7 @@ def test_chunked_parts_are_read_and_extra_bytes_never_returned(
     assert server.connections == 2, "the connection with extra bytes on it must not be used again"
 
 
+@case(26)
 def test_the_whole_blob_for_a_range_is_skipped_through_near_its_start(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -158,6 +167,7 @@ def test_the_whole_blob_for_a_range_is_skipped_through_near_its_start(
     assert [request.headers["range"] for request in server.seen(BLOBS)] == ["bytes=1000-300999"] * 2
 
 
+@case(26)
 def test_the_whole_blob_for_a_range_far_into_it_is_refused_but_not_for_ever(
     server: ScriptedRegistry, options: RegistryOptions
 ) -> None:
@@ -174,6 +184,7 @@ def test_the_whole_blob_for_a_range_far_into_it_is_refused_but_not_for_ever(
     source.close()
 
 
+@case(27)
 def test_a_part_marked_200_is_taken_if_it_fits(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -200,6 +211,7 @@ def test_a_blob_with_other_bytes_fails_its_digest(
         list(source.read_blob(layer))
 
 
+@case(31)
 def test_every_request_asks_for_plain_bytes(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -209,6 +221,7 @@ def test_every_request_asks_for_plain_bytes(
     assert {request.headers["accept-encoding"] for request in server.requests} == {"identity"}
 
 
+@case(35)
 def test_a_drip_ends_with_the_deadline(
     server: ScriptedRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:
@@ -220,6 +233,7 @@ def test_a_drip_ends_with_the_deadline(
     source.close()
 
 
+@case(35)
 def test_a_silent_registry_ends_with_the_deadline(
     server: ScriptedRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:
@@ -232,6 +246,7 @@ def test_a_silent_registry_ends_with_the_deadline(
     source.close()
 
 
+@case(36)
 def test_a_wish_to_be_left_alone_beyond_the_deadline_fails_at_once_for_all(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -244,6 +259,7 @@ def test_a_wish_to_be_left_alone_beyond_the_deadline_fails_at_once_for_all(
     assert len(server.seen(BLOBS)) == 1
 
 
+@case(36)
 def test_a_burst_of_server_errors_is_sat_out(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -264,6 +280,7 @@ def gone(image: SampleImage, options: RegistryOptions) -> Iterator[tuple[Registr
     source.close()
 
 
+@case(33)
 def test_an_absent_registry_is_named_with_what_was_asked_of_it(
     gone: tuple[RegistrySource, str], image: SampleImage
 ) -> None:
@@ -281,6 +298,7 @@ def test_an_absent_registry_is_named_with_what_was_asked_of_it(
         list(source.read_range(image.layers[0], 5, 10))
 
 
+@case(34)
 def test_a_connection_the_server_closed_meanwhile_is_replaced_without_an_attempt(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:

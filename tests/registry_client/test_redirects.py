@@ -14,6 +14,7 @@ from registry_client.connections import Origin
 from registry_client.errors import RegistryError, ResponseInvalid, Unauthorized
 from registry_client.redirect import Location, parse_location
 from registry_client.registry_source import RegistrySource
+from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
@@ -42,6 +43,7 @@ def read(source: RegistrySource, image: SampleImage, offset: int = 10, size: int
     assert found == image.contents[layer.digest][offset : offset + size]
 
 
+@case(4)
 def test_a_hundred_reads_ask_the_registry_once(
     server: ScriptedRegistry, storage: ScriptedRegistry, source: RegistrySource, redirected: SampleImage
 ) -> None:
@@ -52,6 +54,7 @@ def test_a_hundred_reads_ask_the_registry_once(
     assert {request.method for request in storage.requests} == {"GET"}
 
 
+@case(25)
 def test_a_url_is_used_byte_for_byte(
     storage: ScriptedRegistry, source: RegistrySource, redirected: SampleImage
 ) -> None:
@@ -59,6 +62,7 @@ def test_a_url_is_used_byte_for_byte(
     assert storage.requests[0].target == SIGNED
 
 
+@case(22)
 def test_credentials_stay_with_the_registry(
     server: ScriptedRegistry,
     storage: ScriptedRegistry,
@@ -77,6 +81,7 @@ def test_credentials_stay_with_the_registry(
         assert set(request.headers) == {"host", "user-agent", "accept-encoding", "range"}
 
 
+@case(21, 18)
 def test_an_expired_url_is_renewed_once(
     server: ScriptedRegistry, storage: ScriptedRegistry, source: RegistrySource, redirected: SampleImage
 ) -> None:
@@ -93,6 +98,7 @@ def test_an_expired_url_is_renewed_once(
         assert len(server.seen(BLOBS)) == before + 1
 
 
+@case(21)
 def test_sixty_four_readers_share_one_renewal(
     server: ScriptedRegistry, storage: ScriptedRegistry, source: RegistrySource, redirected: SampleImage
 ) -> None:
@@ -105,6 +111,7 @@ def test_sixty_four_readers_share_one_renewal(
     assert len(server.seen(BLOBS)) == 2
 
 
+@case(21)
 def test_a_url_refused_twice_is_an_error_that_keeps_its_query_secret(
     server: ScriptedRegistry, storage: ScriptedRegistry, source: RegistrySource, redirected: SampleImage
 ) -> None:
@@ -129,6 +136,7 @@ def test_a_storage_host_that_is_gone_is_left_for_what_the_registry_says_now(
     assert len(server.seen(BLOBS)) == 2
 
 
+@case(23)
 def test_two_hops_are_followed_and_the_last_remembered(
     server: ScriptedRegistry, storage: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:
@@ -140,6 +148,7 @@ def test_two_hops_are_followed_and_the_last_remembered(
     assert [request.path for request in storage.requests] == ["/hop", "/end", "/end"]
 
 
+@case(23)
 def test_a_loop_ends(server: ScriptedRegistry, source: RegistrySource, image: SampleImage) -> None:
     server.lie(lambda request, reply: Reply(302, (("Location", request.target),)), BLOBS)
     with pytest.raises(ResponseInvalid, match="more than 5 times"):
@@ -159,6 +168,7 @@ def test_a_loop_ends(server: ScriptedRegistry, source: RegistrySource, image: Sa
         ("", "without saying where to"),
     ],
 )
+@case(23)
 def test_unusable_places_are_refused(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage, place: str, why: str
 ) -> None:
@@ -169,6 +179,7 @@ def test_unusable_places_are_refused(
     assert len(server.seen(BLOBS)) == 1
 
 
+@case(23, on=Server.NONE)
 def test_https_never_leads_to_http() -> None:
     base = Location(Origin("https", "registry.example", 443), "/v2/x")
     with pytest.raises(ResponseInvalid, match="from HTTPS to plain HTTP"):

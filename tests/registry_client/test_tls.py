@@ -16,6 +16,7 @@ from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.site import registry_site
+from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, describe, opener, store
 from tests.support.scripted_registry import ScriptedRegistry
 
@@ -92,6 +93,7 @@ def test_checking_can_be_turned_off(
 @pytest.mark.parametrize(
     ("name", "trusted", "why"), [("IP:127.0.0.1", False, "self.signed"), ("DNS:other", True, "mismatch")]
 )
+@case(33)
 def test_a_certificate_that_is_not_trusted_is_final(
     server: ScriptedRegistry,
     certify: Callable[[str], tuple[Path, Path]],
@@ -112,6 +114,7 @@ def test_a_certificate_that_is_not_trusted_is_final(
     assert not server.requests
 
 
+@case(33)
 def test_plain_http_and_tls_that_meet_say_so(
     secure: ScriptedRegistry, storage: ScriptedRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:

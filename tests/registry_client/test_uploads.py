@@ -14,6 +14,7 @@ from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_destination import RegistryDestination
+from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, describe, noise, opener
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
@@ -29,6 +30,7 @@ def destination(server: ScriptedRegistry, options: RegistryOptions) -> Iterator[
     opened.close()
 
 
+@case(9)
 def test_a_blob_takes_three_requests_and_one_that_is_there_takes_one(
     server: ScriptedRegistry, destination: RegistryDestination
 ) -> None:
@@ -39,6 +41,7 @@ def test_a_blob_takes_three_requests_and_one_that_is_there_takes_one(
     assert [one.method for one in server.requests[3:]] == ["HEAD"]
 
 
+@case(5)
 def test_the_digest_is_added_to_a_location_that_stays_as_it_was(
     server: ScriptedRegistry, destination: RegistryDestination
 ) -> None:
@@ -56,6 +59,7 @@ def test_the_digest_is_added_to_a_location_that_stays_as_it_was(
         ("7?x=%3D", "/v2/demo/py/blobs/uploads/7?x=%3D&digest="),
     ],
 )
+@case(5)
 def test_locations_may_be_absolute_or_relative(
     server: ScriptedRegistry, destination: RegistryDestination, location: str, target: str
 ) -> None:
@@ -147,6 +151,7 @@ def test_content_that_changed_on_disk_is_not_published(
     assert not server.blobs
 
 
+@case(9)
 def test_an_existing_blob_of_another_length_is_sent_again(
     server: ScriptedRegistry, destination: RegistryDestination
 ) -> None:

@@ -1,0 +1,200 @@
+"""What happens when we talk to a registry, step by step, for people: `nopull explain --registry HOST`.
+
+Says which place gave which account, which mirrors and proxies are in the way, and what each end answered.
+Never says a secret: of an account the user name and the place it was found, of a token nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from registry_client.auth_file import Account, load_auth_file
+from registry_client.challenge import Challenge, parse_challenges, preferred
+from registry_client.connections import Pools
+from registry_client.credentials import find_account, usual_files
+from registry_client.deadline import Deadline
+from registry_client.digest import shorten
+from registry_client.endpoint import PLAIN_HEADERS
+from registry_client.errors import ReferenceInvalid, RegistryError
+from registry_client.hosts_file import find_directory, read_sites
+from registry_client.options import RegistryOptions
+from registry_client.proxies import proxy_for
+from registry_client.reference import parse_reference
+from registry_client.site import Site
+from registry_client.wire import WireFailure
+
+_ANY_REPOSITORY = "nopull/any"
+_PATIENCE = 10.0
+
+
+def diagnose(name: str, options: RegistryOptions) -> dict[str, Any]:
+    """Facts about the registry of *name*: a host, or an image there (then for its repository).
+
+    Raises:
+        ReferenceInvalid: it is neither. Everything else that goes wrong is a fact.
+    """
+    plain = name.removeprefix("docker://")
+    whole = "/" in plain.rstrip("/")
+    text = plain if whole else f"{plain.rstrip('/')}/{_ANY_REPOSITORY}"
+    reference = parse_reference(f"docker://{text}")
+    if not whole and reference.host != plain.rstrip("/").lower() and "." not in plain:
+        raise ReferenceInvalid(f"{shorten(name)!r} is not a registry: expected HOST or HOST:PORT")
+    host, repository = reference.host, reference.repository
+    directory = find_directory(host, options)
+    sites = read_sites(directory, host, options)
+    return {
+        "registry": host,
+        "repository": repository if whole else None,
+        "mirrors_from": str(directory) if directory else None,
+        "credentials": list(_places(host, repository, options)),
+        "ways": [
+            _way(
+                site,
+                host if site is sites[-1] else str(site.origin),
+                repository if whole else None,
+                options,
+                mirror=site is not sites[-1],
+            )
+            for site in sites
+        ],
+    }
+
+
+def diagnosis_lines(facts: dict[str, Any]) -> Iterator[str]:
+    """The facts of `diagnose` for people."""
+    yield f"registry {facts['registry']}" + (
+        f", repository {facts['repository']}" if facts["repository"] else ""
+    )
+    yield f"mirrors  {'as in ' + facts['mirrors_from'] if facts['mirrors_from'] else 'none configured'}"
+    yield "accounts looked for, in this order"
+    for place in facts["credentials"]:
+        yield f"         {place['place']}: {place['found']}"
+    for way in facts["ways"]:
+        yield f"{'mirror  ' if way['mirror'] else 'registry'} {way['url']}"
+        if way["proxy"]:
+            yield f"         through the proxy {way['proxy']}"
+        yield f"         account: {way['account']}"
+        for step in way["steps"]:
+            yield f"         {step}"
+        yield f"         {'usable' if way['usable'] else 'NOT usable'}"
+
+
+def _places(host: str, repository: str, options: RegistryOptions) -> Iterator[dict[str, str]]:
+    if options.creds is not None:
+        yield {
+            "place": "--creds",
+            "found": f"user {options.creds.partition(':')[0]!r}; nothing else is asked",
+        }
+        return
+    for path in [options.authfile] if options.authfile is not None else usual_files():
+        file = load_auth_file(path)
+        if file is None:
+            yield {"place": str(path), "found": "no such file, or not readable"}
+            continue
+        found = []
+        program = file.program(host)
+        if program:
+            found.append(f"assigns this host to the program docker-credential-{program}")
+        account = file.account(host, repository)
+        if account is not None:
+            found.append(f"has user {account.username!r} ({_kind(account)})")
+        if file.store:
+            found.append(f"leaves what it lacks to the program docker-credential-{file.store}")
+        yield {"place": str(path), "found": "; ".join(found) or "nothing for this host"}
+
+
+def _way(
+    site: Site, host: str, repository: str | None, options: RegistryOptions, *, mirror: bool
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "url": f"{site.origin.scheme}://{site.origin}{site.prefix}/",
+        "mirror": mirror,
+        "proxy": None,
+        "account": "none: anonymous",
+        "steps": [],
+        "answered": False,
+        "usable": False,
+    }
+    if mirror:
+        from dataclasses import replace
+
+        options = replace(options, creds=None)
+    pools = Pools(options, trusts={site.origin: site.trust} if site.trust is not None else None)
+    try:
+        proxy = proxy_for(site.origin)
+        facts["proxy"] = f"{proxy.host}:{proxy.port}" if proxy else None
+        account = find_account(host, repository or _ANY_REPOSITORY, options)
+        if account is not None:
+            facts["account"] = f"user {account.username!r} ({_kind(account)}), from {account.origin}"
+        facts["usable"] = _talk(site, repository, account, options, pools, facts)
+    except RegistryError as error:
+        facts["steps"].append(str(error))
+    except WireFailure as failure:
+        who = f"{failure.host}: " if failure.host and failure.host != str(site.origin) else ""
+        advice = f"; {failure.advice}" if failure.advice else ""
+        facts["steps"].append(f"no answer: {who}{failure.reason}{advice}")
+    finally:
+        pools.close()
+    return facts
+
+
+def _talk(
+    site: Site,
+    repository: str | None,
+    account: Account | None,
+    options: RegistryOptions,
+    pools: Pools,
+    facts: dict[str, Any],
+) -> bool:
+    from registry_client.bearer import basic, exchange
+
+    steps: list[str] = facts["steps"]
+    deadline = Deadline(min(_PATIENCE, options.timeout))
+    suffix = f"?ns={site.namespace}" if site.namespace else ""
+    target = f"{site.prefix}/{repository}/tags/list{suffix}" if repository else f"{site.prefix}/{suffix}"
+    headers = {**PLAIN_HEADERS, **dict(site.headers)}
+    started = time.monotonic()
+    answer = pools.at(site.origin).send("GET", target, headers, deadline)
+    steps.append(
+        f"asked without an account: {answer.status} after {(time.monotonic() - started) * 1000:.0f} ms"
+    )
+    facts["answered"] = True
+    challenge = preferred(parse_challenges(answer.headers.getlist("WWW-Authenticate")))
+    answer.text()
+    if answer.status != 401:
+        return answer.status in (200, 404)
+    if challenge is None:
+        steps.append("it does not say how to authenticate")
+        return False
+    if challenge.scheme == "bearer":
+        steps.append(f"it wants a token from {shorten(challenge.parameters['realm'].partition('?')[0])}")
+        if account is not None and account.registry_token:
+            header = "Bearer " + account.registry_token
+            steps.append("the account is a token itself, sent as it is")
+        else:
+            scopes = [f"repository:{repository}:pull"] if repository else _scopes(challenge)
+            token = exchange(challenge, scopes, account, site.origin, pools, deadline)
+            steps.append(f"the token server gave a token, good for {token.expires - token.issued:.0f} s")
+            header = "Bearer " + token.value
+    else:
+        steps.append("it wants user and password")
+        if account is None:
+            steps.append("there is no account to show: log in with docker login, or give --creds")
+            return False
+        header = basic(account.username, account.password or account.identity_token)
+    answer = pools.at(site.origin).send("GET", target, {**headers, "Authorization": header}, deadline)
+    steps.append(f"asked with that: {answer.status}")
+    answer.text()
+    return answer.status in (200, 404)
+
+
+def _scopes(challenge: Challenge) -> list[str]:
+    return challenge.parameters.get("scope", "").split()
+
+
+def _kind(account: Account) -> str:
+    if account.registry_token:
+        return "a registry token"
+    return "an identity token" if account.identity_token else "a password"
