@@ -93,7 +93,7 @@ class KnownImage:
                 f"image {manifest.digest}: nothing can be shared with it, its tables are incomplete: {error}"
             ) from error
 
-    def common_layers(self, diff_ids: Sequence[str]) -> int:
+    def shared_layers(self, diff_ids: Sequence[str]) -> int:
         """How many of the lowest layers of an image with *diff_ids* it has, all told by its record."""
         if self.record is None:
             return 0

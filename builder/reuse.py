@@ -101,8 +101,8 @@ def start_from_dictionaries(
             )
     # Keys must be those of the record, so an image with blobs that nobody can open shares only chunks.
     whole = [one for one in images if one.record is not None and {*one.record.blobs} <= {*one.blobs}]
-    best = max(whole, key=lambda image: image.common_layers(diff_ids), default=None)
-    count = best.common_layers(diff_ids) if best is not None else 0
+    best = max(whole, key=lambda image: image.shared_layers(diff_ids), default=None)
+    count = best.shared_layers(diff_ids) if best is not None else 0
     root = _tree(best, count) if best is not None and count else None
     adopted: dict[str, KnownBlob] = {}
     if best is not None and best.record is not None and root is not None:

@@ -55,16 +55,16 @@ class Shelf:
             if self._manifests is None:
                 self._manifests = list(self._look())
             wanted = chain_ids(diff_ids)
-            ranked = sorted(self._manifests, key=lambda one: -_common(one, wanted, way))
+            ranked = sorted(self._manifests, key=lambda one: -_shared(one, wanted, way))
             for manifest in ranked[:2]:
-                if not _common(manifest, wanted, way):
+                if not _shared(manifest, wanted, way):
                     return None
                 try:
                     image = KnownImage(self.source, manifest)
                 except SourceUnsupported as error:
                     _log.warning("%s", error)
                     continue
-                count = image.common_layers(diff_ids)
+                count = image.shared_layers(diff_ids)
                 if count:
                     return image, count
         except RegistryError as error:
@@ -113,7 +113,7 @@ def open_dictionary(source: ImageSource, platform: Platform) -> KnownImage:
     return KnownImage(source, document)
 
 
-def _common(manifest: Manifest, wanted: Sequence[str], way: str) -> int:
+def _shared(manifest: Manifest, wanted: Sequence[str], way: str) -> int:
     made, chain = noted(manifest.annotations.get(ANNOTATION, ""))
     if made != way or not is_converted(manifest):
         return 0

@@ -6,7 +6,9 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -330,3 +332,40 @@ def test_a_dictionary_of_another_repository_is_mounted(
     assert [line.status for line in mounts] == [201]
     assert nopull.main(["check", destination, "--against", source, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"] == []
+
+
+def test_a_conversion_that_was_killed_goes_on_without_pushing_again_what_is_there(
+    registry: DebianRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [RANDOM.randbytes(5) for _ in range(5000)]
+    slow = b"".join(RANDOM.choices(words, k=12_000_000))
+    layers = [layer_tar([tree(file(b"first", BASE_BYTES))]), member(b"slow", slow) + END]
+    Layout(tmp_path / "in").add_image(layers, store=bytes)
+    source, destination = f"oci:{tmp_path / 'in'}:app", f"{registry.host}/lazy:1"
+    command = [sys.executable, "-P", nopull.__file__, "convert", "--jobs", "1", source, destination]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        try:
+            pushed = first_push(registry)
+        finally:
+            running.kill()
+    assert running.wait() == -signal.SIGKILL, "it was still at work"
+    assert not any("/manifests/" in line.path for line in registry.accesses() if line.method == "PUT")
+
+    lines = len(registry.accesses())
+    assert nopull.main(["convert", source, destination]) == 0
+    digest = capsys.readouterr().out.splitlines()[-1].rpartition(" ")[2]
+    seen = seen_until(registry, lines, "/manifests/1")
+    assert [line.status for line in seen if line.method == "HEAD" and line.path.endswith(pushed)] == [200]
+    assert not any(line.method == "PUT" and line.path.endswith(pushed) for line in seen)
+    assert digest == convert_layout(tmp_path / "in", tmp_path / "fresh").digest
+
+
+def first_push(registry: DebianRegistry) -> str:
+    """The digest of the first blob that was put, as soon as it is there."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for line in registry.accesses():
+            if line.method == "PUT" and line.status == 201:
+                return line.path.rpartition("digest=")[2]
+        time.sleep(0.01)
+    raise AssertionError("nothing was pushed")
