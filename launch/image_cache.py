@@ -116,6 +116,13 @@ def recall(root: Path, reference: Reference, platform: Platform) -> Known | None
     return Known(Digest(named), Digest(manifest))
 
 
+def is_known(root: Path, reference: Reference, platform: Platform) -> bool:
+    """Whether the image a reference with a digest names was opened here before."""
+    if reference.digest is not None and _directory(root, reference.digest).is_dir():
+        return True
+    return recall(root, reference, platform) is not None
+
+
 def remember(root: Path, reference: Reference, platform: Platform, known: Known) -> None:
     """Note what *reference* names now."""
     if recall(root, reference, platform) == known:

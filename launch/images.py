@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch import image_cache
+from launch.asking import Question
 from launch.bare import open_bare
 from launch.bootstrap_layer import PACKED_LIMIT, unpack
 from launch.chunk_tables import (
@@ -34,7 +35,6 @@ from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.check_entries import check_entries
-from registry_client import open_source, warm
 from registry_client.digest import digest_of
 from registry_client.errors import Unreachable
 from registry_client.manifest import Descriptor, Manifest
@@ -48,11 +48,7 @@ if TYPE_CHECKING:
     # each other through the package, which Python then gives up half done.
     from chunk_store.remote import BlobSource
 
-# Opened while the name is resolved: the first reads of a container miss in several windows at once.
-CONNECTIONS = 6
 CONFIG_LIMIT = 8 << 20  # bytes
-# How long a tag is asked about when the image it last named is here and could be used at once.
-KNOWN_TAG_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +81,32 @@ def open_image(
     platform: Platform | None = None,
     *,
     blob_dir: Path | None = None,
+    question: Question | None = None,
 ) -> LazyImage:
     """The image *reference* names, for *platform* (default: this machine's); its documents kept below *root*.
 
-    *blob_dir* is for `rafs:` only: where the blobs lie, by default beside the bootstrap.
+    *blob_dir* is for `rafs:` only: where the blobs lie, by default beside the bootstrap. *question* asks for
+    the same reference and platform, and its source is taken over; without one it is asked here.
 
     Raises:
         ImageNotConverted: an ordinary image.
         ImageInvalid, rafs.RafsError: a broken image, or one that uses what is not read.
         and what `registry_client` raises.
     """
-    wanted = platform or host_platform()
-    if reference.path is not None:
-        reference = replace(reference, path=reference.path.absolute())
     if reference.transport is Transport.RAFS:
-        return _open_bare(reference, wanted, blob_dir)
-    source = open_source(reference, options)
+        if reference.path is not None:
+            reference = replace(reference, path=reference.path.absolute())
+        return _open_bare(reference, platform or host_platform(), blob_dir)
+    question = question or Question(reference, options, root, platform)
     try:
-        return _open(source, reference, options, root, wanted)
+        return _open(question, root)
     except BaseException:
-        source.close()
+        question.source.close()
         raise
 
 
-def _open(
-    source: ImageSource, reference: Reference, options: RegistryOptions, root: Path, platform: Platform
-) -> LazyImage:
-    warm(source, CONNECTIONS)
+def _open(question: Question, root: Path) -> LazyImage:
+    reference, platform, source = question.reference, question.platform, question.source
     known = image_cache.recall(root, reference, platform)
     if known is None and reference.digest is not None:
         known = Known(reference.digest, reference.digest)
@@ -119,11 +114,11 @@ def _open(
     warnings: tuple[str, ...] = ()
     named = None
     if known is not None and kept is not None and reference.digest is None:
-        named, warnings = _ask_again(reference, options, known)
+        named, warnings = _ask_again(question, known)
         if named is not None and named.digest != known.named:
             kept = None
     if known is None or kept is None:
-        named = named or source.resolve()
+        named = named or question.answer()
         manifest = find_converted(source, named, platform, reference)
         known = Known(named.digest, manifest.digest)
         kept = image_cache.load(root, manifest.digest)
@@ -156,18 +151,15 @@ def _open(
     )
 
 
-def _ask_again(
-    reference: Reference, options: RegistryOptions, known: Known
-) -> tuple[Descriptor | None, tuple[str, ...]]:
+def _ask_again(question: Question, known: Known) -> tuple[Descriptor | None, tuple[str, ...]]:
     """What a tag names now; None and a warning if nobody answers soon."""
-    # A source of its own: this one shall give up early, the one that reads blobs shall not.
-    probe = open_source(reference, replace(options, timeout=min(options.timeout, KNOWN_TAG_SECONDS)))
     try:
-        return probe.resolve(), ()
+        named, why = question.answer_soon(), "its registry does not answer"
     except Unreachable as error:
-        return None, (f"using the last known meaning of {reference.familiar()}, {known.named}: {error}",)
-    finally:
-        probe.close()
+        named, why = None, str(error)
+    if named is not None:
+        return named, ()
+    return None, (f"using the last known meaning of {question.reference.familiar()}, {known.named}: {why}",)
 
 
 def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Documents:

@@ -23,6 +23,11 @@ class Later(Generic[Result]):
         """Whether `result` would not wait."""
         return not self._thread.is_alive()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait at most *seconds* (not at all if negative); whether the work has ended."""
+        self._thread.join(max(seconds, 0.0))
+        return self.ended
+
     def result(self) -> Result:
         """What the work returned, or the exception it raised, once it has ended."""
         self._thread.join()

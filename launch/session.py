@@ -25,10 +25,11 @@ from launch.mounts import SERVER, MountRecord
 from launch.root import state_directory
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform
-from registry_client.reference import Reference
+from registry_client.reference import Reference, Transport
 
 if TYPE_CHECKING:
     from chunk_store import Attachment
+    from launch.asking import Question
     from launch.images import LazyImage
 
 log = logging.getLogger("nopull.server")
@@ -69,9 +70,10 @@ def run_session(
         `fuse_fs.mount.serve`), and what `chunk_store` raises when its directory cannot be used.
     """
     with ExitStack() as undo:
-        opening = Later(lambda: _open(request))
-        undo.callback(_close_opened, opening)
         claim = undo.enter_context(Claim(request.mountpoint))
+        question = _ask(request)
+        opening = Later(lambda: _open(request, question))
+        undo.callback(_close_opened, opening)
         # Here, while the network works: loading these takes longer than a round trip.
         from chunk_store import ChunkStore
         from fuse_fs.mount import load_libfuse, serve
@@ -158,11 +160,25 @@ class Claim:
         self.release()
 
 
-def _open(request: MountRequest) -> LazyImage:
+def _ask(request: MountRequest) -> Question | None:
+    """Before the rest is loaded: a request sent now is answered by then."""
+    if request.reference.transport is Transport.RAFS:
+        return None
+    from launch.asking import Question
+
+    return Question(request.reference, request.options, request.root, request.platform)
+
+
+def _open(request: MountRequest, question: Question | None) -> LazyImage:
     from launch.images import open_image
 
     return open_image(
-        request.reference, request.options, request.root, request.platform, blob_dir=request.blob_dir
+        request.reference,
+        request.options,
+        request.root,
+        request.platform,
+        blob_dir=request.blob_dir,
+        question=question,
     )
 
 
