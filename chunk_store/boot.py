@@ -19,7 +19,7 @@ from pathlib import Path
 
 import xxhash
 
-from chunk_store import sums
+from chunk_store import local_chunks, sums
 from chunk_store.errors import StoreUnusable
 from chunk_store.window_file import DIRECTORY_MODE, FILE_MODE, WindowDirectory
 
@@ -96,6 +96,7 @@ def _recover(root: Path) -> Recovery:
     dropped = _drop_others(WindowDirectory(root), {found.window_id for found in kept})
     if recorded or kept:
         sums.replace(root, kept)
+    local_chunks.keep_only(root, {found.window_id for found in kept})
     return Recovery(kept=len(kept), dropped=dropped)
 
 

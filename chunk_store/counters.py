@@ -41,6 +41,7 @@ class Progress:
     touched_bytes: int  # distinct 4 KiB pages that readers asked for, in bytes
     waited_seconds: float  # summed over readers
     windows_awaited: int  # that a reader waits for now
+    copied_bytes: int  # of chunks that were taken from windows of other images instead of being fetched
     trouble: str | None  # why filling stands still, if it does
 
     @property
@@ -62,6 +63,7 @@ class Counters:
         # A byte per page: 250 KB for an image of 1 GB, and marking a read is one slice assignment.
         self._touched_pages = [bytearray(-(-size // _PAGE)) for size in blob_sizes]
         self._waited = 0.0
+        self._copied = 0
 
     def request(self, priority: Priority) -> None:
         """A range was asked for."""
@@ -89,6 +91,11 @@ class Counters:
             self._touched_windows[number] = 1
         return first
 
+    def copied(self, size: int) -> None:
+        """*size* bytes of chunks were found in other windows."""
+        with self._lock:
+            self._copied += size
+
     def waited(self, seconds: float) -> None:
         """A reader waited this long."""
         with self._lock:
@@ -105,6 +112,10 @@ class Counters:
         with self._lock:
             pages = sum(marks.count(1) for marks in self._touched_pages)
             return self._touched_windows.count(1), pages * _PAGE
+
+    @property
+    def copied_bytes(self) -> int:
+        return self._copied
 
     @property
     def waited_seconds(self) -> float:

@@ -23,6 +23,8 @@ from chunk_store.counters import Counters
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError
 from chunk_store.fill import Fill
 from chunk_store.limits import Limits
+from chunk_store.local_chunks import LocalChunks
+from chunk_store.plan import GAP
 from chunk_store.remote import BlobSource, is_temporary
 from chunk_store.sums import Sum
 from chunk_store.window_file import LockedWindow, WindowDirectory
@@ -79,6 +81,7 @@ class RangeFetch:
         self,
         index: WindowIndex,
         directory: WindowDirectory,
+        local: LocalChunks,
         source: BlobSource,
         limits: Limits,
         counters: Counters,
@@ -86,6 +89,7 @@ class RangeFetch:
     ) -> None:
         self._index = index
         self._directory = directory
+        self.local = local
         self._source = source
         self._limits = limits
         self._counters = counters
@@ -100,6 +104,7 @@ class RangeFetch:
         waiting = deque(fills)
         sinks: deque[WindowSink] = deque()
         try:
+            self.local.refresh()
             yield from self._lock(waiting, sinks)
             while waiting:
                 yield Settled(waiting.popleft(), Outcome.CUT)
@@ -166,7 +171,9 @@ class RangeFetch:
         while sinks:
             before = sinks[0].wanted_from
             try:
-                yield from self._one_request(sinks)
+                yield from self._copy(sinks)
+                if sinks:
+                    yield from self._one_request(sinks)
             except _Stopped:
                 raise
             except WriteRefused as refused:
@@ -208,8 +215,36 @@ class RangeFetch:
                     raise _Stopped from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
+    def _copy(self, sinks: deque[WindowSink]) -> Iterator[Settled]:
+        """Take what comes next from other windows, up to the first unit that is not in them."""
+        while sinks and self.local:
+            sink = sinks[0]
+            self._counters.copied(sink.copy_local(self.local))
+            if not sink.finished:
+                return
+            sinks.popleft()
+            yield self._finish(sink)
+
+    def _range_end(self, sinks: deque[WindowSink]) -> int:
+        """Where the range that begins at the first wanted unit ends: before more than `GAP` bytes that are
+        local, and before local ones at its end.
+        """
+        if not self.local:
+            return sinks[-1].window.compressed_end
+        blob = self._index.blob(sinks[0].number)
+        last = sinks[-1].window
+        begin = blob.unit(sinks[0].next_unit)
+        end = begin.compressed_offset + begin.compressed_size
+        for number in range(sinks[0].next_unit + 1, last.first_unit + last.unit_count):
+            unit = blob.unit(number)
+            if unit.compressed_offset - end > GAP:
+                break
+            if not self.local.has(blob, unit):
+                end = unit.compressed_offset + unit.compressed_size
+        return end
+
     def _one_request(self, sinks: deque[WindowSink]) -> Iterator[Settled]:
-        start, end = sinks[0].wanted_from, sinks[-1].window.compressed_end
+        start, end = sinks[0].wanted_from, self._range_end(sinks)
         blob_id = self._index.blob(sinks[0].number).id
         self._counters.request(min(sink.fill.priority for sink in sinks))
         with closing(_generator(self._source.read_range(blob_id, start, end - start))) as pieces:
@@ -234,7 +269,7 @@ class RangeFetch:
                         yield self._finish(sink)
                 # With nothing left to fill the iterator is still asked once more: its end gives the
                 # connection back.
-            if sinks:
+            if at < end and sinks:
                 raise _Short(
                     f"the remote ended the range of {end - start} bytes at {start} after {at - start}"
                 )
@@ -255,6 +290,7 @@ class RangeFetch:
             return Settled(sink.fill, Outcome.REFUSED, error)
         if sink.fill.memory is not None:
             return Settled(sink.fill, Outcome.IN_MEMORY, sink.fill.refusal)
+        self.local.note(sink.number)
         return Settled(sink.fill, Outcome.PRESENT, record=record)
 
     def _give_up(self, sinks: deque[WindowSink], error: BaseException) -> Iterator[Settled]:

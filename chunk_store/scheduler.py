@@ -326,7 +326,10 @@ class Scheduler:
                 outcome in (Outcome.PRESENT, Outcome.IN_MEMORY) and fill.received > 0,
             )
             message = self._place(fill, settled)
+            complete = self._windows_present == self.windows_total
             self._hire()
+        if complete:
+            self._fetch.local.clear()
         failure = settled.error if outcome is Outcome.FAILED else None
         if failure is not None:
             message = str(failure)

@@ -21,6 +21,7 @@ from chunk_store.checkpoint import Checkpoints
 from chunk_store.counters import Counters, Progress
 from chunk_store.errors import ChunkUnavailable
 from chunk_store.limits import Limits
+from chunk_store.local_chunks import LocalChunks
 from chunk_store.memory_windows import MemoryWindows
 from chunk_store.open_windows import OpenWindows
 from chunk_store.plan import Priority
@@ -136,7 +137,15 @@ class Attachment:
         stopping = threading.Event()
         self._scheduler = Scheduler(
             self._index,
-            RangeFetch(self._index, store.directory, source, store.limits, self._counters, stopping),
+            RangeFetch(
+                self._index,
+                store.directory,
+                LocalChunks(store.root, self._index, store.directory),
+                source,
+                store.limits,
+                self._counters,
+                stopping,
+            ),
             self._counters,
             store.memory,
             store.limits,
@@ -195,6 +204,7 @@ class Attachment:
             touched_bytes=touched_bytes,
             waited_seconds=self._counters.waited_seconds,
             windows_awaited=awaited,
+            copied_bytes=self._counters.copied_bytes,
             trouble=self._scheduler.trouble,
         )
 

@@ -14,6 +14,7 @@ import xxhash
 
 from chunk_store.errors import StoreError
 from chunk_store.fill import Fill
+from chunk_store.local_chunks import LocalChunks
 from chunk_store.sums import Sum
 from chunk_store.window_file import LockedWindow
 from rafs.blob_meta import BlobMeta, Chunk
@@ -142,11 +143,25 @@ class WindowSink:
         self._put(self._decoder.feed(piece))
         if self._decoder.missing == 0:
             self._decoder.finish()
-            self._decoder = None
-            self._unit += 1
-            if self._unit == self._window.first_unit + self._window.unit_count:
-                self._write([bytes(self._window.length - self._at)])
-            self.fill.advance(self._at)
+            self._end_unit()
+
+    def copy_local(self, local: LocalChunks) -> int:
+        """Take the next units from *local* for as long as it has them; return how many bytes of chunks that
+        were. Only between two units.
+
+        Raises:
+            WriteRefused: as `feed`.
+        """
+        copied = 0
+        while not self.finished and self._decoder is None:
+            unit = self._blob.unit(self._unit)
+            chunks = local.copy(self._blob, unit) if local.has(self._blob, unit) else None
+            if chunks is None:
+                break
+            self._put(chunks)
+            self._end_unit()
+            copied += sum(len(content) for _, content in chunks)
+        return copied
 
     def restart_unit(self) -> None:
         """Forget the bytes of the unit under way; it is wanted from its beginning."""
@@ -169,6 +184,13 @@ class WindowSink:
         if self._locked is not None:
             self._locked.close()
             self._locked = None
+
+    def _end_unit(self) -> None:
+        self._decoder = None
+        self._unit += 1
+        if self._unit == self._window.first_unit + self._window.unit_count:
+            self._write([bytes(self._window.length - self._at)])
+        self.fill.advance(self._at)
 
     def _adopt(self, locked: LockedWindow) -> None:
         prefix = VerifiedPrefix(self._blob, self._window)
