@@ -110,6 +110,43 @@ def startup(wish: Wish) -> None:
 
 @bench.command(
     epilog="""\b
+Examples:
+  nopull bench convert
+  nopull bench convert --image oci:layout:app --table --json convert.json
+"""
+)
+@click.option("--image", metavar="oci:DIR[:TAG]", help="Convert this image [default: one of Debian].")
+@click.option(
+    "--runs", type=click.IntRange(1), default=DEFAULT_RUNS, show_default=True, help="The best one counts."
+)
+@click.option("--table", is_flag=True, help="Also try chunk sizes, unit sizes and levels: 27 conversions.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every conversion and the conditions into this file.",
+)
+def convert(image: str | None, runs: int, table: bool, json_file: Path | None) -> None:
+    """Measure conversion: speed, size, and what each of its parts costs alone.
+
+    Runs `nopull convert` from and to image layouts on this machine; no network, no root.
+    """
+    from bench.convert import measure, result_lines, write_json
+    from bench.demo_image import build_demo_image, cache_directory
+
+    def tell(line: str) -> None:
+        click.echo(line, err=True)
+
+    name = image or build_demo_image(cache_directory(), tell=tell).reference
+    found = measure(name, runs=runs, table=table, tell=tell)
+    for line in result_lines(found):
+        click.echo(line)
+    if json_file is not None:
+        write_json(found, json_file)
+
+
+@bench.command(
+    epilog="""\b
 Example:
   nopull bench report startup.json --plot startup.svg
 """
