@@ -1,8 +1,9 @@
 """Moves completed windows from "in the page cache" to "recorded as on the disk".
 
-One thread per open store, started by the first completed window: every half minute with news, and when asked,
-it syncs the file system and appends what was complete before the sync to the record. Nobody waits for it
-except `close`, and not for long.
+One thread per open store, started by the first completed window: every half minute with news, and when
+asked, it has the file system synced and what was complete before the sync appended to the record. Nobody
+waits for it except `close`, and not for long: a child does the work, because a process cannot end while one
+of its threads is inside syncfs, which on a busy disk takes as long as everybody's writes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from chunk_store import sums
@@ -67,42 +69,31 @@ class Checkpoints:
         """Have a checkpoint made soon, without waiting for it."""
         self._asked.set()
 
-    def make(self) -> int:
+    def make(self, *, elsewhere: bool = False) -> int:
         """Sync, then record; return how many windows were recorded.
 
-        A failure is logged; windows that did not reach the disk are emptied.
+        A failure is logged; windows that did not reach the disk are emptied. *elsewhere* has a child do it,
+        and counts all as recorded unless it failed.
         """
         with self._turn:
             with self._lock:
                 news, self._news = self._news, []
             if not news:
                 return 0
-            try:
-                sync_filesystem(self._root)
-            except OSError as error:
-                log.error(
-                    "store %s: write-back failed (%s); checking what was filled since", self._root, error
-                )
-                news = [completed for completed in news if self._reached_disk(completed)]
-            try:
-                sums.append(self._root, news)
-            except OSError as error:
-                log.warning(
-                    "store %s: cannot record %d windows: %s; trying later", self._root, len(news), error
-                )
+            recorded = self._record_elsewhere(news) if elsewhere else self._record(news)
+            if recorded is None:
                 with self._lock:
                     self._news[:0] = news
-                return 0
-            return len(news)
+            return recorded or 0
 
     def flush(self, patience: float) -> None:
         """Make a checkpoint now; wait for it at most *patience* seconds, after which it goes on by itself."""
-        flusher = threading.Thread(target=self.make, name="checkpoint", daemon=True)
+        flusher = threading.Thread(target=lambda: self.make(elsewhere=True), name="checkpoint", daemon=True)
         flusher.start()
         flusher.join(patience)
 
     def close(self, patience: float) -> None:
-        """Make the last checkpoint; what it does not reach in time is fetched again after a power cut."""
+        """Make the last checkpoint; what it does not reach in time is recorded after we are gone."""
         with self._lock:
             self._closed = True
         self._asked.set()
@@ -112,7 +103,35 @@ class Checkpoints:
         while not self._closed:
             self._asked.wait(self._interval)
             self._asked.clear()
-            self.make()
+            if not self._closed:
+                self.make(elsewhere=True)
+
+    def _record_elsewhere(self, news: Sequence[sums.Sum]) -> int | None:
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                # At once: what we serve and hold would stay alive with these.
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                status = 0 if self._record(news) is not None else 1
+            finally:
+                os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        return len(news) if ended == 0 else None
+
+    def _record(self, news: Sequence[sums.Sum]) -> int | None:
+        """Sync and append; None if nothing could be appended and it should be tried again."""
+        try:
+            sync_filesystem(self._root)
+        except OSError as error:
+            log.error("store %s: write-back failed (%s); checking what was filled since", self._root, error)
+            news = [completed for completed in news if self._reached_disk(completed)]
+        try:
+            sums.append(self._root, news)
+        except OSError as error:
+            log.warning("store %s: cannot record %d windows: %s; trying later", self._root, len(news), error)
+            return None
+        return len(news)
 
     def _reached_disk(self, completed: sums.Sum) -> bool:
         """Whether the window's own write-back went well; if not, the window is emptied, because its pages may

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,19 @@ def fill(open_store: OpenStore, *, boot_id: str, record: bool = True) -> Path:
     attachment = store.attach([BLOB.meta], ScriptedSource(BLOB))
     assert attachment.wait_complete(10)
     store.close()
+    wait_recorded(store.root)
     if not record:
         (store.root / sums.NAME).unlink()
     return store.root
+
+
+def wait_recorded(root: Path) -> None:
+    """Return when all of the blob is recorded: the last checkpoint may go on after its store was closed."""
+    for _ in range(3000):
+        if len(sums.load(root)) == len(BLOB.windows):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{root}: the last checkpoint was not made within half a minute")
 
 
 def windows_in(root: Path) -> dict[str, Path]:
@@ -156,6 +167,44 @@ def test_failed_write_back_empties_the_windows_it_hit(
     before = source.sent
     assert attachment.read(0, 0, len(BLOB.plain)) == BLOB.plain
     assert source.sent - before == lost.compressed_end - lost.compressed_start
+
+
+def test_a_sync_that_takes_long_holds_up_nobody_and_is_recorded_all_the_same(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = tmp_path / "go"
+
+    def sync_late(path: Path) -> None:
+        while not go.exists():
+            time.sleep(0.01)
+
+    monkeypatch.setattr(checkpoint, "sync_filesystem", sync_late)
+    store = open_store()
+    assert store.attach([BLOB.meta], ScriptedSource(BLOB)).wait_complete(10)
+    store.close()
+    assert sums.load(store.root) == {}
+    go.touch()
+    wait_recorded(store.root)
+
+
+def test_a_checkpoint_holds_nothing_of_its_process_open(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+
+    def tell(path: Path) -> None:
+        found = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+        told.with_suffix(".new").write_text(f"{os.getpid()} {found}")
+        told.with_suffix(".new").rename(told)
+
+    monkeypatch.setattr(checkpoint, "sync_filesystem", tell)
+    store = open_store()
+    assert store.attach([BLOB.meta], ScriptedSource(BLOB)).wait_complete(10)
+    store.close()
+    wait_recorded(store.root)
+    pid, _, descriptors = told.read_text().partition(" ")
+    assert int(pid) != os.getpid()
+    assert descriptors == "[0, 1, 2, 3]"  # 3: the listing of the descriptors itself
 
 
 def test_a_store_is_for_its_user_only(open_store: OpenStore) -> None:
