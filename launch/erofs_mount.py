@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from builder.progress import Progress
-from chunk_store import ChunkStore, ChunkUnavailable
+from chunk_store import ChunkStore
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.mount import mount
 from erofs_fs.probe import probe, require_root
 from launch import mounts
 from launch.errors import ImageIncomplete, ImageInvalid, MountImpossible
+from launch.filling import fill
 from launch.images import LazyImage, open_image
 from launch.mountpoint import KERNEL_TYPE, detach, mount_at
 from launch.mounts import MountRecord
@@ -36,8 +37,6 @@ log = logging.getLogger("nopull.kernel_mount")
 
 DRIVER = "erofs"
 NAME = f"localised-{LOCALISED_VERSION}.erofs"
-FILL_STEP = "fetching"
-_TICK = 0.1  # seconds between two looks at the progress of a fill
 
 
 def mount_kernel(request: MountRequest, progress: Progress) -> MountRecord:
@@ -62,7 +61,15 @@ def mount_kernel(request: MountRequest, progress: Progress) -> MountRecord:
         )
         undo.callback(image.close)
         path, devices = kept_image(image, request.root)
-        _fill(store, image, request, progress)
+
+        def incomplete(missing: int) -> ImageIncomplete:
+            return ImageIncomplete(
+                f"a kernel mount of {image.reference.familiar()} needs all of it, {missing / 1e6:.1f} MB are"
+                " not here: leave out --no-background to fetch them first, or use the driver fuse"
+            )
+
+        refusal = None if request.background else incomplete
+        fill(store, image, progress, patience=request.options.timeout, refusal=refusal)
         # Files of nobody's content: a window that is gone by now is found below, not by the kernel.
         store.directory.reserve(device.id for device in devices)
         mount(path, store.directory.path, devices, claim.mountpoint)
@@ -102,38 +109,6 @@ def kept_image(image: LazyImage, root: Path) -> tuple[Path, tuple[WindowDevice, 
         if older != path:
             older.unlink(missing_ok=True)  # mounts of it go on: they hold the file, not its name
     return path, read_devices(raw)
-
-
-def _fill(store: ChunkStore, image: LazyImage, request: MountRequest, progress: Progress) -> None:
-    """Return when all windows are local."""
-    attachment = store.attach(image.blobs, image.blob_source, background=False)
-    try:
-        now = attachment.progress()
-        if now.complete:
-            return
-        missing = now.bytes_total - now.bytes_present
-        if not request.background:
-            raise ImageIncomplete(
-                f"a kernel mount of {image.reference.familiar()} needs all of it, {missing / 1e6:.1f} MB are"
-                " not here: leave out --no-background to fetch them first, or use the driver fuse"
-            )
-        progress.begin(FILL_STEP, missing)
-        attachment.start_background()
-        since, received = time.monotonic(), 0
-        while not attachment.wait_complete(_TICK):
-            before, now = now, attachment.progress()
-            progress.advance(FILL_STEP, now.bytes_present - before.bytes_present)
-            if now.background.compressed_bytes + now.bytes_present != received:
-                since, received = time.monotonic(), now.background.compressed_bytes + now.bytes_present
-            elif time.monotonic() - since > request.options.timeout:
-                raise ChunkUnavailable(
-                    f"filling {image.reference.familiar()}: nothing came for {request.options.timeout:g} s:"
-                    f" {now.trouble or 'another process fills it and does not get on'}"
-                )
-        progress.advance(FILL_STEP, attachment.progress().bytes_present - now.bytes_present)
-        progress.finish(FILL_STEP, "all is local")
-    finally:
-        attachment.close()
 
 
 def _recorded(

@@ -1,0 +1,87 @@
+"""`nopull pull`: the command line of `filling`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from launch.root import root_option
+from registry_client.options_cli import registry_options
+
+if TYPE_CHECKING:
+    from registry_client.options import RegistryOptions
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull pull registry.example/app:1-lazy
+  nopull pull --json registry.example/app:1-lazy | jq .fetched_bytes
+"""
+)
+@click.argument("image")
+@click.option(
+    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
+)
+@click.option(
+    "--blob-dir", type=click.Path(path_type=Path), metavar="DIR",
+    help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@root_option
+@registry_options
+def pull(
+    image: str,
+    platform: str | None,
+    blob_dir: Path | None,
+    as_json: bool,
+    root: Path,
+    registry: RegistryOptions,
+) -> None:
+    """Fetch all of the converted IMAGE that is not on this machine yet.
+
+    Afterwards it mounts and runs without its registry, by this name and by its digest. What other images
+    brought already is not fetched again. Interrupted, it goes on next time where it was.
+    """
+    from builder.progress import megabytes, shown_progress
+    from chunk_store import ChunkStore
+    from launch.filling import fill
+    from launch.images import open_image
+    from registry_client.platform import parse_platform
+    from registry_client.reference import parse_reference
+
+    began = time.monotonic()
+    wanted = None if platform is None else parse_platform(platform)
+    with ChunkStore(root) as store:
+        opened = open_image(parse_reference(image), registry, root, wanted, blob_dir=blob_dir)
+        try:
+            for warning in opened.warnings:
+                click.echo(f"nopull: warning: {warning}", err=True)
+            with shown_progress(sys.stderr) as progress:
+                done = fill(store, opened, progress, patience=registry.timeout)
+        finally:
+            opened.close()
+    fetched = done.background
+    if as_json:
+        facts = {
+            "reference": opened.reference.familiar(),
+            "digest": opened.digest,
+            "platform": str(opened.platform),
+            "bytes_total": done.bytes_total,
+            "windows_total": done.windows_total,
+            "fetched_bytes": fetched.compressed_bytes,
+            "fetched_windows": fetched.windows,
+            "requests": fetched.requests,
+            "seconds": round(time.monotonic() - began, 3),
+            "warnings": list(opened.warnings),
+        }
+        click.echo(json.dumps(facts))
+        return
+    name = f"{opened.reference.familiar().partition('@')[0]}@{opened.digest}"
+    came = f"{megabytes(fetched.compressed_bytes)} came" if fetched.windows else "nothing was missing"
+    click.echo(f"{name} is local: {megabytes(done.bytes_total)}; {came}")
