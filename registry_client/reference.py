@@ -38,6 +38,9 @@ class Transport(enum.Enum):
     RAFS = "rafs"
 
 
+_TRANSPORTS = frozenset(transport.value for transport in Transport)
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """One image's name. `parse_reference(str(reference)) == reference`.
@@ -63,7 +66,8 @@ class Reference:
         if self.transport is not Transport.DOCKER:
             return str(self)
         name = f"{self.host}/{self.repository}"
-        if self.host == DOCKER_HUB:
+        # An image called `oci` must not read like a directory called `latest`.
+        if self.host == DOCKER_HUB and self.repository.removeprefix("library/") not in _TRANSPORTS:
             name = self.repository.removeprefix("library/")
         return self._with_suffix(name)
 

@@ -189,11 +189,18 @@ class _Adapter(HTTPAdapter):
             disable_warnings(InsecureRequestWarning)  # the user has just asked for it
 
     def init_poolmanager(self, *args: Any, **settings: Any) -> None:
-        if self._secure:
-            from registry_client.tls import context
-
-            settings["ssl_context"] = context(self._trust)
+        settings.update(self._tls())
         super().init_poolmanager(*args, **settings)
+
+    def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
+        return super().proxy_manager_for(proxy, **settings, **self._tls())
+
+    def _tls(self) -> dict[str, Any]:
+        if not self._secure:
+            return {}
+        from registry_client.tls import context
+
+        return {"ssl_context": context(self._trust)}
 
 
 def _proxies(place: Location) -> dict[str, str]:

@@ -18,6 +18,7 @@ from registry_client.deadline import Deadline
 
 CLIENT_ID = "nopull"
 """What we call ourselves to registries and token servers."""
+_TUNNEL = "Tunnel connection failed: "  # http.client, before the proxy's status
 FOREIGN_ERRORS = (HTTPError, HTTPException, OSError)
 """Everything the transport below may raise: urllib3's, http.client's, sockets' and TLS'."""
 
@@ -72,6 +73,9 @@ def explain(error: Exception, seconds: float, deadline: Deadline) -> WireFailure
         return WireFailure("the connection was closed in the middle of the answer")
     if isinstance(cause, ConnectionError):
         return WireFailure("the connection was closed" if not cause.strerror else cause.strerror.lower())
+    if isinstance(cause, OSError) and str(cause).startswith(_TUNNEL):
+        said = str(cause)[len(_TUNNEL) :]
+        return WireFailure(f"the proxy does not connect us ({said})", temporary=said.startswith("5"))
     if isinstance(cause, OSError) and cause.strerror:
         return WireFailure(cause.strerror.lower())
     return WireFailure(f"the answer is not HTTP ({type(cause).__name__})")

@@ -84,7 +84,11 @@ def read_request(readline: Callable[[], bytes], read: Callable[[int], bytes]) ->
     while (text := readline().decode("latin-1").strip()) != "":
         name, _, value = text.partition(":")
         headers[name.strip().lower()] = value.strip()
-    return Request(line[0], line[1], headers, read(int(headers.get("content-length", 0))))
+    target = line[1]
+    if target.startswith("http://"):
+        # As proxies are asked; RFC 9112 has servers understand it too.
+        target = "/" + target.split("/", 3)[3]
+    return Request(line[0], target, headers, read(int(headers.get("content-length", 0))))
 
 
 def send_reply(connection: socket.socket, request: Request, reply: Reply, over: threading.Event) -> bool:
