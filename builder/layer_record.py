@@ -76,8 +76,11 @@ def noted(annotation: str) -> tuple[str, list[str]]:
 
 
 def encode(record: Record, bootstrap_size: int) -> bytes:
-    """The record's bytes. Undos that would make it large beside the bootstrap are left out, lowest first."""
+    """The record's bytes. What would make it large beside the bootstrap is left out: the looks if they alone
+    do, then undos, lowest first.
+    """
     budget = max(_SMALL, bootstrap_size // _SHARE)
+    looks = record.looks if len(_json(record.looks)) <= budget else {}
     layers: list[dict[str, Any]] = []
     for layer in reversed(record.layers):
         undo = _undo_document(layer.undo) if layer.undo is not None else None
@@ -92,7 +95,7 @@ def encode(record: Record, bootstrap_size: int) -> bytes:
                 "undo": undo if budget >= 0 else None,
             }
         )
-    return _json({"blobs": record.blobs, "layers": layers[::-1], "looks": record.looks})
+    return _json({"blobs": record.blobs, "layers": layers[::-1], "looks": looks})
 
 
 def decode(raw: bytes) -> Record:

@@ -1,7 +1,8 @@
 """Where images that were converted earlier are looked for: the repository that the new one goes to.
 
 What fits is told by a note in each manifest, so looking costs the list of tags and a few manifests. It is an
-economy: whatever goes wrong here only means that nothing is found.
+economy: what goes wrong here only means that nothing is found. Where nobody answers at all it is an error,
+better now than after the conversion.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from builder.errors import SourceUnsupported
 from builder.image_documents import is_converted
 from builder.known_image import KnownImage
 from builder.layer_record import ANNOTATION, chain_ids, noted
-from registry_client.errors import NotFound, RegistryError
+from registry_client.errors import NotFound, RegistryError, Unreachable
 from registry_client.manifest import Descriptor, Index, Manifest
 from registry_client.media_type import MANIFESTS
 from registry_client.platform import Platform, select
@@ -50,7 +51,11 @@ class Shelf:
         self._manifests: list[Manifest] | None = None
 
     def best(self, diff_ids: Sequence[str], way: str) -> tuple[KnownImage, int] | None:
-        """The image with the most lowest layers in common, made the same *way*, and how many these are."""
+        """The image with the most lowest layers in common, made the same *way*, and how many these are.
+
+        Raises:
+            Unreachable: nobody answers.
+        """
         try:
             if self._manifests is None:
                 self._manifests = list(self._look())
@@ -67,6 +72,8 @@ class Shelf:
                 count = image.shared_layers(diff_ids)
                 if count:
                     return image, count
+        except Unreachable:
+            raise
         except RegistryError as error:
             _log.info("nothing is shared with earlier images: %s", error)
         return None
@@ -88,6 +95,8 @@ class Shelf:
             entries = [entry for entry in document.manifests if entry.media_type in MANIFESTS]
             documents = map(self.source.manifest, entries[:_TAGS_LIMIT])
             return [one for one in documents if isinstance(one, Manifest)]
+        except Unreachable:
+            raise
         except RegistryError as error:
             _log.info("tag %s is not looked at: %s", tag, error)
             return []

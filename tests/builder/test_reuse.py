@@ -113,6 +113,19 @@ def test_known_layers_are_not_read_and_the_digest_is_that_of_a_fresh_conversion(
     ).images[0].layers) == len(later)  # fmt: skip
 
 
+def test_bytes_that_nobody_looked_at_before_come_from_the_blob(tmp_path: Path) -> None:
+    script = layer_tar([tree(file(b"go", b"#!/other\n", mode=0o755), file(b"other", b"x", mode=0o755))])
+    Layout(tmp_path / "first").add_image([script])
+    convert_beside(tmp_path / "first", tmp_path / "out", "v1")
+    layout = Layout(tmp_path / "second")
+    layout.add_image([script, LAST], config={"Cmd": ["/go"]})
+    whole = convert_layout(tmp_path / "second", tmp_path / "fresh", SMALL)
+    layout.blob(digest_of(gzipped(script))).unlink()
+    report = convert_beside(tmp_path / "second", tmp_path / "out", "v2")
+    assert report.digest == whole.digest
+    assert report.images[0].hot_files == 2
+
+
 def test_other_options_make_other_blobs(tmp_path: Path) -> None:
     add_image(tmp_path / "in", [BASE, TOP])
     convert_beside(tmp_path / "in", tmp_path / "out", "v1")
