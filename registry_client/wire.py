@@ -60,7 +60,9 @@ def explain(error: Exception, seconds: float, deadline: Deadline) -> WireFailure
             return WireFailure(
                 "it does not speak TLS", advice="use --plain-http if it is meant to", temporary=False
             )
-        return WireFailure(f"TLS failed ({cause.reason or 'connection broken'})", temporary=False)
+        # Some versions of OpenSSL give no reason for an answer in plain HTTP.
+        failed = f"TLS failed ({cause.reason or 'connection broken'})"
+        return WireFailure(failed, advice="does it speak TLS?", temporary=False)
     if isinstance(error, NameResolutionError) or isinstance(cause, socket.gaierror):
         return WireFailure("its name cannot be resolved", advice="is the address right?")
     if isinstance(cause, ConnectionRefusedError):
