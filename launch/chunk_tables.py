@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from launch.errors import ImageInvalid
 from rafs.blob_meta import MAX_CHUNK_INFO, BlobMeta, header_faults, parse_blob_meta, read_cache_form
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
-from rafs.chunk_table import KnownDigests, completed_digests
+from rafs.chunk_table import completed_digests
 from rafs.codes import DIGEST_SIZE, BlobFeature
 from rafs.errors import FormatInvalid, FormatUnsupported
 from rafs.records import CHUNK_INFO_HEADER
-from rafs.tarfs import tar_blob
-from rafs.toc import CHUNK_DIGESTS, CHUNK_INFO, Section, trusted_toc
+
+if TYPE_CHECKING:
+    from rafs.toc import Section
 
 
 class SizedBlobs(Protocol):
@@ -81,29 +82,32 @@ def read_tar(record: BlobRecord, blobs: SizedBlobs) -> BlobMeta:
         rafs.FormatInvalid: it is not the tar that the bootstrap names.
         and what *blobs* raises.
     """
+    from rafs.tarfs import tar_blob
+
     return tar_blob(record, blobs.read_range(record.id, 0, blobs.object_size(record.id)))
 
 
 def read_digests(
     bootstrap: Bootstrap, record: BlobRecord, form: bytes, fetched: bytes | None
-) -> KnownDigests:
-    """The digests of a blob's chunks: the bootstrap's, else those *fetched* from the blob.
+) -> tuple[bytes, bytes]:
+    """(digests, unknown) of a blob's chunks: the bootstrap's, else those *fetched* from the blob.
 
-    Where nobody has them they stay unknown. *form* is the chunk info in cache form.
+    Where nobody has them they stay unknown, as `rafs.chunk_table.known_digests` marks them. *form* is the
+    chunk info in cache form.
 
     Raises:
         rafs.RafsError: *form* or *fetched* contradict the bootstrap.
     """
     try:
-        return KnownDigests(bootstrap.chunk_digests(record.index), b"")
+        return bootstrap.chunk_digests(record.index), b""
     except FormatInvalid:
         # First, that there is chunk info for so many chunks: memory is taken for them.
         for _, message in header_faults(record, form):
             raise FormatInvalid(f"blob {record.id}: {message}") from None
-    known = bootstrap.known_digests(record.index)
+    known, unknown = bootstrap.known_digests(record.index)
     if fetched is None:
-        return known
-    return KnownDigests(completed_digests(record, known, fetched), b"")
+        return known, unknown
+    return completed_digests(record, known, unknown, fetched), b""
 
 
 def lacks_digests(bootstrap: Bootstrap, record: BlobRecord) -> bool:
@@ -131,7 +135,7 @@ def fetch_form(record: BlobRecord, blobs: SizedBlobs) -> bytes:
     source = _TablesObject(record, blobs)
     stored = source.read(record.ci_offset, record.ci_compressed_size + CHUNK_INFO_HEADER.size, "chunk info")
     form = read_cache_form(record, stored)
-    section = source.section(CHUNK_INFO)
+    section = source.section(b"blob.meta")
     if section is not None:
         section.check(form[: record.ci_uncompressed_size])
     return form
@@ -149,7 +153,7 @@ def fetch_digests(record: BlobRecord, blobs: SizedBlobs) -> bytes:
     if offset is None:
         raise ImageInvalid(f"blob {record.id}: the object has no chunk digests")
     digests = source.read(offset, DIGEST_SIZE * record.chunk_count, "chunk digests")
-    section = source.section(CHUNK_DIGESTS)
+    section = source.section(b"blob.digest")
     if section is not None:
         section.check(digests)
     return digests
@@ -189,6 +193,9 @@ class _TablesObject:
         of more than the table."""
         if not self._record.toc_size or self._whole is not None:
             return None
+        # Here: images of ours bring their tables in the bootstrap layer, and a mount waits for every module.
+        from rafs.toc import trusted_toc
+
         size = self._record.toc_size
         try:
             contents = trusted_toc(

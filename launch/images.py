@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from launch import image_cache
 from launch.asking import Question
-from launch.bare import open_bare
 from launch.bootstrap_layer import PACKED_LIMIT, unpack
 from launch.chunk_tables import (
     SizedBlobs,
@@ -34,7 +33,6 @@ from launch.remote import ImageBlobs
 from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
-from rafs.check_entries import check_entries
 from registry_client.digest import digest_of
 from registry_client.errors import Unreachable
 from registry_client.manifest import Descriptor, Manifest
@@ -131,6 +129,8 @@ def _open(question: Question, root: Path) -> LazyImage:
     if kept is not None:
         directory = kept.directory
     else:
+        from rafs.check_entries import check_entries
+
         check_entries(bootstrap, blobs)
         # Only now, when they have been understood: what is kept can be mounted.
         directory = image_cache.keep(root, documents)
@@ -198,6 +198,9 @@ def _tables(
 
 
 def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) -> LazyImage:
+    from launch.bare import open_bare
+    from rafs.check_entries import check_entries
+
     path = reference.path
     assert path is not None, "parse_reference gives rafs: a path"
     bare = open_bare(path, blob_dir)

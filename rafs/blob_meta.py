@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import compress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .blob_record import BlobRecord
 from .chunk_columns import judge_units, read_v1, read_v2, read_zran
@@ -19,8 +19,10 @@ from .codes import BLOCK, CHUNK_META_MAGIC, DIGEST_SIZE, MAX_DICTIONARY, BlobFea
 from .decompress import decompress
 from .digests import digest_of
 from .errors import FormatInvalid, FormatUnsupported
-from .inflate_index import InflatePoint
 from .records import BATCH_CONTEXT, CHUNK_INFO_HEADER, CHUNK_INFO_V2, ZRAN_CONTEXT, ChunkInfoHeader
+
+if TYPE_CHECKING:
+    from .inflate_index import InflatePoint
 
 # 24 bytes for each of the 2**24 chunks a blob can have, and contexts or dictionaries.
 MAX_CHUNK_INFO: Final = 512 << 20

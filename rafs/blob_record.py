@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
-from .cipher import UnitCipher
 from .codes import (
     MAX_CHUNKS,
     MAX_COMPRESSED_SIZE,
@@ -23,6 +22,9 @@ from .codes import (
 )
 from .errors import FormatInvalid
 from .records import CHUNK_INFO_HEADER, CHUNK_INFO_V1, CHUNK_INFO_V2, TAR_HEADER, BlobEntry
+
+if TYPE_CHECKING:
+    from .cipher import UnitCipher
 
 BlobIndex = NewType("BlobIndex", int)
 
@@ -104,6 +106,9 @@ class BlobRecord:
         """What decrypts the blob's pieces; None if they are plain."""
         if self.cipher is Cipher.NONE:
             return None
+        # Here: most images have none, and a mount waits for every module.
+        from .cipher import UnitCipher
+
         return UnitCipher(self.meta_digest, self.meta_size.to_bytes(8, "little") + self.iv_tail)
 
     def entry(self) -> BlobEntry:

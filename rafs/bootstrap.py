@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .blob_record import BlobIndex as BlobIndex
 from .blob_record import BlobRecord as BlobRecord
-from .chunk_table import KnownDigests, digests_by_blob, known_digests
+from .chunk_table import digests_by_blob, known_digests
 from .codes import (
     CHUNK_FORMAT_BITS,
     CHUNK_FORMAT_INDEXES,
@@ -218,8 +218,10 @@ class Bootstrap:
             raise found
         return found
 
-    def known_digests(self, blob_index: int) -> KnownDigests:
-        """The digests of a blob as far as the chunk table has them: merging may leave out unused chunks.
+    def known_digests(self, blob_index: int) -> tuple[bytes, bytes]:
+        """(digests, unknown) of a blob as far as the chunk table has them: merging leaves out unused chunks.
+
+        As `chunk_table.known_digests`.
 
         Takes memory for as many chunks as the blob table promises: compare that with the chunk info first.
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from array import array
 from operator import sub
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .blob_record import BlobRecord
-from .cipher import encrypted_size
-from .codes import BLOCK, ChunkFlag, Cipher, Compressor
+from .codes import BLOCK, CIPHER_BLOCK, CIPHER_FILLED, ChunkFlag, Cipher, Compressor
 from .errors import FormatInvalid, FormatUnsupported
-from .inflate_index import InflateIndex
 from .records import BATCH_CONTEXT, CHUNK_INFO_V1, CHUNK_INFO_V2
+
+if TYPE_CHECKING:
+    from .inflate_index import InflateIndex
 
 # What one unit may cost in memory. The largest that was tried with other readers has 16 MiB.
 MAX_UNIT: Final = 64 << 20
@@ -160,6 +161,9 @@ def read_zran(record: BlobRecord, raw: bytes) -> Columns:
     Raises:
         FormatInvalid: chunks overlap, are too far apart, or not in the order of contexts and their output.
     """
+    # Here: most images have none, and a mount waits for every module.
+    from .inflate_index import InflateIndex
+
     entries = CHUNK_INFO_V2.size * record.chunk_count
     columns = Columns()
     limit, gap = 0, record.chunk_size // BLOCK
@@ -229,7 +233,7 @@ def judge_units(record: BlobRecord, columns: Columns) -> None:
         total += compressed
         if (
             compressed == 0
-            or (raw and compressed != (encrypted_size(size) if encrypted else size))
+            or (raw and compressed != (CIPHER_FILLED if encrypted and size < CIPHER_BLOCK else size))
             or (stored_raw and not raw)
             or compressed > MAX_UNIT
         ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import compress
-from typing import NamedTuple
 
 from .blob_record import BlobRecord
 from .codes import DIGEST_SIZE
@@ -12,13 +11,6 @@ from .errors import FormatInvalid
 from .records import CHUNK_ROW
 
 _BLOB_INDEX_BYTE = 32  # of a row; indices are below 255
-
-
-class KnownDigests(NamedTuple):
-    """The digests of a blob's chunks, 32 bytes each by index, as far as they are known."""
-
-    digests: bytes  # zeros for unknown ones
-    unknown: bytes  # 1 for each unknown one, else 0; empty: all are known
 
 
 def digests_by_blob(table: bytes, blobs: Sequence[BlobRecord]) -> tuple[bytes | FormatInvalid, ...]:
@@ -44,19 +36,24 @@ def digests_by_blob(table: bytes, blobs: Sequence[BlobRecord]) -> tuple[bytes | 
     )
 
 
-def known_digests(table: bytes, record: BlobRecord) -> KnownDigests:
-    """What *table* has of one blob. Takes 33 bytes for each chunk that *record* promises."""
+def known_digests(table: bytes, record: BlobRecord) -> tuple[bytes, bytes]:
+    """(digests, unknown) of one blob: per chunk 32 bytes, zeros where *table* has none, and a byte, then 1.
+
+    *unknown* is empty if the table has all.
+
+    Takes 33 bytes for each chunk that *record* promises.
+    """
     digests = bytearray(DIGEST_SIZE * record.chunk_count)
     unknown = bytearray(b"\1" * record.chunk_count)
     for digest, blob, _, _, _, _, _, _, index, _ in CHUNK_ROW.struct.iter_unpack(table):
         if blob == record.index and index < record.chunk_count:
             unknown[index] = 0
             digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE] = digest
-    return KnownDigests(bytes(digests), bytes(unknown) if any(unknown) else b"")
+    return bytes(digests), bytes(unknown) if any(unknown) else b""
 
 
-def completed_digests(record: BlobRecord, known: KnownDigests, section: bytes) -> bytes:
-    """All digests of a blob: *section*, the digests its own object has, where it agrees with what is *known*.
+def completed_digests(record: BlobRecord, known: bytes, unknown: bytes, section: bytes) -> bytes:
+    """All digests of a blob: *section*, those its object has, if it agrees with what `known_digests` gave.
 
     The section may come unverified: a chunk is only ever taken as what its digest says, and those without a
     row belong to no file. It makes the same windows as in an image whose files use them.
@@ -64,14 +61,14 @@ def completed_digests(record: BlobRecord, known: KnownDigests, section: bytes) -
     Raises:
         FormatInvalid: the section has another size, or contradicts a row of the chunk table.
     """
-    if len(section) != len(known.digests):
+    if len(section) != len(known):
         raise FormatInvalid(
             f"blob {record.id}: {len(section)} bytes of digests in the object for {record.chunk_count} chunks"
         )
-    in_table = known.unknown.translate(_NOT) if known.unknown else b"\1" * record.chunk_count
+    in_table = unknown.translate(_NOT) if unknown else b"\1" * record.chunk_count
     for index in compress(range(record.chunk_count), in_table):
         start = index * DIGEST_SIZE
-        if section[start : start + DIGEST_SIZE] != known.digests[start : start + DIGEST_SIZE]:
+        if section[start : start + DIGEST_SIZE] != known[start : start + DIGEST_SIZE]:
             raise FormatInvalid(
                 f"blob {record.id}: chunk {index} has another digest in the object than in the bootstrap"
             )

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .codes import CIPHER_BLOCK, CIPHER_FILLED
 from .errors import ChunkInvalid
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.modes import XTS
 
-_BLOCK: Final = 16
 _FILLED: Final = b"\x78\x90"  # how a piece that was too short for a block ends after it was filled
-_FILLED_SIZE: Final = _BLOCK + len(_FILLED)
-
-
-def encrypted_size(size: int) -> int:
-    """How many bytes a piece of *size* bytes has when it is encrypted."""
-    return size if size >= _BLOCK else _FILLED_SIZE
 
 
 class UnitCipher:
@@ -41,8 +35,8 @@ class UnitCipher:
         Raises:
             ChunkInvalid: it is no whole piece, or the library refuses the key.
         """
-        if len(stored) < _BLOCK:
-            raise ChunkInvalid(f"an encrypted piece of {len(stored)} bytes, expected at least {_BLOCK}")
+        if len(stored) < CIPHER_BLOCK:
+            raise ChunkInvalid(f"an encrypted piece of {len(stored)} bytes, expected at least {CIPHER_BLOCK}")
         try:
             if self._cipher is None:
                 self._cipher = self._load()
@@ -50,10 +44,10 @@ class UnitCipher:
             plain: bytes = decryptor.update(bytes(stored)) + decryptor.finalize()
         except ValueError as error:
             raise ChunkInvalid(f"{len(stored)} bytes cannot be decrypted: {error}") from error
-        if len(plain) == _FILLED_SIZE != size and plain.endswith(_FILLED):
-            missing = plain[_BLOCK - 1]
-            if 0 < missing <= _BLOCK:
-                return plain[: _BLOCK - missing]
+        if len(plain) == CIPHER_FILLED != size and plain.endswith(_FILLED):
+            missing = plain[CIPHER_BLOCK - 1]
+            if 0 < missing <= CIPHER_BLOCK:
+                return plain[: CIPHER_BLOCK - missing]
         return plain
 
     def _load(self) -> Cipher[XTS]:

@@ -147,6 +147,9 @@ XATTR_PREFIXES: Final[dict[int, bytes]] = {
 }
 XATTR_WHOLE_NAMES: Final = frozenset({2, 3})  # no suffix follows
 
+CIPHER_BLOCK: Final = 16  # bytes; shorter pieces are filled up to CIPHER_FILLED before they are encrypted
+CIPHER_FILLED: Final = 18
+
 CHUNK_META_MAGIC: Final = 0xB10BB10B
 TOC_FLAG_NONE: Final = 1
 TOC_FLAG_ZSTD: Final = 2

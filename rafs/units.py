@@ -5,12 +5,16 @@ Nothing leaves here before its digest was compared. Both ways give the same chun
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .blob_meta import BlobMeta, Chunk, Unit
 from .codes import Compressor
 from .decompress import ZstdStream, decompress
 from .digests import digest_of as digest_of
 from .errors import ChunkInvalid
-from .inflate_index import InflateStream, inflate
+
+if TYPE_CHECKING:
+    from .inflate_index import InflateStream
 
 
 def decode_unit(meta: BlobMeta, unit: Unit, compressed: bytes | memoryview) -> bytes:
@@ -67,6 +71,8 @@ def _unpack(meta: BlobMeta, unit: Unit, stored: bytes | bytearray | memoryview) 
         raw = raw or len(stored) == unit.uncompressed_size
     point = meta.inflate_point(unit)
     if point is not None:
+        from .inflate_index import inflate
+
         return inflate(point, bytes(stored))
     return decompress(Compressor.NONE if raw else meta.compressor, stored, unit.uncompressed_size)
 
@@ -92,6 +98,9 @@ class UnitDecoder:
             return
         point = meta.inflate_point(unit)
         if point is not None:
+            # Here: most images have none, and a mount waits for every module.
+            from .inflate_index import InflateStream
+
             self._stream = InflateStream(point)
         elif meta.compressor is Compressor.ZSTD:
             self._stream = ZstdStream(unit.uncompressed_size)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rafs.cipher import UnitCipher, encrypted_size
+from rafs.cipher import UnitCipher
 from rafs.errors import ChunkInvalid
 from rafs.units import decode_unit
 from tests.support.blob_metas import batch_blob, plain_blob
@@ -18,7 +18,7 @@ CIPHER = UnitCipher(KEY, TWEAK)
 @given(st.binary(min_size=1, max_size=100))
 def test_pieces_of_every_length_come_back(piece: bytes) -> None:
     stored = encrypted(piece)
-    assert len(stored) == encrypted_size(len(piece))
+    assert len(stored) == (len(piece) if len(piece) >= 16 else 18)
     assert CIPHER.decrypt(stored, len(piece)) == piece
     assert CIPHER.decrypt(stored) == piece
 
