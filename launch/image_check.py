@@ -163,7 +163,9 @@ class ImageCheck:
                 try:
                     content = decode_unit(meta, unit, stored)
                     self.verdict.chunks_verified += unit.chunk_count
-                    self.verdict.findings += check_content(meta, unit.first_chunk, content)
+                    found = check_content(meta, unit.first_chunk, content)[: CHUNK_FINDINGS - wrong]
+                    self.verdict.findings += found
+                    wrong += len(found)
                 except ChunkInvalid as error:
                     self._add("chunk", f"blob {meta.id}", error)
                     wrong += 1

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from registry_client.reference import parse_reference
 from tests.support.nydus_vectors import Image, all_images, one_vector, path_of
 
 pytestmark = pytest.mark.system
+
+CHECKOUT = Path(__file__).parents[2]
 
 TYPES = {
     "dir": stat.S_IFDIR,
@@ -205,3 +209,15 @@ def test_a_layer_object_is_mounted_by_the_bootstrap_inside_it(name: str, tmp_pat
             assert {at: row["sha256"] for at, row in shown.items() if "sha256" in row} == contents
         finally:
             unmount(mountpoint, asked.root)
+
+
+@pytest.mark.parametrize("verb", [["check"], ["inspect"], ["mount"]])
+def test_a_legacy_bootstrap_is_refused_by_name(verb: list[str], tmp_path: Path) -> None:
+    # Its magic is where version 6 has zeros.
+    (tmp_path / "v5.boot").write_bytes((0x52414653).to_bytes(4, "little") + bytes(8188))
+    (tmp_path / "mountpoint").mkdir()
+    command = [sys.executable, str(CHECKOUT / "nopull.py"), *verb, f"rafs:{tmp_path / 'v5.boot'}"]
+    if verb == ["mount"]:
+        command += [str(tmp_path / "mountpoint"), "--root", str(tmp_path / "root")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "RAFS v5" in done.stdout + done.stderr) == (6, True), done
