@@ -1,15 +1,43 @@
-"""`nopull cache`: what the store of this machine holds. Prints; the counting is `census`."""
+"""`nopull cache`: what the store of this machine holds, whether it is right, and how to make it smaller.
+
+Prints; the work is done by `census`, `verify` and `sweep`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from chunk_store.byte_size import byte_size, human_size
 from chunk_store.census import take_census
 from chunk_store.place import default_root
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _place_options(command: Command) -> Command:
+    """Add `--root DIR`, as an absolute path, and `--json`."""
+
+    def absolute(_: click.Context, __: click.Parameter, given: Path | None) -> Path:
+        return default_root() if given is None else given.absolute()
+
+    root = click.option(
+        "--root",
+        type=click.Path(path_type=Path, file_okay=False),
+        callback=absolute,
+        metavar="DIR",
+        help="Where state and cache live [default: $NOPULL_ROOT, else /var/lib/nopull for root, "
+        "~/.cache/nopull for others].",
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+    return root(as_json(command))
 
 
 @click.group()
@@ -19,19 +47,14 @@ def cache() -> None:
     \b
     Example:
       nopull cache ls
+      nopull cache verify
+      nopull cache gc --size 20GB
     """
 
 
 @cache.command("ls")
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Where state and cache live [default: $NOPULL_ROOT, else /var/lib/nopull for root, "
-    "~/.cache/nopull for others].",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def list_windows(root: Path | None, as_json: bool) -> None:
+@_place_options
+def list_windows(root: Path, as_json: bool) -> None:
     """Show how many windows are local and what they occupy.
 
     "complete" windows are known to be on the disk; "recent" ones were filled since the last checkpoint (every
@@ -42,28 +65,114 @@ def list_windows(root: Path | None, as_json: bool) -> None:
       nopull cache ls
       nopull cache ls --json | jq .disk_bytes
     """
-    place = default_root() if root is None else root.absolute()
-    census = take_census(place)
+    census = take_census(root)
     if as_json:
-        click.echo(json.dumps({"root": str(place), **dataclasses.asdict(census)}))
+        click.echo(json.dumps({"root": str(root), **dataclasses.asdict(census)}))
         return
-    click.echo(f"{place}")
+    click.echo(f"{root}")
     rows = [
         ("complete", census.complete, census.complete_bytes),
         ("recent", census.unrecorded, census.unrecorded_bytes),
         ("empty", census.empty, 0),
     ]
     for name, count, size in rows:
-        click.echo(f"  {name:<9} {count:>7} windows  {_human(size):>10}")
-    click.echo(f"  on disk   {'':>7}          {_human(census.disk_bytes):>10}")
+        click.echo(f"  {name:<9} {count:>7} windows  {human_size(size):>10}")
+    click.echo(f"  on disk   {'':>7}          {human_size(census.disk_bytes):>10}")
     if census.foreign:
         click.echo(f"  {census.foreign} entries are not windows", err=True)
 
 
-def _human(size: int) -> str:
-    amount = float(size)
-    for unit in ("B", "KB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
+@cache.command("verify")
+@_place_options
+@click.pass_context
+def verify_windows(ctx: click.Context, root: Path, as_json: bool) -> None:
+    """Read every window again; drop those that are not what was written.
+
+    A dropped window is fetched again when somebody reads it. A wrong one that a mount or a reader holds is
+    named and left alone: unmount and verify again. Ends with 1 if that happened. Windows that were filled
+    since the last checkpoint, and partial ones, cannot be checked yet, and are counted.
+
+    \b
+    Examples:
+      nopull cache verify
+      nopull cache verify --json | jq .dropped
+    """
+    from chunk_store.verify import verify
+
+    with _opened(root) as dropped_at_boot:
+        found = verify(root)
+    if as_json:
+        after_boot = {"dropped_after_unclean_boot": dropped_at_boot}
+        click.echo(json.dumps({"root": str(root), **dataclasses.asdict(found), **after_boot}))
+    else:
+        click.echo(f"{root}")
+        click.echo(f"  right     {found.right:>7} windows  {human_size(found.right_bytes):>10}")
+        click.echo(f"  dropped   {len(found.dropped):>7} windows")
+        if dropped_at_boot:
+            click.echo(f"            {dropped_at_boot:>7} windows that did not reach the disk before a crash")
+        click.echo(f"  unchecked {found.unrecorded + found.partial:>7} windows: recent or partial")
+        for window_id in found.held:
+            click.echo(f"  wrong, but held by a mount or a reader: {window_id}", err=True)
+        if found.foreign:
+            click.echo(f"  {found.foreign} entries are not windows", err=True)
+    ctx.exit(1 if found.held else 0)
+
+
+@cache.command("gc")
+@click.option(
+    "--size", type=byte_size, metavar="SIZE",
+    help="Keep at most this much (500MB, 20GiB, …); what was mounted least recently goes first.",
+)
+@click.option(
+    "--unused", "unused_days", type=click.FloatRange(min=0), metavar="DAYS",
+    help="Drop what was not mounted for this many days.",
+)
+@click.option("--all", "everything", is_flag=True, help="Drop all that is not in use.")
+@_place_options
+def collect(
+    size: int | None, unused_days: float | None, everything: bool, root: Path, as_json: bool
+) -> None:
+    """Free what nobody needs, and say what was freed.
+
+    Without options these are leftovers: empty files, and windows that were cut. What a mount, a reader or a
+    running fill holds is never touched.
+
+    \b
+    Examples:
+      nopull cache gc
+      nopull cache gc --unused 30
+      nopull cache gc --size 20GB --json | jq .freed_bytes
+    """
+    from chunk_store.sweep import sweep
+
+    with _opened(root):
+        freed = sweep(root, size=size, unused_days=unused_days, everything=everything)
+    if as_json:
+        click.echo(json.dumps({"root": str(root), **dataclasses.asdict(freed)}))
+        return
+    click.echo(f"{root}")
+    click.echo(f"  freed     {freed.windows:>7} windows  {human_size(freed.freed_bytes):>10}")
+    click.echo(f"  left      {freed.windows_left:>7} windows  {human_size(freed.bytes_left):>10}")
+    if freed.held:
+        click.echo(f"  in use    {freed.held:>7} windows stayed for that")
+    if freed.empty:
+        click.echo(f"  removed   {freed.empty:>7} empty files")
+    if freed.foreign:
+        click.echo(f"  {freed.foreign} entries are not windows", err=True)
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[int]:
+    """The store below *root* opened, which checks it after an unclean boot; yields how many windows that
+    dropped. A store that is not there is not made.
+    """
+    if not root.is_dir():
+        yield 0
+        return
+    from chunk_store.boot import current_boot, open_store
+
+    fd, recovery = open_store(root, current_boot())
+    try:
+        yield recovery.dropped if recovery is not None else 0
+    finally:
+        os.close(fd)

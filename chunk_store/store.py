@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from chunk_store.attached import record_use
 from chunk_store.boot import current_boot, open_store
 from chunk_store.checkpoint import Checkpoints
 from chunk_store.counters import Counters, Progress
@@ -135,6 +136,7 @@ class Attachment:
         self._index = WindowIndex(blobs)
         self._counters = Counters(len(self._index), [blob.uncompressed_size for blob in blobs])
         stopping = threading.Event()
+        self._use = record_use(store.root, (self._index[number].id for number in self._index.distinct()))
         self._scheduler = Scheduler(
             self._index,
             RangeFetch(
@@ -227,6 +229,9 @@ class Attachment:
     def close(self) -> None:
         """Stop fetching; whoever still reads gets `ChunkUnavailable`. Returns within a second."""
         self._scheduler.close(_LEAVE_SECONDS)
+        use, self._use = self._use, None
+        if use is not None:
+            os.close(use)
         self._store.forget(self)
 
     def _read_window(self, number: int, begin: int, end: int, deadline: float) -> bytes:

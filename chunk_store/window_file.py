@@ -17,6 +17,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum, auto
 from pathlib import Path
 
 FILE_MODE = 0o600
@@ -104,6 +105,14 @@ class LockedWindow:
             self._fd = -1
 
 
+class Removal(Enum):
+    """What became of a window that was to go."""
+
+    REMOVED = auto()
+    HELD = auto()  # by a mount, a reader, or whoever fills it: it was left alone
+    GONE = auto()  # it was not there
+
+
 def is_held(fd: int) -> bool:
     """Whether anything but *fd*, an open window file, holds that file open: a mount, also one that was lazily
     unmounted, or a reader.
@@ -188,6 +197,33 @@ class WindowDirectory:
         for window_id in window_ids:
             if self.size(window_id) <= 0:
                 os.close(self._open_write(self._name(window_id)))
+
+    def remove(self, window_id: str) -> Removal:
+        """Unlink the window's file unless something holds it or somebody fills it.
+
+        A reader that opens it in this very moment keeps a file that is no worse than it was; a kernel mount
+        looks at its windows once more when it holds them.
+
+        Raises:
+            OSError: the file system refuses (read-only, no permission).
+        """
+        name = self._name(window_id)
+        try:
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return Removal.GONE
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _leads_to(name, os.fstat(fd)):
+                return Removal.GONE
+            if is_held(fd):
+                return Removal.HELD
+            os.unlink(name)  # noqa: PTH108
+        except BlockingIOError:
+            return Removal.HELD
+        finally:
+            os.close(fd)
+        return Removal.REMOVED
 
     def names(self) -> Iterator[tuple[str, str]]:
         """Yield (name, path) of every entry two levels below, whatever it is, in no particular order."""

@@ -1,0 +1,81 @@
+"""Reads every window again and drops those that are not what was written.
+
+A window's id decides its bytes, so the checksum in the record stays right however often the window was
+dropped and fetched again. What is not recorded cannot be checked from here: a window that was completed since
+the last checkpoint, or one that is partial, whose chunks are compared with their digests by whoever goes on
+with it. Serves `nopull cache verify`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from chunk_store import sums
+from chunk_store.boot import checksum
+from chunk_store.window_file import Removal, WindowDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found, in windows unless the name says otherwise."""
+
+    right: int
+    right_bytes: int
+    dropped: tuple[str, ...]  # ids of windows that were wrong or unreadable and are gone
+    held: tuple[str, ...]  # ids of windows that are wrong and were left alone, because a mount holds them
+    unrecorded: int  # of some length, but of no recorded checksum: not checked
+    partial: int  # recorded once and of another length now: not checked here, but before they are relied on
+    foreign: int  # entries that are no windows
+
+
+def verify(root: Path) -> Verification:
+    """Check every recorded window of the store below *root*; drop what is wrong.
+
+    The caller has opened the store (`boot.open_store`).
+
+    Raises:
+        OSError: the directory cannot be read, or a wrong window cannot be removed.
+    """
+    directory = WindowDirectory(root)
+    recorded = sums.load(root)
+    right = right_bytes = unrecorded = partial = foreign = 0
+    dropped: list[str] = []
+    held: list[str] = []
+    for name, path in directory.names():
+        if not sums.is_window_id(name) or directory.size(name) < 0:
+            foreign += 1
+            continue
+        size = directory.size(name)
+        if not size:
+            continue
+        record = recorded.get(name)
+        if record is None:
+            unrecorded += 1
+        elif record.length != size:
+            partial += 1
+        elif _checksum_on_disk(Path(path)) == record.checksum:
+            right += 1
+            right_bytes += size
+        elif directory.size(name) == record.length:  # else it went, or was begun again, while we read it
+            removal = directory.remove(name)
+            if removal is Removal.REMOVED:
+                dropped.append(name)
+            elif removal is Removal.HELD:
+                held.append(name)
+    return Verification(right, right_bytes, tuple(dropped), tuple(held), unrecorded, partial, foreign)
+
+
+def _checksum_on_disk(path: Path) -> int | None:
+    """XXH3-64 of the file; None if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            # The page cache would answer for the disk.
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+        return checksum(path)
+    except OSError:
+        return None
