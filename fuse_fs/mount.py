@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,11 @@ PARALLEL_READS = 64  # kernel default 12: readahead of several files would queue
 CALLBACKS = ("init", "getattr", "fgetattr", "readlink", "readdir", "read", "statfs", "listxattr")
 # Without any xattr in the image the kernel is told so once; overlayfs else asks several times per look-up.
 XATTR_CALLBACKS = ("getxattr",)
+
+# After readahead has failed the kernel asks once more, at once, for the page a reader waits for. That reader
+# has waited already; whoever reads later than this tries again.
+_STILL_FAILED_SECONDS = 1.0
+_FAILURES_KEPT = 64
 
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _WAKE = signal.SIGUSR1
@@ -160,6 +166,8 @@ class Callbacks:
         self._tree = tree
         self._on_ready = on_ready
         self._new_stat = fuse.c_stat
+        # Start, end and time by path. Only single operations on it, which are atomic.
+        self._failed: dict[bytes, tuple[int, int, float]] = {}
 
     def init(self, _: Any) -> int:
         self._on_ready()
@@ -202,9 +210,25 @@ class Callbacks:
         return 0
 
     def read(self, path: bytes, answer: Any, size: int, offset: int, _: Any) -> int:
-        content = self._tree.read(path, offset, size)
+        if self._failed and self._has_just_failed(path, offset):
+            return -errno.EIO
+        try:
+            content = self._tree.read(path, offset, size)
+        except BaseException as error:
+            if is_failure(error):
+                self._note_failure(path, offset, size)
+            raise
         ctypes.memmove(answer, content, len(content))
         return len(content)
+
+    def _note_failure(self, path: bytes, offset: int, size: int) -> None:
+        if len(self._failed) >= _FAILURES_KEPT:
+            self._failed.clear()
+        self._failed[path] = (offset, offset + size, time.monotonic())
+
+    def _has_just_failed(self, path: bytes, offset: int) -> bool:
+        start, end, when = self._failed.get(path, (0, 0, 0.0))
+        return start <= offset < end and time.monotonic() - when < _STILL_FAILED_SECONDS
 
     def statfs(self, _: bytes, answer: Any) -> int:
         space, shown = self._tree.space(), answer.contents

@@ -170,6 +170,9 @@ def _progress_lines(progress: Mapping[str, Any]) -> list[str]:
     share = 100 * progress["bytes_present"] // progress["bytes_total"] if progress["bytes_total"] else 100
     sizes = f"{size_text(progress['bytes_present'])} of {size_text(progress['bytes_total'])}"
     lines = [f"local    {present} of {total} windows, {sizes} ({share} %)"]
+    if present < total:
+        missing = size_text(progress["bytes_total"] - progress["bytes_present"])
+        lines.append(f"missing  {total - present} windows, {missing}: fetched when read, else behind that")
     if "demand" not in progress:
         return lines  # the kernel counts nothing
     waited = f"readers waited {progress['waited_seconds']:.2f} s in all"

@@ -75,13 +75,15 @@ def run_session(
         opening = Later(lambda: _open(request, question))
         undo.callback(_close_opened, opening)
         # Here, while the network works: loading these takes longer than a round trip.
-        from chunk_store import ChunkStore
+        from chunk_store import ChunkStore, Limits
         from fuse_fs.mount import load_libfuse, serve
         from fuse_fs.tree import ImageTree
         from launch.hot_list import hot_ranges
 
         load_libfuse()
-        store = undo.enter_context(ChunkStore(request.root))
+        limits = Limits()
+        limits = replace(limits, read_seconds=min(limits.read_seconds, request.options.timeout))
+        store = undo.enter_context(ChunkStore(request.root, limits=limits))
         image = opening.result()
         for warning in image.warnings:
             log.warning("%s", warning)
