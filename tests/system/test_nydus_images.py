@@ -27,10 +27,15 @@ from launch.umount import unmount
 from rafs.bootstrap import Bootstrap
 from rafs.codes import RafsFlag
 from rafs.errors import FormatUnsupported
+from registry_client import open_destination
+from registry_client.digest import Digest
+from registry_client.manifest import Descriptor
+from registry_client.media_type import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.platform import parse_platform
 from registry_client.reference import parse_reference
-from tests.support.nydus_vectors import Image, all_images, one_vector, path_of
+from tests.support.debian_registry import DebianRegistry
+from tests.support.nydus_vectors import Image, all_images, one_vector, path_of, vector_images
 
 pytestmark = pytest.mark.system
 
@@ -221,3 +226,35 @@ def test_a_legacy_bootstrap_is_refused_by_name(verb: list[str], tmp_path: Path) 
         command += [str(tmp_path / "mountpoint"), "--root", str(tmp_path / "root")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "RAFS v5" in done.stdout + done.stderr) == (6, True), done
+
+
+def test_a_reference_image_is_read_from_the_layers_of_the_ordinary_one_in_a_registry(tmp_path: Path) -> None:
+    (image,) = vector_images("nydusify-ociref")
+    manifest = image.expect["manifest"]
+    objects = image.folder / "layout" / "blobs" / "sha256"
+    with DebianRegistry() as registry:
+        name = f"docker://{registry.host}/app:nydus"
+        destination = open_destination(parse_reference(name), RegistryOptions())
+        for path in objects.iterdir():
+            digest = Digest(f"sha256:{path.name}")
+            descriptor = Descriptor(MediaType.OCI_LAYER_GZIP, digest, path.stat().st_size)
+            destination.put_blob(descriptor, lambda path=path: path.open("rb"))  # type: ignore[misc]
+        raw = (objects / manifest["digest"].removeprefix("sha256:")).read_bytes()
+        destination.put_manifest(raw, MediaType.OCI_MANIFEST, tag="nydus")
+        destination.close()
+        asked = MountRequest(
+            parse_reference(name),
+            tmp_path / "mountpoint",
+            RegistryOptions(),
+            tmp_path / "root",
+            driver="fuse",
+        )
+        asked.mountpoint.mkdir()
+        mount(asked)
+        try:
+            shown = dict(rows(asked.mountpoint))
+            assert {path: row["sha256"] for path, row in shown.items() if "sha256" in row} == {
+                path_of(row): row["sha256"] for row in image.files if "sha256" in row
+            }
+        finally:
+            unmount(asked.mountpoint, asked.root)
