@@ -164,3 +164,35 @@ def report(result: Path, plot_file: Path | None) -> None:
         from bench.plot import draw
 
         draw(found, plot_file)
+
+
+@bench.command(
+    epilog="""\b
+Example:
+  nopull bench registry --runs 5 --json registry.json
+"""
+)
+@click.option(
+    "--runs", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each kind."
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every measurement and the conditions into this file.",
+)
+def registry(runs: int, json_file: Path | None) -> None:
+    """Compare reading from a registry with bare urllib3 and with curl.
+
+    Small ranges on a warm connection and from 16 threads, a verified blob of 256 MB, and round trips; in
+    turns, against a registry of its own on loopback. Prints quotients of medians.
+    """
+    import json
+
+    from bench.registry import lines, measure
+
+    result = measure(runs, lambda text: click.echo(text, err=True))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for line in lines(result):
+        click.echo(line)
