@@ -35,7 +35,7 @@ setup(
         "lz4>=4.3",
         "requests>=2.31",
         "rich>=13.7",
-        "urllib3>=2.2",
+        "urllib3>=2.7",
         "xxhash>=3.4",
         "zstandard>=0.22",
     ],
