@@ -29,3 +29,4 @@ class Limits:
     bulk_range: int = 1 << 20  # one of the three hides a round trip of 20 ms behind 80 ms of bytes
     tail: int = 700 << 10  # a miss brings what lies behind it in the same request, up to this
     memory_bytes: int = 8 << 20  # windows kept in memory while the file system takes none
+    cache_bytes: int | None = None  # that windows may occupy; None: what the file system has

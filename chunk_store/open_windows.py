@@ -81,6 +81,11 @@ class OpenWindows:
         if entry is not None and closing:
             os.close(entry.fd)
 
+    def by_age(self) -> list[str]:
+        """The windows that are open, the least recently read first."""
+        with self._lock:
+            return list(self._table)
+
     def close(self) -> None:
         """Forget all."""
         for window_id in list(self._table):

@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from chunk_store.counters import Counters
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError
@@ -31,6 +32,9 @@ from chunk_store.window_file import LockedWindow, WindowDirectory
 from chunk_store.window_index import WindowIndex
 from chunk_store.window_sink import VerifiedPrefix, WindowSink, WriteRefused
 from rafs.errors import RafsError
+
+if TYPE_CHECKING:
+    from chunk_store.quota import Quota
 
 _FIRST_PAUSE = 0.1  # seconds before the first retry; doubled each time, with jitter
 _LONGEST_PAUSE = 2.0
@@ -86,6 +90,7 @@ class RangeFetch:
         limits: Limits,
         counters: Counters,
         stopping: threading.Event,
+        quota: Quota | None = None,
     ) -> None:
         self._index = index
         self._directory = directory
@@ -94,6 +99,7 @@ class RangeFetch:
         self._limits = limits
         self._counters = counters
         self._stopping = stopping
+        self._quota = quota
 
     def run(self, fills: Iterable[Fill]) -> Iterator[Settled]:
         """Fill neighbouring windows of one blob in order; yield each of *fills* exactly once, settled, as
@@ -102,6 +108,7 @@ class RangeFetch:
         Only the first is waited for if another process fills it, and only if a reader wants it.
         """
         waiting = deque(fills)
+        window_ids = [self._index[fill.number].id for fill in waiting]
         sinks: deque[WindowSink] = deque()
         try:
             self.local.refresh()
@@ -114,6 +121,8 @@ class RangeFetch:
         finally:
             for sink in sinks:
                 sink.close()
+            if self._quota is not None:
+                self._quota.filled(window_ids)
         for fill in [*(sink.fill for sink in sinks), *waiting]:
             yield Settled(fill, Outcome.CUT)
 
@@ -139,6 +148,8 @@ class RangeFetch:
         locked: LockedWindow | None = None
         try:
             if not fill.in_memory:
+                if self._quota is not None and self._directory.size(window.id) != window.length:
+                    self._quota.make_room(window.id, window.length, demand=fill.wanted)
                 locked = self._directory.try_lock(window.id, window.length)
                 if locked is None and fill.wanted and first:
                     locked = self._await_other(fill)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from chunk_store.attached import record_use
 from chunk_store.boot import current_boot, open_store
@@ -32,6 +33,9 @@ from chunk_store.scheduler import Scheduler
 from chunk_store.window_file import WindowDirectory
 from chunk_store.window_index import WindowIndex
 from rafs.blob_meta import BlobMeta
+
+if TYPE_CHECKING:
+    from chunk_store.quota import Quota
 
 _FILE_TRIES = (
     3  # of one read: a file may be found damaged, repaired, and damaged again; then it is left alone
@@ -61,6 +65,11 @@ class ChunkStore:
         self.open_windows = OpenWindows(self.directory)
         self.memory = MemoryWindows(self.limits.memory_bytes)
         self.checkpoints = Checkpoints(root)
+        self.quota: Quota | None = None
+        if self.limits.cache_bytes is not None:
+            from chunk_store.quota import Quota  # here, because few stores have one and starts are to be fast
+
+            self.quota = Quota(root, self.directory, self.open_windows, self.limits.cache_bytes)
         # Protects `_attachments` and `_lock_fd`. A leaf.
         self._lock = threading.Lock()
         self._attachments: set[Attachment] = set()
@@ -147,6 +156,7 @@ class Attachment:
                 store.limits,
                 self._counters,
                 stopping,
+                store.quota,
             ),
             self._counters,
             store.memory,
@@ -244,7 +254,9 @@ class Attachment:
                 found = store.open_windows.read(window.id, window.length, begin, end - begin)
                 if found is not None:
                     return found
-                log.warning("window %s is not what it was; looking at it again", window.id)
+                gone = store.directory.size(window.id) == 0  # evicted, here or by somebody else
+                level = logging.DEBUG if gone else logging.WARNING
+                log.log(level, "window %s is not what it was; looking at it again", window.id)
                 self._scheduler.lost(number)
             kept = store.memory.get(window.id)
             if kept is not None:

@@ -1,0 +1,93 @@
+"""`--cache-size`: the limit holds, the least recently attached goes first, readers get every byte."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from chunk_store import ChunkStore, StoreFull
+from chunk_store.attached import NAME
+from chunk_store.limits import Limits
+from tests.chunk_store.blobs import Asked, Blob, ScriptedSource, random_blob
+from tests.chunk_store.conftest import OpenStore
+
+FIRST, SECOND, THIRD = (random_blob(("quota", number), 3 << 20) for number in range(3))
+LARGE = random_blob("larger than the cache", 8 << 20)
+
+
+def occupied(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.glob("windows/*/*"))
+
+
+def local(root: Path, blob: Blob) -> int:
+    return sum((root / "windows" / w.id[:2] / w.id).is_file() for w in blob.windows)
+
+
+def fill(store: ChunkStore, blob: Blob, mounted_at: float) -> None:
+    """Make *blob* local, as an image that was mounted last at *mounted_at*."""
+    attachment = store.attach([blob.meta], ScriptedSource(blob))
+    assert attachment.wait_complete(20)
+    attachment.close()
+    newest = max((store.root / NAME).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    os.utime(newest, (mounted_at, mounted_at))
+
+
+def test_the_least_recently_attached_image_makes_room(open_store: OpenStore) -> None:
+    limit = int(2.5 * len(FIRST.plain))
+    store = open_store(limits=Limits(cache_bytes=limit))
+    fill(store, FIRST, 2_000_000.0)
+    fill(store, SECOND, 1_000_000.0)
+    source = ScriptedSource(THIRD)
+    sizes = []
+
+    def measure(_: Asked) -> None:
+        sizes.append(occupied(store.root))
+
+    source.on_request = measure
+    attachment = store.attach([THIRD.meta], source)
+    assert attachment.wait_complete(20)
+    assert max([*sizes, occupied(store.root)]) <= limit
+    assert local(store.root, FIRST) == len(FIRST.windows) and local(store.root, SECOND) < len(SECOND.windows)
+    assert attachment.read(0, 0, len(THIRD.plain)) == THIRD.plain
+
+
+def test_at_the_limit_filling_stops_and_readers_get_every_byte(
+    open_store: OpenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = len(LARGE.plain) // 2
+    store = open_store(limits=Limits(cache_bytes=limit))
+    source = ScriptedSource(LARGE)
+    attachment = store.attach([LARGE.meta], source)
+    with pytest.raises(StoreFull, match="limit of"):
+        attachment.wait_complete(20)
+    assert source.sent < LARGE.unit_bytes
+    random = Random(4)
+    for _ in range(200):
+        offset = random.randrange(len(LARGE.plain))
+        size = random.randint(1, 200_000)
+        end = min(offset + size, len(LARGE.plain))
+        assert attachment.read(0, offset, end - offset) == LARGE.plain[offset:end]
+        assert occupied(store.root) <= limit
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 1
+
+
+def test_what_is_held_stays_and_readers_are_served_from_memory(open_store: OpenStore) -> None:
+    fill(open_store(), FIRST, 1_000_000.0)
+    store = open_store(limits=Limits(cache_bytes=len(FIRST.plain)))
+    held = [path.open("rb") for path in store.root.glob("windows/*/*")]
+    attachment = store.attach([SECOND.meta], ScriptedSource(SECOND), background=False)
+    assert attachment.read(0, 0, len(SECOND.plain)) == SECOND.plain
+    assert local(store.root, FIRST) == len(FIRST.windows) and local(store.root, SECOND) == 0
+    for file in held:
+        file.close()
+
+
+def test_a_limit_below_one_window_keeps_nothing_and_serves_all(open_store: OpenStore) -> None:
+    store = open_store(limits=Limits(cache_bytes=1))
+    attachment = store.attach([FIRST.meta], ScriptedSource(FIRST))
+    assert attachment.read(0, 0, len(FIRST.plain)) == FIRST.plain
+    assert occupied(store.root) == 0
