@@ -26,7 +26,7 @@ from registry_client import open_destination, open_source
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.builder.layouts import Layout, Published, convert_layout, digest_of, gzipped
-from tests.builder.tar_bytes import END
+from tests.builder.tar_bytes import END, member, pax
 from tests.builder.test_convert import LAYERS, SMALL
 from tests.support.trees import directory, file, hardlink, layer_tar, symlink, tree, whiteout
 
@@ -111,6 +111,64 @@ def test_known_layers_are_not_read_and_the_digest_is_that_of_a_fresh_conversion(
     assert sum(layer.reused for layer in convert_beside(
         tmp_path / "third", tmp_path / "out", "v3"
     ).images[0].layers) == len(later)  # fmt: skip
+
+
+def random_layer(chance: random.Random, files: set[bytes]) -> bytes:
+    """A tar that adds, replaces, links, hides and re-describes things; *files* are those below and in it."""
+    members = []
+    for path in chance.sample(NAMES, 5):
+        kind = chance.choice("ffdlwhho")
+        folder, _, name = path.rpartition(b"/")
+        mtime, mode = chance.randrange(1000), chance.randrange(0o1000)
+        if kind == "w":
+            members.append(member((folder + b"/" if folder else b"") + b".wh." + name))
+        elif kind == "o":
+            members.append(member(folder + b"/.wh..wh..opq") if folder else member(b"x"))
+        elif kind == "d":
+            members.append(member(path, kind=b"5", mtime=mtime, mode=mode))
+        elif kind == "l":
+            members.append(member(path, kind=b"2", link=b"/e/f"))
+        elif kind == "h" and files:
+            members.append(member(path, kind=b"1", link=chance.choice(sorted(files))))
+        else:
+            content = b"%d" % chance.randrange(5) * chance.choice([0, 1, 4000, 40_000])
+            members.append(
+                pax((b"SCHILY.xattr.user.k", b"v")) + member(path, content, mtime=mtime, mode=mode)
+            )
+            files.add(path)
+    return b"".join(members) + END
+
+
+NAMES = [b"a", b"b", b"a/c", b"a/d", b"b/c", b"b/c/e", b"e/f", b"e/g", b"h", b"\xff"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_layers_are_taken_up_at_any_point(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    layers: list[bytes] = []
+    files: set[bytes] = set()
+    for attempt in range(100):
+        there = set(files)
+        add_image(tmp_path / f"{attempt}", [*layers, tried := random_layer(chance, there)])
+        # Some are impossible, such as links to what is gone.
+        with suppress(LayerInvalid):
+            convert_layout(tmp_path / f"{attempt}", tmp_path / "tried", SMALL)
+            layers, files = [*layers, tried], there
+        if len(layers) == 4:
+            break
+    known = chance.randrange(1, 4)
+    other = [*layers[:known], LAST]
+    add_image(tmp_path / "first", layers)
+    first = convert_beside(tmp_path / "first", tmp_path / "out", "v1")
+    in_table = {blob.id for blob in Published(tmp_path / "out", first.digest).bootstrap.blobs}
+    add_image(tmp_path / "second", other)
+    report = convert_beside(tmp_path / "second", tmp_path / "out", "v2")
+    assert report.digest == convert_layout(tmp_path / "second", tmp_path / "fresh", SMALL).digest
+    # All but where a layer's bytes are all hidden by what lies above: nobody knows their digests then.
+    hidden = any(
+        layer.blob is not None and layer.blob[7:] not in in_table for layer in first.images[0].layers[:known]
+    )
+    assert hidden or sum(layer.reused for layer in report.images[0].layers) == known
 
 
 def test_bytes_that_nobody_looked_at_before_come_from_the_blob(tmp_path: Path) -> None:
