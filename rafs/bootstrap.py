@@ -125,6 +125,20 @@ class Bootstrap:
                 nid, _, file_type, _ = DIRENT.struct.unpack_from(raw, start + position * DIRENT.size)
                 yield entry_name(raw, start, end, directory.nid, position, count), nid, file_type
 
+    def children(self, directory: Inode) -> Iterator[int]:
+        """Yield the inode numbers of the entries without looking at their names, "." and ".." among them.
+
+        Raises:
+            FormatInvalid: *directory* is none, or a block of it is broken.
+        """
+        self._require_directory(directory)
+        raw = self._raw
+        for index in range(-(-directory.size // self.block_size)):
+            start, end = self._block(directory, index)
+            count = entry_count(raw, start, end, directory.nid)
+            for nid, _, _, _ in DIRENT.struct.iter_unpack(raw[start : start + count * DIRENT.size]):
+                yield nid
+
     def symlink_target(self, inode: Inode) -> bytes:
         """Where the symbolic link points.
 

@@ -15,9 +15,19 @@ from operator import add
 
 from .blob_meta import BlobMeta
 from .bootstrap import Bootstrap
-from .codes import BLOCK, RafsFlag
+from .codes import (
+    BLOCK,
+    CHUNK_FORMAT_BITS,
+    CHUNK_FORMAT_INDEXES,
+    FORMAT_EXTENDED,
+    LAYOUT_CHUNKS,
+    NID_UNIT,
+    RafsFlag,
+)
 from .errors import FormatInvalid
+from .records import CHUNK_ENTRY, INODE_EXTENDED, XATTR_HEADER
 
+_EXTENDED_CHUNKS = (LAYOUT_CHUNKS << 1 | FORMAT_EXTENDED).to_bytes(2, "little")
 _LOW_INDICES = 1 << 16  # an entry holds the chunk's index in two parts, the lower of 16 bits
 
 
@@ -40,6 +50,13 @@ def check_entries(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> None:
             for chunk, unknown in enumerate(meta.holes):
                 if unknown:
                     del sizes[_entry(index, chunk) + (meta.chunk(chunk).offset // BLOCK << 32)]
+    if tarfs or not _all_agree(bootstrap, sizes):
+        _walk(bootstrap, metas, sizes)
+
+
+def _walk(bootstrap: Bootstrap, metas: Sequence[BlobMeta], sizes: dict[int, int]) -> None:
+    """Judge file by file, and raise at the first that does not agree."""
+    tarfs = bool(bootstrap.flags & RafsFlag.TARFS_MODE)
     chunk_size = bootstrap.chunk_size
     find, unpack = sizes.get, struct.Struct("<Q").iter_unpack
     seen: set[int] = set()
@@ -57,6 +74,55 @@ def check_entries(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> None:
             if find(entry) != (left if left < chunk_size else chunk_size):
                 raise _refusal(path, inode.size - left, entry, min(left, chunk_size), metas)
             left -= chunk_size
+
+
+def _all_agree(bootstrap: Bootstrap, sizes: dict[int, int]) -> bool:
+    """Whether `_walk` would return, found without names and values for each inode. False is no verdict.
+
+    A container's first start waits for this: 1 µs per file, where the walk takes 3.
+    """
+    raw, meta, chunk_size = bootstrap.raw, bootstrap.header.meta_offset, bootstrap.chunk_size
+    unpack, find, number = INODE_EXTENDED.struct.unpack_from, sizes.get, int.from_bytes
+    end, budget = len(raw), len(raw)
+    root = int(bootstrap.root_nid)
+    seen, folders, stack = {root}, {root}, [(root, root)]
+    while stack:
+        nid, parent = stack.pop()
+        directory = bootstrap.inode(nid)
+        budget -= directory.size
+        dots = 0
+        for child in bootstrap.children(directory) if budget >= 0 else ():
+            if child in seen:
+                if child in folders:
+                    if child not in (nid, parent):
+                        return False
+                    dots += 1
+                continue
+            seen.add(child)
+            at = meta + child * NID_UNIT
+            if raw[at : at + 2] != _EXTENDED_CHUNKS or at + INODE_EXTENDED.size > end:
+                inode = bootstrap.inode(child)
+                if stat.S_ISDIR(inode.mode):
+                    folders.add(child)
+                    stack.append((child, nid))
+                elif inode.size and stat.S_ISREG(inode.mode):
+                    return False
+                continue
+            _, icount, mode, _, left, chunk_format, *_ = unpack(raw, at)
+            if not stat.S_ISREG(mode) or chunk_format & ~CHUNK_FORMAT_BITS != CHUNK_FORMAT_INDEXES:
+                return False
+            at += INODE_EXTENDED.size + (XATTR_HEADER.size + 4 * (icount - 1) if icount else 0)
+            at += -at % CHUNK_ENTRY.size
+            if at + -(-left // chunk_size) * CHUNK_ENTRY.size > end:
+                return False
+            while left > 0:
+                entry = number(raw[at : at + CHUNK_ENTRY.size], "little")
+                if find(entry) != (left if left < chunk_size else chunk_size):
+                    return False
+                at, left = at + CHUNK_ENTRY.size, left - chunk_size
+        if dots != 2:
+            return False
+    return True
 
 
 def _refusal(path: bytes, offset: int, entry: int, size: int, metas: Sequence[BlobMeta]) -> FormatInvalid:

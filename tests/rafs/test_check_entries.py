@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import stat
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap
 from rafs.check_entries import check_entries
-from rafs.errors import FormatInvalid
+from rafs.errors import FormatInvalid, RafsError
 from tests.support.bootstrap_edits import Edit, Editor, edited
 from tests.support.images import Image, image_of
 from tests.support.nydus_vectors import Image as Vector
@@ -92,3 +95,31 @@ def test_a_tree_that_does_not_end_is_refused(image: Image) -> None:
     raw = edited(image.bootstrap, lambda editor: editor.dirent(b"/", b"d", nid=root))
     with pytest.raises(FormatInvalid, match="reached twice"):
         check_entries(Bootstrap(raw), _metas(image))
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=4))
+def test_the_quick_look_accepts_nothing_that_the_walk_refuses(changes: list[tuple[int, int]]) -> None:
+    raw = bytearray(SMALL.bootstrap)
+    inodes = Bootstrap(SMALL.bootstrap).header.meta_offset
+    for at, value in changes:
+        raw[inodes + at % (len(raw) - inodes)] = value
+    metas = _metas(SMALL)
+    try:
+        bootstrap = Bootstrap(bytes(raw))
+        check_entries(bootstrap, metas)
+    except RafsError:
+        return
+    for path, inode in bootstrap.walk():
+        for extent in bootstrap.extents(inode) if stat.S_ISREG(inode.mode) else ():
+            chunk = metas[extent.blob_index].chunk(extent.chunk_index)
+            assert (chunk.offset, chunk.size) == (extent.blob_offset, extent.size), path
+
+
+SMALL = image_of(
+    tree(
+        file(b"first", TWO_CHUNKS, xattrs={b"user.a": b"1"}),
+        directory(
+            b"d", *(file(b"%d" % number, b"x" * number) for number in range(20)), hardlink(b"l", b"/first")
+        ),
+    )
+)
