@@ -147,7 +147,8 @@ class ConnectionPool:
             keep = not self._closed and connection.wrapped.sock is not None
             if keep:
                 self._idle.append(connection)
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
         if not keep:
             connection.wrapped.close()
 
@@ -172,26 +173,22 @@ class ConnectionPool:
 
     def _take(self, deadline: Deadline) -> tuple[Connection, bool]:
         """A connection that is now ours, and whether it was kept from an earlier request."""
-        dead: list[Connection] = []
-        try:
+        while True:
             with self._changed:
-                while True:
+                while not self._idle:
                     if self._closed:
                         raise WireFailure("it was closed by this program", temporary=False)
-                    while self._idle:
-                        connection = self._idle.pop()
-                        if connection.wrapped.is_connected:
-                            self._busy.add(connection)
-                            return connection, True
-                        dead.append(connection)
                     if self._opening <= self._waiting and len(self._busy) + self._opening < self._bound.value:
                         connection = Connection(self._build, self._proxy())
                         self._busy.add(connection)
                         return connection, False
                     self._wait(deadline)
-        finally:
-            for connection in dead:
-                connection.wrapped.close()
+                connection = self._idle.pop()
+                self._busy.add(connection)
+            # A system call that lets other threads run: not under the lock they would want next.
+            if connection.wrapped.is_connected:
+                return connection, True
+            self.discard(connection)
 
     def _wait(self, deadline: Deadline) -> None:
         remaining = deadline.remaining()

@@ -50,9 +50,7 @@ class MirrorReading:
             for route in mirrors
         }
         # Who served what lately, to know who is to blame for wrong bytes. Appending is atomic.
-        self._served: deque[tuple[Digest, int, int, Route]] = (
-            before._served if before else deque(maxlen=_REMEMBERED)
-        )
+        self._served: deque[_Served] = before._served if before else deque(maxlen=_REMEMBERED)
         peers = any(_is_peer(route) for route in mirrors)
         self._direct = _Bucket(DIRECT_RATE, DIRECT_BURST) if peers else None
 
@@ -103,9 +101,9 @@ class MirrorReading:
     def distrust(self, blob: Descriptor, offset: int, size: int) -> bool:
         """Leave the mirrors that served these bytes, which turned out wrong; False if no mirror did."""
         guilty = {
-            route
-            for digest, start, end, route in tuple(self._served)
-            if digest == blob.digest and start < offset + size and offset < end
+            one.route
+            for one in tuple(self._served)
+            if one.digest == blob.digest and one.start < offset + size and offset < one.end
         }
         for route in guilty & set(self.healths):
             health = self.healths[route]
@@ -117,20 +115,21 @@ class MirrorReading:
         own = self._routes.own
         deadline = own.endpoint.deadline()
         for route in self._well(blob.digest):
-            started = position
+            served = _Served(blob.digest, position, route)
             share = deadline.part(deadline.remaining() * _MIRROR_SHARE)
             try:
                 for piece in route.blobs.pieces(blob, position, end, whole=whole, deadline=share, attempts=1):
+                    if served.end == served.start:
+                        self._served.append(served)
                     position += len(piece)
+                    # Before it is handed on: who takes it may say at once that it is wrong.
+                    served.end = position
                     if position == end:
-                        self._served.append((blob.digest, started, position, route))
                         self.healths[route].succeeded()
                     yield piece
                 if position >= end:
                     return
             except RegistryError as error:
-                if position > started:
-                    self._served.append((blob.digest, started, position, route))
                 self._blame(route, blob.digest, error)
         if self._direct is not None:
             self._direct.take(deadline)
@@ -162,6 +161,17 @@ class MirrorReading:
             health.failed(error, rest=60.0)
         else:
             health.failed(error)
+
+
+class _Served:
+    """Bytes of a blob and who they came from; grows while they come."""
+
+    __slots__ = ("digest", "end", "route", "start")
+
+    def __init__(self, digest: Digest, start: int, route: Route) -> None:
+        self.digest = digest
+        self.start = self.end = start
+        self.route = route
 
 
 class _Bucket:

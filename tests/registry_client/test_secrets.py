@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import subprocess
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -116,3 +121,43 @@ def test_failing_runs_keep_secrets(
     for text in seen:
         assert SECRET not in text
         assert TOKEN not in text
+
+
+def test_a_running_command_shows_no_secret_to_other_users(
+    server: ScriptedRegistry, image: SampleImage, tmp_path: Path
+) -> None:
+    """Its arguments, environment and thread names while it waits, and all it prints when it fails."""
+    reference = store(image, server)
+    server.require_token(account=("alice", SECRET))
+    waiting = threading.Event()
+    go_on = threading.Event()
+
+    def hold(request: Request, reply: Reply) -> Reply:
+        waiting.set()
+        go_on.wait(20)
+        return Reply(401, body=f"no {SECRET} for you".encode())
+
+    server.lie(hold, "GET /token")
+    account = tmp_path / "account"
+    account.write_text(f"alice:{SECRET}\n")
+    command = [sys.executable, "-m", "nopull", "--log-level", "debug", "inspect", reference]
+    running = subprocess.Popen(
+        [*command, "--creds", f"file:{account}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert waiting.wait(20)
+        shown = b""
+        for file in ("cmdline", "environ", "comm", "maps", *_thread_names(running.pid)):
+            shown += Path(f"/proc/{running.pid}/{file}").read_bytes()
+    finally:
+        go_on.set()
+        printed = running.communicate(timeout=30)[0]
+    assert running.returncode == 4
+    assert b"refuses the account 'alice'" in printed
+    for text in (shown, printed):
+        assert SECRET.encode() not in text
+        assert base64.b64encode(f"alice:{SECRET}".encode()) not in text
+
+
+def _thread_names(pid: int) -> list[str]:
+    return [f"task/{one.name}/comm" for one in Path(f"/proc/{pid}/task").iterdir()]
