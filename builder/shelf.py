@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _TAGS_LIMIT: Final = 32  # looked at; the newest versions share most
 _IMAGES_LIMIT: Final = 64
+_PLATFORMS_LIMIT: Final = 16  # of one index
 _AT_ONCE: Final = 8
 
 
@@ -93,7 +94,8 @@ class Shelf:
             if isinstance(document, Manifest):
                 return [document]
             entries = [entry for entry in document.manifests if entry.media_type in MANIFESTS]
-            documents = map(self.source.manifest, entries[:_TAGS_LIMIT])
+            converted = [entry for entry in entries if is_marked(entry)] or entries
+            documents = map(self.source.manifest, converted[:_PLATFORMS_LIMIT])
             return [one for one in documents if isinstance(one, Manifest)]
         except Unreachable:
             raise
