@@ -8,13 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from chunk_store import ChunkStore
+from launch.images import LazyImage, open_image
 from rafs.blob_meta import BlobMeta
+from rafs.bootstrap import Bootstrap
+from rafs.bootstrap_writer import write_bootstrap
 from rafs.chunk_info import decode_v2, encode_v2
-from rafs.records import CHUNK_INFO_V2
+from rafs.chunk_table import completed_digests
+from rafs.codes import BlobFeature
+from rafs.errors import FormatInvalid
+from rafs.records import CHUNK_INFO_V2, CHUNK_ROW
+from rafs.tree import split_ref
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
 from tests.support.blob_metas import plain_blob
+from tests.support.bootstrap_edits import Editor, edited
+from tests.support.images import image_of
 from tests.support.referring_blobs import encrypted_blob, gzip_members, zran_blob
+from tests.support.trees import file, tree
 
 CONTENT = [random.Random(i).randbytes(size) for i, size in enumerate((200_000, 1, 90_000, 4096, 300_000))]
 # As in a tar: between the files are things that belong to no chunk.
@@ -88,3 +101,57 @@ def test_chunks_are_read_in_any_order_and_again_from_the_disk(
             end = meta.chunk(index).offset + meta.chunk(index).size
             after = meta.chunk(index + 1).offset if index + 1 < meta.chunk_count else meta.uncompressed_size
             assert not any(space[end:after])
+
+
+def _merged_without_a_row(directory: Path, features: BlobFeature) -> LazyImage:
+    """An image whose second file was removed after its blob was made, and with it the row of its chunk."""
+    made = image_of(tree(file(b"kept", b"a" * 5000), file(b"removed", b"b" * 5000)))
+    root = made.root
+    del root.children[b"removed"]
+    bootstrap = write_bootstrap(root, made.blobs, chunk_size=64 << 10)
+    table = Bootstrap(bootstrap).header.extended.chunk_table_offset
+    kept = next(iter(root.children.values())).chunks[0]
+    rows = [bootstrap[table + 80 * i : table + 80 * (i + 1)] for i in range(2)]
+    mine = next(row for row in rows if CHUNK_ROW.unpack(row).chunk_index == split_ref(kept)[1])
+
+    def edit(editor: Editor) -> None:
+        editor.write(table, mine * 2)
+        editor.blob(0, features=lambda found: found & ~BlobFeature.INLINED_CHUNK_DIGEST | features)
+
+    (directory / "image.boot").write_bytes(edited(bootstrap, edit))
+    for name, raw in made.objects.items():
+        (directory / name).write_bytes(raw)
+    return open_image(
+        parse_reference(f"rafs:{directory / 'image.boot'}"), RegistryOptions(), directory / "root"
+    )
+
+
+def test_a_digest_that_the_bootstrap_lacks_is_taken_from_the_blob(tmp_path: Path) -> None:
+    (blob,) = _merged_without_a_row(tmp_path, BlobFeature.INLINED_CHUNK_DIGEST).blobs
+    assert not blob.holes
+    assert {blob.chunk(i).digest for i in range(2)} == {
+        blake3(letter * 5000).digest() for letter in (b"a", b"b")
+    }
+
+
+def test_a_chunk_whose_digest_nobody_has_is_never_given(tmp_path: Path) -> None:
+    image = _merged_without_a_row(tmp_path, BlobFeature(0))
+    (blob,) = image.blobs
+    assert sorted(blob.holes) == [0, 1]
+    hole = blob.holes.index(1)
+    with ChunkStore(tmp_path / "root") as store:
+        attachment = store.attach(image.blobs, image.blob_source, background=False)
+        assert attachment.read(0, blob.chunk(hole).offset, 5000) == bytes(5000)
+        assert attachment.read(0, blob.chunk(1 - hole).offset, 5000) == b"a" * 5000
+        attachment.close()
+
+
+def test_digests_that_contradict_the_bootstrap_are_refused(tmp_path: Path) -> None:
+    image = _merged_without_a_row(tmp_path, BlobFeature.INLINED_CHUNK_DIGEST)
+    (blob,) = image.blobs
+    known, unknown = image.bootstrap.known_digests(0)
+    assert completed_digests(blob.record, known, unknown, blob.digests) == blob.digests
+    swapped = blob.digests[32:] + blob.digests[:32]
+    for section, message in ((swapped, "another digest"), (blob.digests[:-32], "32 bytes of digests")):
+        with pytest.raises(FormatInvalid, match=message):
+            completed_digests(blob.record, known, unknown, section)
