@@ -97,6 +97,8 @@ EXIT_CODES: dict[str, int] = {
     "launch.errors.ImageIncomplete": MOUNT_IMPOSSIBLE,
     "launch.errors.MountImpossible": MOUNT_IMPOSSIBLE,
     "launch.errors.ServerFailed": MOUNT_IMPOSSIBLE,
+    "launch.errors.MetricsMissing": MOUNT_IMPOSSIBLE,
+    "launch.errors.MetricsUnservable": MOUNT_IMPOSSIBLE,
     "launch.errors.NotMounted": NOT_FOUND,
     "launch.errors.LaunchError": OTHER,
     "bench.errors.ProgramMissing": MOUNT_IMPOSSIBLE,

@@ -41,9 +41,11 @@ setup(
     ],
     extras_require={
         "bench": ["matplotlib>=3.8"],
+        "metrics": ["prometheus-client>=0.20"],
         "dev": [
             "hypothesis>=6.100",
             "mypy>=1.10",
+            "prometheus-client>=0.20",
             "pytest>=8.2",
             "pytest-timeout>=2.3",
             "ruff>=0.5",

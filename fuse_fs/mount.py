@@ -265,7 +265,8 @@ def _answering(callback: Callable[..., int]) -> Callable[..., int]:
         except BaseException as error:  # noqa: BLE001
             if is_failure(error):
                 where = show(arguments[0]) if isinstance(arguments[0], bytes) else "the mount"
-                log.error("%s %s: %s: %s", callback.__name__, where, type(error).__name__, error)
+                what = (callback.__name__, where, type(error).__name__, error)
+                log.error("%s %s: %s: %s", *what, extra={"path": where})
             return -errno_of(error)
 
     return answer

@@ -20,6 +20,7 @@ from fuse_fs.errors import (
     NotASymlink,
     ReadIncomplete,
 )
+from fuse_fs.first_reads import FirstReads
 from rafs.bootstrap import Bootstrap, Inode, Nid
 from rafs.codes import RafsFlag
 
@@ -50,6 +51,7 @@ class ImageTree:
     def __init__(self, bootstrap: Bootstrap, attachment: BlobBytes) -> None:
         self._bootstrap = bootstrap
         self._attachment = attachment
+        self.first_reads = FirstReads()
         self._known: dict[bytes, Nid] = {}
         self._known_before: dict[bytes, Nid] = {}
 
@@ -128,6 +130,7 @@ class ImageTree:
         stop = min(offset + size, inode.size)
         if stop <= offset:
             return b""
+        self.first_reads.note(inode.nid, path, inode.size)
         runs = self._runs(inode, offset, stop)
         pieces = [self._attachment.read(blob, start, length) for blob, start, length in runs]
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)

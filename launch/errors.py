@@ -31,6 +31,14 @@ class MountBusy(MountImpossible):
     """Something is mounted there, or still uses what is mounted there."""
 
 
+class MetricsMissing(LaunchError):
+    """Metrics were asked for, and what serves them is not installed."""
+
+
+class MetricsUnservable(LaunchError):
+    """Nobody can listen at the address metrics were asked for at."""
+
+
 class NotMounted(LaunchError):
     """Nothing of ours is mounted at that place."""
 

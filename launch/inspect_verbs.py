@@ -17,6 +17,7 @@ from registry_client.options_cli import registry_options
 if TYPE_CHECKING:
     from launch.image_check import ImageCheck
     from launch.images import LazyImage
+    from launch.mounts import MountRecord
     from registry_client.manifest import Manifest
     from registry_client.options import RegistryOptions
     from registry_client.platform import Platform
@@ -172,6 +173,7 @@ Examples:
   nopull explain /mnt
   nopull explain registry.example/app:1-lazy
   nopull explain --json /mnt | jq .progress.demand
+  nopull explain --trace /mnt > first-reads      # then: nopull convert --prefetch @first-reads …
   nopull explain --registry registry.example
 """
 )
@@ -182,6 +184,9 @@ Examples:
     metavar="HOST[/REPOSITORY]",
     help="Try a registry: which account is used and where it is from, which mirrors, what each answers.",
 )
+@click.option(
+    "--trace", is_flag=True, help="Of a mount: print the files that were read, in the order of first reads."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @image_options
 @root_option
@@ -189,6 +194,7 @@ Examples:
 def explain(
     what: str | None,
     registry_host: str | None,
+    trace: bool,
     as_json: bool,
     platform: str | None,
     blob_dir: Path | None,
@@ -212,6 +218,9 @@ def explain(
     from launch.explain import explain_layers, explain_mount, layer_lines, mount_lines
 
     record = mounts.find(root, Path(what))
+    if trace:
+        _explain_trace(record, what, as_json)
+        return
     if record is not None:
         facts = explain_mount(record, root)
         shown = mount_lines(facts)
@@ -236,6 +245,25 @@ def explain(
     else:
         for line in shown:
             click.echo(line)
+
+
+def _explain_trace(record: MountRecord | None, what: str, as_json: bool) -> None:
+    from launch.control import ask
+    from launch.errors import NotMounted
+
+    if record is None or not record.pids:
+        why = "no mount of nopull is there" if record is None else "the kernel serves it, and counts nothing"
+        raise NotMounted(f"cannot tell what was read first in {what}: {why}")
+    said = ask(record.control, {"ask": "trace"})
+    if as_json:
+        click.echo(json.dumps({"mountpoint": str(record.mountpoint), "digest": record.digest, **said}))
+        return
+    for file in said["files"]:
+        # A line is a path: one that has a line break cannot be in a list.
+        if "\n" not in file["path"]:
+            click.echo(os.fsencode(file["path"]))
+    if said["truncated"]:
+        click.echo("nopull: warning: the list is full; files that were read later are not in it", err=True)
 
 
 def _explain_registry(host: str, registry: RegistryOptions, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launch.root import root_option
+from launch.server_options import server_options
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ Examples:
     help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the mount's record as one JSON object.")
+@server_options
 @root_option
 @registry_options
 def mount(
@@ -57,6 +59,8 @@ def mount(
     platform: str | None,
     blob_dir: Path | None,
     as_json: bool,
+    metrics_address: tuple[str, int] | None,
+    log_format: str,
     root: Path,
     registry: RegistryOptions,
 ) -> None:
@@ -92,12 +96,16 @@ def mount(
         driver=driver,
         background=not no_background,
         blob_dir=blob_dir,
+        metrics_address=metrics_address,
+        log_format=log_format,
     )
     if driver != "erofs":
         start_mount(request, foreground=foreground, on_ready=show)
         return
     if foreground:
         raise click.UsageError("--foreground is for the driver fuse: nobody serves a mount of the kernel")
+    if metrics_address is not None:
+        raise click.UsageError("--metrics-address is for the driver fuse: others have no server")
     from builder.progress import shown_progress
     from launch.erofs_mount import mount_kernel
 

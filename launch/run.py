@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch import containers, overlay
 from launch.errors import LaunchError, NotMounted
+from launch.log_lines import TEXT
 from launch.oci_spec import Host, ImageConfig, Wanted, arguments, parse_config, runtime_spec, working_dir
 from launch.run_errors import ConfigInvalid, RootNeeded, RunError
 from launch.runtime import WATCHED, find_runtime, run_container
@@ -51,6 +52,8 @@ class RunRequest:
     name: str | None = None
     runtime: str | None = None
     attach_input: bool = False
+    metrics_address: tuple[str, int] | None = None
+    log_format: str = TEXT
 
 
 def run_image(request: RunRequest) -> int:
@@ -115,6 +118,8 @@ def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> Image
             root=request.root,
             platform=request.platform,
             blob_dir=request.blob_dir,
+            metrics_address=request.metrics_address,
+            log_format=request.log_format,
             bound=True,
         ),
         meanwhile=_load_the_rest,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.root import root_option
+from launch.server_options import server_options
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ Exit code: the container's own, 128 + n when signal n killed it,
 @click.option(
     "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
 )
+@server_options
 @root_option
 @registry_options
 @click.pass_context
@@ -62,6 +64,8 @@ def run(
     name: str | None,
     runtime: str | None,
     platform: str | None,
+    metrics_address: tuple[str, int] | None,
+    log_format: str,
     root: Path,
     registry: RegistryOptions,
 ) -> None:
@@ -95,5 +99,7 @@ def run(
         name=name,
         runtime=runtime,
         attach_input=interactive or tty,
+        metrics_address=metrics_address,
+        log_format=log_format,
     )
     ctx.exit(run_image(request))

@@ -22,6 +22,7 @@ from fuse_fs.errors import MountFailed
 from launch import mounts
 from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ServerFailed
+from launch.log_lines import TEXT, formatter
 from launch.mounts import MountRecord
 from launch.root import state_directory
 from launch.session import MountRequest, new_id, run_session
@@ -106,6 +107,9 @@ def _serve_here(
         ready.append(record)
         on_ready(record)
 
+    if request.log_format != TEXT:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(formatter(request.log_format, mount_id))
     run_session(request, mount_id, log_path, report)
     if not ready:
         raise ServerFailed(f"{request.mountpoint} was unmounted before it was ready")
@@ -125,7 +129,7 @@ def _be_server(
 
     code = 1
     try:
-        _settle(log_path, writing)
+        _settle(log_path, writing, formatter(request.log_format, mount_id))
         _bound_memory()
         if request.bound:
             _bind_to(parent)
@@ -145,7 +149,7 @@ def _be_server(
         os._exit(code)
 
 
-def _settle(log_path: Path, writing: int) -> None:
+def _settle(log_path: Path, writing: int, lines: logging.Formatter) -> None:
     """Become a process of its own: session, signals, descriptors, log."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -166,7 +170,8 @@ def _settle(log_path: Path, writing: int) -> None:
     )
     # Dropped, not closed: what they write to has been closed above.
     logging.getLogger().handlers.clear()
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr)
+    logging.getLogger().handlers[0].setFormatter(lines)
 
 
 def _bound_memory() -> None:

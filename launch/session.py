@@ -10,16 +10,17 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launch import mounts
 from launch.control import ControlServer
 from launch.errors import MountBusy
 from launch.later import Later
+from launch.log_lines import TEXT
 from launch.mountpoint import mount_at, prepare
 from launch.mounts import SERVER, MountRecord
 from launch.root import state_directory
@@ -28,9 +29,9 @@ from registry_client.platform import Platform
 from registry_client.reference import Reference, Transport
 
 if TYPE_CHECKING:
-    from chunk_store import Attachment
     from launch.asking import Question
     from launch.images import LazyImage
+    from launch.metrics import MetricsServer
 
 log = logging.getLogger("nopull.server")
 
@@ -50,6 +51,8 @@ class MountRequest:
     background: bool = True  # fetch the rest of the image while it is mounted
     blob_dir: Path | None = None  # `rafs:` only: where the blobs lie, None: beside the bootstrap
     allow_other: bool | None = None  # None: wherever it is allowed
+    metrics_address: tuple[str, int] | None = None  # host and port; None: no metrics
+    log_format: str = TEXT
     bound: bool = False  # the server goes when the process that started it does, however that ends
 
 
@@ -72,12 +75,14 @@ def run_session(
     with ExitStack() as undo:
         claim = undo.enter_context(Claim(request.mountpoint))
         question = _ask(request)
+        metrics = _listen(request, undo)
         opening = Later(lambda: _open(request, question))
         undo.callback(_close_opened, opening)
         # Here, while the network works: loading these takes longer than a round trip.
         from chunk_store import ChunkStore, Limits
         from fuse_fs.mount import load_libfuse, serve
         from fuse_fs.tree import ImageTree
+        from launch.answers import Answers, resident_bytes
         from launch.hot_list import hot_ranges
 
         load_libfuse()
@@ -93,7 +98,16 @@ def run_session(
         undo.callback(attachment.close)
         record = _record(request, mount_id, claim.mountpoint, image, log_path)
         undo.callback(mounts.forget, request.root, record)
-        control = ControlServer(record.control, lambda _: _status(record, attachment))
+        if metrics is None:
+            tree, metrics_address = ImageTree(image.bootstrap, attachment), None
+        else:
+            from launch.metrics import TimedBytes
+
+            metrics.publish(record, attachment.progress, resident_bytes)
+            tree = ImageTree(image.bootstrap, TimedBytes(attachment, metrics.observe))
+            metrics_address = metrics.address
+        answers = Answers(record, attachment, tree.first_reads, metrics_address)
+        control = ControlServer(record.control, answers)
         undo.callback(control.close)
 
         def announce() -> None:
@@ -112,7 +126,7 @@ def run_session(
             announcing.append(Later(announce))
 
         serve(
-            ImageTree(image.bootstrap, attachment),
+            tree,
             claim.mountpoint,
             on_ready=on_ready,
             allow_other=may_allow_other() if request.allow_other is None else request.allow_other,
@@ -171,6 +185,16 @@ def _ask(request: MountRequest) -> Question | None:
     return Question(request.reference, request.options, request.root, request.platform)
 
 
+def _listen(request: MountRequest, undo: ExitStack) -> MetricsServer | None:
+    if request.metrics_address is None:
+        return None
+    from launch.metrics import MetricsServer
+
+    metrics = MetricsServer(request.metrics_address)
+    undo.callback(metrics.close)
+    return metrics
+
+
 def _open(request: MountRequest, question: Question | None) -> LazyImage:
     from launch.images import open_image
 
@@ -213,17 +237,3 @@ def _record(
         image=image.directory,
         warnings=image.warnings,
     )
-
-
-def _status(record: MountRecord, attachment: Attachment) -> Mapping[str, Any]:
-    progress = attachment.progress()
-    return {
-        **record.to_json(),
-        "progress": {**asdict(progress), "complete": progress.complete},
-        "resident_bytes": _resident_bytes(),
-    }
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")

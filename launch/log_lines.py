@@ -1,0 +1,40 @@
+"""How a mount server's log lines look: text for people, or one JSON object a line for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+TEXT, JSON = "text", "json"
+# What our code hands to the logger besides the sentence (`extra=`), by the names it has there.
+FIELDS = ("path",)
+
+
+def formatter(kind: str, mount_id: str) -> logging.Formatter:
+    """The form for TEXT or JSON."""
+    if kind == JSON:
+        return JsonLines(mount_id)
+    return logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+class JsonLines(logging.Formatter):
+    """Time (UTC), level, logger, message and mount in every line; others where there are any."""
+
+    def __init__(self, mount_id: str) -> None:
+        super().__init__()
+        self._mount_id = mount_id
+
+    def format(self, record: logging.LogRecord) -> str:
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{second}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "mount": self._mount_id,
+            "message": record.getMessage(),
+        }
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

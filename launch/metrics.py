@@ -1,0 +1,143 @@
+"""A mount's counters for Prometheus, at an address of the user's choice.
+
+prometheus-client is loaded only here, only when asked for: it costs more than half of a mount's own start.
+What is served is read from the store at each scrape; only the times of reads are collected beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from launch.errors import MetricsMissing, MetricsUnservable
+
+if TYPE_CHECKING:
+    from chunk_store import Progress
+    from fuse_fs.tree import BlobBytes
+    from launch.mounts import MountRecord
+
+CLASSES = ("demand", "hot", "background")
+# Seconds. Local reads end in the first few, a round trip with a window at 0.05 to 0.1; 30 is the deadline.
+BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+class TimedBytes:
+    """What a tree reads from, with each read's time observed. As thread-safe as what it wraps."""
+
+    def __init__(self, wrapped: BlobBytes, observe: Callable[[float, bool], None]) -> None:
+        """*observe* is told the seconds and whether it succeeded."""
+        self._wrapped = wrapped
+        self._observe = observe
+
+    def read(self, blob_index: int, offset: int, size: int) -> bytes:
+        """As `chunk_store.Attachment.read`."""
+        began, good = time.monotonic(), False
+        try:
+            content = self._wrapped.read(blob_index, offset, size)
+            good = True
+        finally:
+            self._observe(time.monotonic() - began, good)
+        return content
+
+
+class MetricsServer:
+    """Listens at once, so that a bad address is known before the mount is; serves from `publish` on."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        """
+        Raises:
+            MetricsMissing: prometheus-client is not installed.
+            MetricsUnservable: nobody can listen at *address*.
+        """
+        try:
+            import prometheus_client
+        except ImportError as error:
+            raise MetricsMissing(
+                f"--metrics-address needs prometheus-client ({error}): pip install 'nopull[metrics]'"
+            ) from error
+        self._registry = prometheus_client.CollectorRegistry()
+        self._reads = prometheus_client.Histogram(
+            "nopull_read_seconds",
+            "Time of reads that reached the server; the kernel's page cache answers the others.",
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._failed = prometheus_client.Counter(
+            "nopull_read_errors", "Reads that were answered with an error.", registry=self._registry
+        )
+        host, port = address
+        try:
+            self._server, self._thread = prometheus_client.start_http_server(
+                port, addr=host, registry=self._registry
+            )
+        except OSError as error:
+            raise MetricsUnservable(f"cannot serve metrics at {host}:{port}: {error.strerror}") from error
+        self.address = f"{host}:{self._server.server_port}"
+
+    def observe(self, seconds: float, good: bool) -> None:
+        """A read took *seconds*."""
+        self._reads.observe(seconds)
+        if not good:
+            self._failed.inc()
+
+    def publish(
+        self, record: MountRecord, progress: Callable[[], Progress], resident_bytes: Callable[[], int]
+    ) -> None:
+        """Serve what these say at each scrape."""
+        self._registry.register(_Collector(record, progress, resident_bytes))
+
+    def close(self) -> None:
+        """Stop listening."""
+        with suppress(OSError):
+            self._server.shutdown()
+            self._server.server_close()
+        self._thread.join(1.0)
+
+
+class _Collector:
+    def __init__(
+        self, record: MountRecord, progress: Callable[[], Progress], resident_bytes: Callable[[], int]
+    ) -> None:
+        self._record = record
+        self._progress = progress
+        self._resident_bytes = resident_bytes
+
+    def describe(self) -> list[Any]:
+        """Nothing: else registering would collect."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        record, now = self._record, self._progress()
+        mounted = GaugeMetricFamily(
+            "nopull_mount", "1 while the mount is served.", labels=("mountpoint", "image", "digest", "driver")
+        )
+        mounted.add_metric((str(record.mountpoint), record.reference, record.digest, record.driver), 1)
+        yield mounted
+        for name, attribute, what in (
+            ("requests", "requests", "Ranges asked for, by reason."),
+            ("received_bytes", "compressed_bytes", "Compressed bytes received, by reason."),
+            ("fetched_windows", "windows", "Windows completed, by reason."),
+        ):
+            family = CounterMetricFamily(f"nopull_{name}", what, labels=("class",))
+            for reason in CLASSES:
+                family.add_metric((reason,), getattr(getattr(now, reason), attribute))
+            yield family
+        yield CounterMetricFamily(
+            "nopull_reader_wait_seconds", "Time readers waited for bytes, summed.", value=now.waited_seconds
+        )
+        for name, value, what in (
+            ("windows", now.windows_total, "Windows of the image."),
+            ("windows_present", now.windows_present, "Windows that are local."),
+            ("windows_touched", now.touched_windows, "Windows readers asked for."),
+            ("windows_awaited", now.windows_awaited, "Windows a reader waits for now."),
+            ("image_bytes", now.bytes_total, "Uncompressed bytes of the image."),
+            ("image_bytes_present", now.bytes_present, "Those that are local."),
+            ("image_bytes_touched", now.touched_bytes, "Bytes of pages readers asked for."),
+            ("fetching_troubled", int(now.trouble is not None), "1 while filling stands still."),
+            ("server_resident_bytes", self._resident_bytes(), "Memory of the mount server."),
+        ):
+            yield GaugeMetricFamily(f"nopull_{name}", what, value=value)

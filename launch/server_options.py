@@ -1,0 +1,37 @@
+"""What can be said of a mount server on the command lines that start one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from launch.log_lines import JSON, TEXT
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def server_options(function: Function) -> Function:
+    """Give *function* `metrics_address` (host and port, or None) and `log_format`."""
+    for option in (
+        click.option(
+            "--log-format", type=click.Choice([TEXT, JSON]), default=TEXT, show_default=True,
+            help="Form of the mount server's log lines.",
+        ),
+        click.option(
+            "--metrics-address", metavar="HOST:PORT", callback=_address,
+            help="Serve counters for Prometheus there (needs the extra `metrics`); port 0: any free one.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _address(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, as in 127.0.0.1:9100")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,155 @@
+"""What can be seen of a mount from outside: metrics, the order of first reads, log lines for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from launch import mounts
+from launch.control import ask
+from launch.umount import unmount
+from tests.launch.published import publish
+from tests.support.images import image_of
+from tests.support.trees import directory, file, hardlink, tree
+
+pytestmark = pytest.mark.system
+
+CHECKOUT = Path(__file__).parents[2]
+LARGE = os.urandom(5_000_000)
+IMAGE = image_of(
+    tree(
+        file(b"large", LARGE),
+        directory(b"d", file(b"one", b"1"), file(b"two\xff", b"22"), file(b"line\nbreak", b"333")),
+        file(b"other", b"blob" * 1000, blob=1),
+        hardlink(b"second name", b"/d/one"),
+    )
+)
+
+
+def nopull(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(CHECKOUT / "nopull.py"), *map(str, arguments)],
+        capture_output=True, text=True, errors="surrogateescape", timeout=60, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@dataclass
+class Place:
+    """Where tests mount; the image lies in a layout beside it."""
+
+    base: Path
+    reference: str
+
+    @property
+    def mountpoint(self) -> Path:
+        return self.base / "mountpoint"
+
+    @property
+    def root(self) -> Path:
+        return self.base / "root"
+
+    def mount(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        words: list[str | Path] = [*options, self.reference, self.mountpoint, "--root", self.root]
+        return nopull("mount", "--no-background", *words, **environment)
+
+    def scrape(self) -> dict[str, float]:
+        """Samples by name with labels."""
+        address = ask(mounts.records(self.root)[0].control)["metrics_address"]
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        samples = re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
+        return {name: float(value) for name, value in samples}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path, publish(IMAGE, f"oci:{tmp_path / 'layout'}:v1", tmp_path).reference)
+    made.mountpoint.mkdir()
+    try:
+        yield made
+    finally:
+        for record in mounts.records(made.root):
+            unmount(record.mountpoint, made.root, lazy=True)
+
+
+def test_metrics_follow_what_is_read(place: Place) -> None:
+    pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
+    done = place.mount("--metrics-address", "127.0.0.1:0")
+    assert done.returncode == 0, done.stderr
+    before = place.scrape()
+    (mounted,) = (name for name in before if name.startswith("nopull_mount{"))
+    assert f'mountpoint="{place.mountpoint}"' in mounted and 'driver="fuse"' in mounted
+    assert before["nopull_windows_present"] == 0 == before["nopull_read_seconds_count"]
+    assert (place.mountpoint / "large").read_bytes() == LARGE
+    assert (place.mountpoint / "other").read_bytes() == b"blob" * 1000
+    after = place.scrape()
+    assert after["nopull_windows_present"] == after["nopull_windows"] == before["nopull_windows"] > 2
+    assert after['nopull_fetched_windows_total{class="demand"}'] == after["nopull_windows"]
+    assert after['nopull_requests_total{class="background"}'] == 0
+    assert after['nopull_received_bytes_total{class="demand"}'] > len(LARGE)
+    assert after["nopull_image_bytes_touched"] >= len(LARGE)
+    assert after["nopull_read_seconds_count"] == after['nopull_read_seconds_bucket{le="+Inf"}'] >= 38
+    assert after["nopull_reader_wait_seconds_total"] > 0 == after["nopull_read_errors_total"]
+    assert after["nopull_server_resident_bytes"] > 1 << 20
+
+
+def test_an_address_that_is_taken_is_said_and_nothing_is_mounted(place: Place) -> None:
+    pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = place.mount("--metrics-address", address)
+    assert done.returncode == 7 and f"{address}: Address already in use" in done.stderr
+    assert mounts.records(place.root) == [] and list(place.mountpoint.iterdir()) == []
+    assert place.mount("--metrics-address", "9100").returncode == 2
+
+
+def test_without_the_package_the_extra_is_named(place: Place) -> None:
+    hidden = place.base / "hidden"
+    hidden.mkdir()
+    (hidden / "prometheus_client.py").write_text("raise ImportError('hidden by the test')")
+    done = place.mount("--metrics-address", "127.0.0.1:0", PYTHONPATH=str(hidden))
+    assert done.returncode == 7 and "nopull[metrics]" in done.stderr
+    assert place.mount(PYTHONPATH=str(hidden)).returncode == 0
+
+
+def test_first_reads_are_listed_in_order_each_file_once(place: Place) -> None:
+    assert place.mount().returncode == 0
+    base = os.fsencode(place.mountpoint)
+    for name in (b"d/two\xff", b"other", b"second name", b"d/line\nbreak", b"other", b"d/one"):
+        with open(base + b"/" + name, "rb") as reading:  # noqa: PTH123 - names are bytes
+            reading.read()
+    (place.mountpoint / "large").stat()
+    text = nopull("explain", "--trace", place.mountpoint, "--root", place.root)
+    wanted = ["/d/two\udcff", "/other", "/second name"]
+    assert text.stdout.splitlines() == wanted
+    said = json.loads(nopull("explain", "--trace", "--json", place.mountpoint, "--root", place.root).stdout)
+    assert [one["path"] for one in said["files"]] == [*wanted, "/d/line\nbreak"]
+    assert [one["size"] for one in said["files"]] == [2, 4000, 1, 3]
+    seconds = [one["seconds"] for one in said["files"]]
+    assert seconds == sorted(seconds) and not said["truncated"]
+
+
+def test_log_lines_are_objects_when_asked_for(place: Place) -> None:
+    assert place.mount("--log-format", "json").returncode == 0
+    record = mounts.records(place.root)[0]
+    for blob in (place.base / "layout/blobs/sha256").iterdir():
+        if blob.stat().st_size > 1_000_000:
+            blob.write_bytes(b"\0" * blob.stat().st_size)
+    with pytest.raises(OSError, match="Input/output"):
+        (place.mountpoint / "large").read_bytes()
+    lines = [json.loads(line) for line in record.log.read_text().splitlines()]
+    (failed,) = (line for line in lines if line["logger"] == "nopull.fuse")
+    assert (failed["path"], failed["level"], failed["mount"]) == ("/large", "error", record.id)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", failed["time"])
+    assert "read /large: Chunk" in failed["message"]
