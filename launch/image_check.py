@@ -29,7 +29,8 @@ from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.check import check_blob_meta, check_bootstrap, check_chunks, check_content
-from rafs.errors import ChunkInvalid, RafsError
+from rafs.codes import RafsFlag
+from rafs.errors import ChunkInvalid, FormatUnsupported, RafsError
 from rafs.findings import Finding
 from rafs.units import decode_unit
 from registry_client import open_source
@@ -180,11 +181,14 @@ class ImageCheck:
         compared: that is a finding already.
 
         Raises:
+            rafs.FormatUnsupported: an image without digests of chunks.
             builder.errors.BuildError: the ordinary image is none, is broken, or finds no room.
             what `registry_client` raises when it cannot be had.
         """
         if self._bootstrap is None:
             return
+        if self._bootstrap.flags & RafsFlag.TARFS_MODE:
+            raise FormatUnsupported("comparing a tarfs image", "it has no digests of chunks to compare by")
         manifest = find_ordinary(source, self._platform)
         with MergedImage(source, manifest, directory, progress) as ordinary:
             progress.begin("compare", None)

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from builder.progress import SilentProgress
 from chunk_store import ChunkStore
 from fuse_fs.tree import ImageTree
+from launch.image_check import ImageCheck
 from launch.images import LazyImage, open_image
 from rafs.bootstrap import Bootstrap
+from rafs.errors import FormatUnsupported
+from registry_client import open_source
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.support.fixtures import fixture
-from tests.support.nydus_vectors import Image, all_images, path_of, sha256
+from tests.support.nydus_vectors import Image, all_images, one_vector, path_of, sha256
 
 
 def check_files(found: LazyImage, image: Image, root: Path) -> None:
@@ -51,3 +55,15 @@ def test_a_published_image_opens_twice_and_shows_every_file(image: Image, tmp_pa
         found = open_image(reference, RegistryOptions(), tmp_path / "root")
         check_files(found, image, tmp_path / "root")
         found.close()
+
+
+def test_an_image_without_digests_is_not_compared_with_another(tmp_path: Path) -> None:
+    folder = one_vector("tarfs").folder
+    looking = ImageCheck(
+        parse_reference(f"rafs:{folder / 'image.boot'}"), RegistryOptions(), blob_dir=folder / "blobs"
+    )
+    looking.shallow()
+    assert looking.verdict.sound
+    nobody = open_source(parse_reference(f"oci:{tmp_path}:none"), RegistryOptions())
+    with pytest.raises(FormatUnsupported, match="comparing a tarfs image"):
+        looking.compare(nobody, tmp_path, SilentProgress())
