@@ -40,7 +40,7 @@ def record_use(root: Path, window_ids: Iterable[str]) -> int | None:
     path = root / NAME / blake3(content).hexdigest()
     try:
         path.parent.mkdir(DIRECTORY_MODE, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
         log.debug("not recorded what is attached: %s", error)
         return None
@@ -48,8 +48,7 @@ def record_use(root: Path, window_ids: Iterable[str]) -> int | None:
         # Waits at most for somebody who looks whether it is attached.
         fcntl.flock(fd, fcntl.LOCK_SH)
         if os.fstat(fd).st_size != len(content):
-            os.truncate(fd, 0)
-            os.pwrite(fd, content, 0)
+            path.write_bytes(content)
         os.utime(fd)
     except OSError as error:
         log.debug("not recorded what is attached: %s", error)

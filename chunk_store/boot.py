@@ -26,16 +26,22 @@ from chunk_store.window_file import DIRECTORY_MODE, FILE_MODE, WindowDirectory
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LOCK = "windows.lock"  # holds the boot id under which the store was last checked
 _BLOCK = 1 << 18
+_UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What the check after a new boot did: windows kept because they are recorded, windows dropped."""
+    """What the check after a new boot did: windows kept because they are recorded, windows dropped.
+
+    `only` is set where nothing could be dropped, because the store cannot be written: the windows that may be
+    relied on.
+    """
 
     kept: int
     dropped: int
+    only: frozenset[str] | None = None
 
 
 def current_boot() -> str:
@@ -47,7 +53,8 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
     """Create *root* if need be, check it if it was last used under another boot, return (shared lock's
     descriptor, what was done).
 
-    The caller closes the descriptor to let the store go. Waits while another process checks the store.
+    A root that is there and cannot be written is opened to be read, which is logged. The caller closes the
+    descriptor to let the store go. Waits while another process checks the store.
 
     Raises:
         StoreUnusable: the directory cannot be created, locked or checked.
@@ -68,9 +75,17 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
                 os.pwrite(fd, boot_id.encode("ascii"), 0)
                 os.fsync(fd)
             fcntl.flock(fd, fcntl.LOCK_SH)
+        # A descriptor for writing would keep the file system from being made read-only while we live.
+        held, fd = fd, os.open(root / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(held)
     except OSError as error:
         if fd >= 0:
             os.close(fd)
+        if error.errno in _UNWRITABLE and root.is_dir():
+            return _open_unwritable(root, boot_id, error)
         reason = error.strerror or error
         advice = (
             "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another with --root"
@@ -83,6 +98,32 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
             recovery.dropped,
             recovery.kept,
         )
+    return fd, recovery
+
+
+def _open_unwritable(root: Path, boot_id: str, reason: OSError) -> tuple[int, Recovery | None]:
+    """As `open_store`, of a store that cannot be written."""
+    try:
+        fd = os.open(root / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            recovery = None
+            if _checked_under(fd) != boot_id:
+                kept = frozenset(s.window_id for s in _survivors(WindowDirectory(root), sums.load(root)))
+                recovery = Recovery(kept=len(kept), dropped=0, only=kept)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise StoreUnusable(
+            f"opening the store {root}: {reason.strerror}, and reading what is there: {error.strerror};"
+            " choose another with --root"
+        ) from error
+    log.warning(
+        "store %s cannot be written (%s): what it has is read, the rest is fetched into memory",
+        root,
+        reason.strerror,
+    )
     return fd, recovery
 
 

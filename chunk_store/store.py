@@ -61,7 +61,7 @@ class ChunkStore:
         self.root = root
         self.limits = limits or Limits()
         self._lock_fd, self.recovery = open_store(root, boot_id or current_boot())
-        self.directory = WindowDirectory(root)
+        self.directory = WindowDirectory(root, only=self.recovery.only if self.recovery else None)
         self.open_windows = OpenWindows(self.directory)
         self.memory = MemoryWindows(self.limits.memory_bytes)
         self.checkpoints = Checkpoints(root)

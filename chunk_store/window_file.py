@@ -16,7 +16,7 @@ import fcntl
 import os
 import signal
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
 
@@ -133,12 +133,16 @@ def is_held(fd: int) -> bool:
 class WindowDirectory:
     """`ROOT/windows/<first two digits>/<id>`: where window files lie and how they are opened. Thread-safe."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, only: Container[str] | None = None) -> None:
+        """*only*: ids of the windows that may be relied on; the others are not there. None: all."""
         self.path = root / "windows"
         self._prefix = os.fspath(self.path)
+        self._only = only
 
     def size(self, window_id: str) -> int:
         """The file's length in bytes; 0 where there is none, -1 where something else has its name."""
+        if self._only is not None and window_id not in self._only:
+            return 0
         try:
             found = os.lstat(self._name(window_id))
         except (FileNotFoundError, NotADirectoryError):
@@ -151,6 +155,8 @@ class WindowDirectory:
 
         *length* None accepts any length: the caller knows which prefix of it is good.
         """
+        if self._only is not None and window_id not in self._only:
+            return None
         try:
             fd = os.open(self._name(window_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:

@@ -225,10 +225,10 @@ def test_an_open_store_is_never_checked_by_another_process(tmp_path: Path) -> No
 
 def test_a_store_that_cannot_be_checked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Path) -> boot.Recovery:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(boot, "_recover", fail)
-    with pytest.raises(StoreUnusable, match="Read-only file system"):
+    with pytest.raises(StoreUnusable, match="Input/output error"):
         open_store(tmp_path, "second")
 
 
