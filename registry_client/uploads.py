@@ -138,9 +138,11 @@ class Sender:
             prepared.headers["Content-Length"] = str(len(body or b""))
         timeouts = (min(options.connect_timeout, options.timeout), options.timeout)
         self._endpoint.pools.counters.add(requests=1)
+        proxies = _proxies(place)
+        self._adapter.prepare_for(proxies)
         try:
             answer = self._adapter.send(
-                prepared, stream=True, timeout=timeouts, verify=options.tls_verify, proxies=_proxies(place)
+                prepared, stream=True, timeout=timeouts, verify=options.tls_verify, proxies=proxies
             )
             try:
                 text = answer.raw.read(_ANSWER_LIMIT, decode_content=False).decode("utf-8", "replace")
@@ -192,8 +194,10 @@ class _Adapter(HTTPAdapter):
         settings.update(self._tls())
         super().init_poolmanager(*args, **settings)
 
-    def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
-        return super().proxy_manager_for(proxy, **settings, **self._tls())
+    def prepare_for(self, proxies: Mapping[str, str]) -> None:
+        """Have *proxies* reached with the same trust."""
+        for proxy in proxies.values():
+            self.proxy_manager_for(proxy, **self._tls())
 
     def _tls(self) -> dict[str, Any]:
         if not self._secure:

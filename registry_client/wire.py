@@ -53,7 +53,7 @@ def explain(error: Exception, seconds: float, deadline: Deadline) -> WireFailure
             advice="add its authority to this machine, or use --no-tls-verify if you must",
             temporary=False,
         )
-    if isinstance(cause, ssl.SSLEOFError):
+    if isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return WireFailure("TLS was cut off", advice="does it speak TLS?")
     if isinstance(cause, ssl.SSLError):
         if "WRONG_VERSION_NUMBER" in str(cause) or "HTTP_REQUEST" in str(cause):
