@@ -43,11 +43,11 @@ def put(layout: Path, content: bytes) -> dict[str, Any]:
     return {"digest": f"sha256:{digest}", "size": len(content)}
 
 
-def write_layout(layout: Path, config: dict[str, Any]) -> None:
-    """An ordinary OCI image of busybox in an `oci:` directory, with tag `v1`."""
+def write_layout(layout: Path, config: dict[str, Any], content: bytes | None = None) -> None:
+    """An ordinary OCI image of busybox, or of the tar *content*, in an `oci:` directory, with tag `v1`."""
     (layout / "blobs/sha256").mkdir(parents=True)
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    raw = layer()
+    raw = content or layer()
     prefix = "application/vnd.oci.image"
     layers = [{"mediaType": f"{prefix}.layer.v1.tar+gzip", **put(layout, gzip.compress(raw, 1, mtime=0))}]
     diff_ids = [f"sha256:{hashlib.sha256(raw).hexdigest()}"]
