@@ -17,7 +17,6 @@ from registry_client.errors import RegistryError, ResponseInvalid, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.redirect import HOPS, STATUSES, Location, parse_location
 from registry_client.reference import Reference
-from registry_client.refusal import refusal
 from registry_client.retrying import ASKING_ATTEMPTS, Attempts, Pace
 from registry_client.site import Site, registry_site
 from registry_client.wire import CLIENT_ID, Counters, WireFailure
@@ -213,6 +212,8 @@ class Endpoint:
         who = self.label
         if place is not None and place.origin != self.origin:
             who = f"storage host {place.origin} of {who}"
+        from registry_client.refusal import refusal
+
         error = refusal(answer, who, purpose)
         error.blame = answer.headers.get("X-Dragonfly-Error-Type", "")
         if error.retry_after and place is None:

@@ -7,11 +7,10 @@ Signed URLs break when anybody re-encodes them, and are secrets: their query nev
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from urllib.parse import urljoin
+from typing import NamedTuple
 
-from registry_client.connections import Origin
 from registry_client.errors import ResponseInvalid
+from registry_client.origin import Origin
 
 STATUSES = frozenset({301, 302, 303, 307, 308})
 HOPS = 5
@@ -21,12 +20,14 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A place to send a request to: *target* is path and query exactly as they were given."""
 
     origin: Origin
-    target: str = field(repr=False)
+    target: str
+
+    def __repr__(self) -> str:
+        return f"Location({self.origin})"  # a query may be a secret
 
     def with_query(self, name: str, value: str) -> Location:
         """This place with one more query parameter behind those it has."""
@@ -48,7 +49,7 @@ def parse_location(text: str | None, base: Location) -> Location:
         text = f"{base.origin.scheme}:{text}"
     absolute = _ABSOLUTE.fullmatch(text.partition("#")[0])
     if absolute is None:
-        target = text if text.startswith("/") else urljoin(base.target, text)
+        target = text if text.startswith("/") else _joined(base.target, text)
         return Location(base.origin, target.partition("#")[0])
     scheme, authority, target = absolute[1].lower(), absolute[2], absolute[3]
     if scheme not in _PORTS:
@@ -60,6 +61,12 @@ def parse_location(text: str | None, base: Location) -> Location:
         raise _refused(base, "it names no usable host")
     origin = Origin(scheme, host[1].strip("[]").lower(), int(host[2] or _PORTS[scheme]))
     return Location(origin, target if target.startswith("/") else f"/{target}")
+
+
+def _joined(target: str, text: str) -> str:
+    from urllib.parse import urljoin
+
+    return urljoin(target, text)
 
 
 def _refused(base: Location, why: str) -> ResponseInvalid:
