@@ -17,10 +17,14 @@ import pytest
 
 from launch import mounts
 from launch.control import ask
+from launch.images import open_image
 from launch.umount import unmount
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
 from tests.launch.published import publish
 from tests.support.images import image_of
 from tests.support.trees import directory, file, hardlink, tree
+from tests.system.busybox_image import BUSYBOX, write_layout
 
 pytestmark = pytest.mark.system
 
@@ -153,3 +157,43 @@ def test_log_lines_are_objects_when_asked_for(place: Place) -> None:
     assert (failed["path"], failed["level"], failed["mount"]) == ("/large", "error", record.id)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", failed["time"])
     assert "read /large: Chunk" in failed["message"]
+
+
+def test_a_trace_is_a_list_to_prefetch_from(place: Place) -> None:
+    if not BUSYBOX.exists():
+        pytest.skip("needs the package busybox-static")
+    write_layout(place.base / "plain", {"Cmd": ["/bin/true"]})
+    plain, lazy = f"oci:{place.base}/plain:v1", f"oci:{place.base}/lazy:v1"
+    assert nopull("convert", plain, lazy).returncode == 0
+    assert nopull("mount", lazy, place.mountpoint, "--root", place.root).returncode == 0
+    for name in ("opt/plain", "etc/group"):
+        (place.mountpoint / name).read_bytes()
+    trace = place.base / "trace"
+    trace.write_text(nopull("explain", "--trace", place.mountpoint, "--root", place.root).stdout)
+    assert trace.read_text() == "/opt/plain\n/etc/group\n"
+    again = f"oci:{place.base}/again:v1"
+    done = nopull("convert", "--prefetch", f"@{trace}", plain, again)
+    assert done.returncode == 0, done.stderr
+    unmount(place.mountpoint, place.root)
+    opened = open_image(parse_reference(again), RegistryOptions(), place.root)
+    opened.close()
+    names = {inode.nid: path for path, inode in opened.bootstrap.walk()}
+    assert [names[nid] for nid in opened.bootstrap.prefetch_nids()][:2] == [b"/opt/plain", b"/etc/group"]
+
+
+def test_a_container_is_watched_as_a_mount_is(place: Place) -> None:
+    pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
+    if not BUSYBOX.exists():
+        pytest.skip("needs the package busybox-static")
+    write_layout(place.base / "plain", {"Cmd": ["/bin/sh", "-c", "echo ready; read line"]})
+    plain, lazy = f"oci:{place.base}/plain:v1", f"oci:{place.base}/lazy:v1"
+    assert nopull("convert", plain, lazy).returncode == 0
+    words = ["run", "-i", "--root", str(place.root), "--metrics-address", "127.0.0.1:0", lazy]
+    command = [sys.executable, str(CHECKOUT / "nopull.py"), *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as container:
+        assert container.stdout is not None and container.stdout.readline() == "ready\n"
+        samples = place.scrape()
+        assert samples["nopull_read_seconds_count"] > 0 < samples["nopull_windows_present"]
+        container.communicate("\n", timeout=60)
+    assert container.returncode == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch import mounts
+from launch.control import ask
 from launch.umount import unmount
 from tests.launch.published import publish
 from tests.support.debian_registry import DebianRegistry
@@ -97,6 +98,25 @@ def test_pulling_tells_scripts_what_came_and_fetches_nothing_twice(
     again = json.loads(second.stdout)
     assert (again["fetched_bytes"], again["requests"], again["bytes_total"]) == (0, 0, first["bytes_total"])
     assert blob_requests(registry) == before and "fetching" not in second.stderr
+
+
+def test_a_pull_fetches_only_what_is_missing(
+    registry: DebianRegistry, tmp_path: Path, place: Path
+) -> None:
+    name = f"docker://{registry.host}/app:1"
+    publish(image_of(tree(file(b"f", CONTENT), file(b"g", b"g", blob=1))), name, tmp_path)
+    root = tmp_path / "root"
+    assert nopull("mount", "--no-background", name, place, "--root", root).returncode == 0
+    assert (place / "g").read_bytes() == b"g"
+    present = ask(mounts.records(root)[0].control)["progress"]["windows_present"]
+    unmount(place, root)
+    done = json.loads(nopull("pull", "--json", name, "--root", root).stdout)
+    assert present == 1
+    assert done["fetched_windows"] == done["windows_total"] - present
+    assert len(CONTENT) <= done["fetched_bytes"] < len(CONTENT) + 10_000
+    registry.stop()
+    assert nopull("mount", name, place, "--root", root).returncode == 0
+    assert (place / "f").read_bytes() == CONTENT
 
 
 def test_a_pull_of_what_is_gone_says_so_and_keeps_what_came(
