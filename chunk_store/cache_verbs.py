@@ -8,16 +8,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from chunk_store.byte_size import byte_size, human_size
-from chunk_store.census import take_census
-from chunk_store.place import default_root
+from chunk_store.census import Census, take_census
+from chunk_store.place import default_root, stores
+
+if TYPE_CHECKING:
+    from chunk_store.sweep import Freed
+    from chunk_store.verify import Verification
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,11 +69,16 @@ def list_windows(root: Path, as_json: bool) -> None:
       nopull cache ls
       nopull cache ls --json | jq .disk_bytes
     """
-    census = take_census(root)
+    found = [(place, take_census(place)) for place in stores(root)]
     if as_json:
-        click.echo(json.dumps({"root": str(root), **dataclasses.asdict(census)}))
+        _print_json(found)
         return
-    click.echo(f"{root}")
+    for place, census in found:
+        _print_census(place, census)
+
+
+def _print_census(place: Path, census: Census) -> None:
+    click.echo(f"{place}")
     rows = [
         ("complete", census.complete, census.complete_bytes),
         ("recent", census.unrecorded, census.unrecorded_bytes),
@@ -99,29 +108,33 @@ def verify_windows(ctx: click.Context, root: Path, as_json: bool) -> None:
     """
     from chunk_store.verify import verify
 
-    with _opened(root) as dropped_at_boot:
-        found = verify(root)
+    results: list[tuple[Path, Verification]] = []
+    for place in stores(root):
+        with _opened(place):
+            results.append((place, verify(place)))
     if as_json:
-        after_boot = {"dropped_after_unclean_boot": dropped_at_boot}
-        click.echo(json.dumps({"root": str(root), **dataclasses.asdict(found), **after_boot}))
+        _print_json(results)
     else:
-        click.echo(f"{root}")
-        click.echo(f"  right     {found.right:>7} windows  {human_size(found.right_bytes):>10}")
-        click.echo(f"  dropped   {len(found.dropped):>7} windows")
-        if dropped_at_boot:
-            click.echo(f"            {dropped_at_boot:>7} windows that did not reach the disk before a crash")
-        click.echo(f"  unchecked {found.unrecorded + found.partial:>7} windows: recent or partial")
-        for window_id in found.held:
-            click.echo(f"  wrong, but held by a mount or a reader: {window_id}", err=True)
-        if found.foreign:
-            click.echo(f"  {found.foreign} entries are not windows", err=True)
-    ctx.exit(1 if found.held else 0)
+        for place, found in results:
+            _print_verification(place, found)
+    ctx.exit(1 if any(found.held for _, found in results) else 0)
+
+
+def _print_verification(place: Path, found: Verification) -> None:
+    click.echo(f"{place}")
+    click.echo(f"  right     {found.right:>7} windows  {human_size(found.right_bytes):>10}")
+    click.echo(f"  dropped   {len(found.dropped):>7} windows")
+    click.echo(f"  unchecked {found.unrecorded + found.partial:>7} windows: recent or partial")
+    for window_id in found.held:
+        click.echo(f"  wrong, but held by a mount or a reader: {window_id}", err=True)
+    if found.foreign:
+        click.echo(f"  {found.foreign} entries are not windows", err=True)
 
 
 @cache.command("gc")
 @click.option(
     "--size", type=byte_size, metavar="SIZE",
-    help="Keep at most this much (500MB, 20GiB, …); what was mounted least recently goes first.",
+    help="Keep at most this much of each store (500MB, …); what was mounted least recently goes first.",
 )
 @click.option(
     "--unused", "unused_days", type=click.FloatRange(min=0), metavar="DAYS",
@@ -145,12 +158,20 @@ def collect(
     """
     from chunk_store.sweep import sweep
 
-    with _opened(root):
-        freed = sweep(root, size=size, unused_days=unused_days, everything=everything)
+    results: list[tuple[Path, Freed]] = []
+    for place in stores(root):
+        with _opened(place):
+            freed = sweep(place, size=size, unused_days=unused_days, everything=everything)
+            results.append((place, freed))
     if as_json:
-        click.echo(json.dumps({"root": str(root), **dataclasses.asdict(freed)}))
+        _print_json(results)
         return
-    click.echo(f"{root}")
+    for place, freed in results:
+        _print_freed(place, freed)
+
+
+def _print_freed(place: Path, freed: Freed) -> None:
+    click.echo(f"{place}")
     click.echo(f"  freed     {freed.windows:>7} windows  {human_size(freed.freed_bytes):>10}")
     click.echo(f"  left      {freed.windows_left:>7} windows  {human_size(freed.bytes_left):>10}")
     if freed.held:
@@ -161,18 +182,24 @@ def collect(
         click.echo(f"  {freed.foreign} entries are not windows", err=True)
 
 
+def _print_json(results: Sequence[tuple[Path, Census | Verification | Freed]]) -> None:
+    """One object: the root's store, and in `isolated` a list of the others."""
+    objects = [{"root": str(place), **dataclasses.asdict(found)} for place, found in results]
+    click.echo(json.dumps({**objects[0], "isolated": objects[1:]}))
+
+
 @contextmanager
-def _opened(root: Path) -> Iterator[int]:
-    """The store below *root* opened, which checks it after an unclean boot; yields how many windows that
-    dropped. A store that is not there is not made.
+def _opened(root: Path) -> Iterator[None]:
+    """The store below *root* opened, which checks it after an unclean boot. One that is not there is not
+    made.
     """
     if not root.is_dir():
-        yield 0
+        yield
         return
     from chunk_store.boot import current_boot, open_store
 
-    fd, recovery = open_store(root, current_boot())
+    fd, _ = open_store(root, current_boot())
     try:
-        yield recovery.dropped if recovery is not None else 0
+        yield
     finally:
         os.close(fd)

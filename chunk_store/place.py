@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 ENVIRONMENT = "NOPULL_ROOT"
+ISOLATED = "isolated"
 
 
 def default_root() -> Path:
@@ -17,3 +18,15 @@ def default_root() -> Path:
         return Path("/var/lib/nopull")
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "nopull"
+
+
+def isolated_root(root: Path, owner: str) -> Path:
+    """The root of the store that only images of *owner*, a repository or a path, share."""
+    from blake3 import blake3
+
+    return root / ISOLATED / blake3(owner.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def stores(root: Path) -> list[Path]:
+    """The store of *root* and the isolated ones below it."""
+    return [root, *sorted(path for path in (root / ISOLATED).glob("*") if path.is_dir())]

@@ -113,7 +113,8 @@ class Scheduler:
             self._plan.touched(number)
 
     def want(self, number: int, *, in_memory: bool = False) -> Fill | None:
-        """Have the window fetched before everything else; its fill to wait on, None if it has become present.
+        """Have the window fetched before everything else; its fill to wait on, None if it has become present
+        or is kept in memory.
 
         *in_memory* fetches it beside its file, which cannot be read although it has the right length.
 
@@ -129,6 +130,9 @@ class Scheduler:
             if fill is not None:
                 self._promote(fill)
                 return fill
+            # It may have got there since the reader looked.
+            if self._memory.get(self._index[number].id) is not None:
+                return None
             if self.is_present(number):
                 self._unmark_present(number)
             run = [number]

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from builder.progress import Progress
-from chunk_store import ChunkStore
+from chunk_store import ChunkStore, Limits
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.mount import mount
 from erofs_fs.probe import probe, require_root
@@ -26,6 +26,7 @@ from launch.mountpoint import KERNEL_TYPE, detach, mount_at
 from launch.mounts import MountRecord
 from launch.root import state_directory
 from launch.session import Claim, MountRequest, new_id
+from launch.store_options import store_root
 from launch.whole_file import write_whole
 from rafs.check import check_bootstrap, check_chunks
 from rafs.errors import FormatInvalid
@@ -54,8 +55,9 @@ def mount_kernel(request: MountRequest, progress: Progress) -> MountRecord:
     require_root()
     with ExitStack() as undo:
         claim = undo.enter_context(Claim(request.mountpoint))
-        store = undo.enter_context(ChunkStore(request.root))
-        probe(request.root)
+        place = store_root(request.root, request.reference, isolate=request.isolate)
+        store = undo.enter_context(ChunkStore(place, limits=Limits(cache_bytes=request.cache_size)))
+        probe(place)
         image = open_image(
             request.reference, request.options, request.root, request.platform, blob_dir=request.blob_dir
         )
@@ -143,6 +145,7 @@ def _recorded(
         log=state_directory(request.root, "log") / f"{mount_id}.log",
         config=image.config_path,
         image=image.directory,
+        store=directory.path.parent,
         warnings=image.warnings,
     )
     mounts.write_record(request.root, record)

@@ -28,7 +28,7 @@ def local_share(record: MountRecord, root: Path) -> dict[str, Any] | None:
         devices = read_devices(Path(entries[-1].source).read_bytes())
     except (OSError, FormatInvalid):
         return None  # its name leads elsewhere by now; the mount itself goes on
-    directory = WindowDirectory(root)
+    directory = WindowDirectory(record.store or root)
     present = [device for device in devices if directory.size(device.id) == device.length]
     return {
         "windows_total": len(devices),

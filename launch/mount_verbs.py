@@ -11,6 +11,7 @@ import click
 
 from launch.root import root_option
 from launch.server_options import server_options
+from launch.store_options import store_options
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Examples:
   nopull mount oci:layout:1-lazy /mnt --foreground
   nopull mount rafs:image.boot /mnt --blob-dir blobs
   nopull mount registry.example/app:1-lazy /mnt --driver erofs
+  nopull mount registry.example/app:1-lazy /mnt --cache-size 20GB --isolate
   nopull ps
   nopull umount /mnt
 """
@@ -47,6 +49,7 @@ Examples:
     help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the mount's record as one JSON object.")
+@store_options
 @server_options
 @root_option
 @registry_options
@@ -59,6 +62,8 @@ def mount(
     platform: str | None,
     blob_dir: Path | None,
     as_json: bool,
+    cache_size: int | None,
+    isolate: bool,
     metrics_address: tuple[str, int] | None,
     log_format: str,
     root: Path,
@@ -96,6 +101,8 @@ def mount(
         driver=driver,
         background=not no_background,
         blob_dir=blob_dir,
+        cache_size=cache_size,
+        isolate=isolate,
         metrics_address=metrics_address,
         log_format=log_format,
     )

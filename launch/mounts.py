@@ -49,6 +49,7 @@ class MountRecord:
     log: Path
     config: Path | None = None  # the image's config document; None for a bare bootstrap
     image: Path | None = None  # directory of the image's cached documents
+    store: Path | None = None  # the root of the store its windows lie in; None: the state root
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -77,6 +78,7 @@ class MountRecord:
             "log": str(self.log),
             "config": None if self.config is None else str(self.config),
             "image": None if self.image is None else str(self.image),
+            "store": None if self.store is None else str(self.store),
             "warnings": list(self.warnings),
         }
 
@@ -87,7 +89,7 @@ def from_json(document: Mapping[str, Any]) -> MountRecord:
     Raises:
         KeyError, TypeError, ValueError: it is none.
     """
-    config, image = document.get("config"), document.get("image")
+    config, image, store = document.get("config"), document.get("image"), document.get("store")
     return MountRecord(
         id=str(document["id"]),
         mountpoint=Path(document["mountpoint"]),
@@ -102,6 +104,7 @@ def from_json(document: Mapping[str, Any]) -> MountRecord:
         log=Path(document["log"]),
         config=None if config is None else Path(config),
         image=None if image is None else Path(image),
+        store=None if store is None else Path(store),
         warnings=tuple(str(warning) for warning in document.get("warnings", ())),
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from launch.root import root_option
+from launch.store_options import store_options, store_root
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ Examples:
     help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@store_options
 @root_option
 @registry_options
 def pull(
@@ -40,6 +42,8 @@ def pull(
     platform: str | None,
     blob_dir: Path | None,
     as_json: bool,
+    cache_size: int | None,
+    isolate: bool,
     root: Path,
     registry: RegistryOptions,
 ) -> None:
@@ -49,7 +53,7 @@ def pull(
     brought already is not fetched again. Interrupted, it goes on next time where it was.
     """
     from builder.progress import megabytes, shown_progress
-    from chunk_store import ChunkStore
+    from chunk_store import ChunkStore, Limits
     from launch.filling import fill
     from launch.images import open_image
     from registry_client.platform import parse_platform
@@ -57,8 +61,10 @@ def pull(
 
     began = time.monotonic()
     wanted = None if platform is None else parse_platform(platform)
-    with ChunkStore(root) as store:
-        opened = open_image(parse_reference(image), registry, root, wanted, blob_dir=blob_dir)
+    reference = parse_reference(image)
+    place = store_root(root, reference, isolate=isolate)
+    with ChunkStore(place, limits=Limits(cache_bytes=cache_size)) as store:
+        opened = open_image(reference, registry, root, wanted, blob_dir=blob_dir)
         try:
             for warning in opened.warnings:
                 click.echo(f"nopull: warning: {warning}", err=True)

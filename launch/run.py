@@ -52,6 +52,8 @@ class RunRequest:
     name: str | None = None
     runtime: str | None = None
     attach_input: bool = False
+    cache_size: int | None = None  # as in MountRequest
+    isolate: bool = False
     metrics_address: tuple[str, int] | None = None
     log_format: str = TEXT
 
@@ -118,6 +120,8 @@ def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> Image
             root=request.root,
             platform=request.platform,
             blob_dir=request.blob_dir,
+            cache_size=request.cache_size,
+            isolate=request.isolate,
             metrics_address=request.metrics_address,
             log_format=request.log_format,
             bound=True,

@@ -9,6 +9,7 @@ import click
 
 from launch.root import root_option
 from launch.server_options import server_options
+from launch.store_options import store_options
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ Exit code: the container's own, 128 + n when signal n killed it,
 @click.option(
     "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
 )
+@store_options
 @server_options
 @root_option
 @registry_options
@@ -64,6 +66,8 @@ def run(
     name: str | None,
     runtime: str | None,
     platform: str | None,
+    cache_size: int | None,
+    isolate: bool,
     metrics_address: tuple[str, int] | None,
     log_format: str,
     root: Path,
@@ -99,6 +103,8 @@ def run(
         name=name,
         runtime=runtime,
         attach_input=interactive or tty,
+        cache_size=cache_size,
+        isolate=isolate,
         metrics_address=metrics_address,
         log_format=log_format,
     )

@@ -24,6 +24,7 @@ from launch.log_lines import TEXT
 from launch.mountpoint import mount_at, prepare
 from launch.mounts import SERVER, MountRecord
 from launch.root import state_directory
+from launch.store_options import store_root
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform
 from registry_client.reference import Reference, Transport
@@ -51,6 +52,8 @@ class MountRequest:
     background: bool = True  # fetch the rest of the image while it is mounted
     blob_dir: Path | None = None  # `rafs:` only: where the blobs lie, None: beside the bootstrap
     allow_other: bool | None = None  # None: wherever it is allowed
+    cache_size: int | None = None  # bytes that windows may occupy; None: what the file system has
+    isolate: bool = False  # share windows with mounts of the same repository only
     metrics_address: tuple[str, int] | None = None  # host and port; None: no metrics
     log_format: str = TEXT
     bound: bool = False  # the server goes when the process that started it does, however that ends
@@ -86,9 +89,10 @@ def run_session(
         from launch.hot_list import hot_ranges
 
         load_libfuse()
-        limits = Limits()
+        limits = Limits(cache_bytes=request.cache_size)
         limits = replace(limits, read_seconds=min(limits.read_seconds, request.options.timeout))
-        store = undo.enter_context(ChunkStore(request.root, limits=limits))
+        place = store_root(request.root, request.reference, isolate=request.isolate)
+        store = undo.enter_context(ChunkStore(place, limits=limits))
         image = opening.result()
         for warning in image.warnings:
             log.warning("%s", warning)

@@ -1,0 +1,109 @@
+"""`--cache-size` and `--isolate` on the command line: the limit holds, nobody else's windows are used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.launch.published import publish
+from tests.support.images import image_of
+from tests.support.trees import file, tree
+
+pytestmark = pytest.mark.system
+NOPULL = Path(__file__).parents[2] / "nopull.py"
+CONTENT = [Random(number).randbytes(3_000_000) for number in range(4)]
+LIMIT = 6_000_000
+
+
+def nopull(*arguments: str | Path) -> str:
+    ran = subprocess.run([sys.executable, NOPULL, *arguments], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+class Place:
+    """A state root, two repositories with the same image, and a mountpoint for each."""
+
+    def __init__(self, base: Path) -> None:
+        self.root = base / "root"
+        self.images, self.mountpoints = [], []
+        image = image_of(tree(*(file(b"%d" % number, body) for number, body in enumerate(CONTENT))))
+        for name in ("one", "two"):
+            (base / name).mkdir()
+            self.images.append(publish(image, f"oci:{base / name / 'layout'}:v1", base / name).reference)
+            self.mountpoints.append(base / name / "mountpoint")
+            self.mountpoints[-1].mkdir()
+
+    def mount(self, number: int, *options: str) -> Path:
+        place = self.mountpoints[number]
+        nopull("mount", self.images[number], place, "--root", self.root, *options)
+        return place
+
+    def read(self, number: int) -> None:
+        for name, body in enumerate(CONTENT):
+            assert (self.mountpoints[number] / str(name)).read_bytes() == body
+
+    def fetched(self, number: int) -> int:
+        found = json.loads(nopull("explain", self.mountpoints[number], "--root", self.root, "--json"))
+        progress = found["progress"]
+        return sum(int(progress[name]["compressed_bytes"]) for name in ("demand", "hot", "background"))
+
+    def listed(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(nopull("cache", "ls", "--root", self.root, "--json"))
+        return found
+
+    def occupied(self) -> int:
+        return sum(path.stat().st_size for path in self.root.glob("windows/*/*"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    for mountpoint in made.mountpoints:
+        if mountpoint.is_mount():
+            nopull("umount", mountpoint, "--root", made.root)
+
+
+def test_images_of_two_repositories_share_what_is_local(place: Place) -> None:
+    place.mount(0, "--no-background")
+    place.read(0)
+    place.mount(1, "--no-background")
+    place.read(1)
+    assert place.fetched(1) == 0
+
+
+def test_an_isolated_mount_uses_nothing_of_others_and_gives_them_nothing(place: Place) -> None:
+    place.mount(0, "--no-background")
+    place.read(0)
+    place.mount(1, "--no-background", "--isolate")
+    place.read(1)
+    assert place.fetched(1) == place.fetched(0) >= sum(map(len, CONTENT))
+    nopull("umount", place.mountpoints[1], "--root", place.root)
+    isolated = place.listed()["isolated"]
+    assert isinstance(isolated, list) and len(isolated) == 1
+    assert isolated[0]["complete_bytes"] >= sum(map(len, CONTENT))
+    place.mount(1, "--no-background", "--isolate")
+    place.read(1)
+    assert place.fetched(1) == 0
+
+
+def test_a_mount_keeps_to_its_limit_and_reads_right(place: Place) -> None:
+    place.mount(0, "--cache-size", str(LIMIT))
+    for _ in range(2):
+        place.read(0)
+        assert 0 < place.occupied() <= LIMIT
+
+
+def test_a_size_that_is_none_is_refused(place: Place) -> None:
+    ran = subprocess.run(
+        [sys.executable, NOPULL, "mount", place.images[0], place.mountpoints[0], "--cache-size", "much"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2 and "like 500MB" in ran.stderr
