@@ -26,8 +26,10 @@ from chunk_store.plan import Plan, Priority, State
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
 from chunk_store.remote import is_temporary
 from chunk_store.sums import Sum
+from chunk_store.waiting import Waiting
 from chunk_store.window_index import WindowIndex
 
+_OTHERS_SECONDS = 0.02  # between looks at whether other attachments' readers still wait
 _IDLE_SECONDS = 5.0  # a worker without work leaves after this: a complete mount keeps no threads
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Scheduler:
         memory: MemoryWindows,
         limits: Limits,
         stopping: threading.Event,
+        waiting: Waiting,
         *,
         present: Iterable[int],
         hot: Iterable[int],
@@ -64,6 +67,7 @@ class Scheduler:
         self._memory = memory
         self._limits = limits
         self._stopping = stopping
+        self._waiting = waiting
         self._completed = completed
         self._background = background
         # Protects everything below and each fill's priority. Held for bookkeeping only; a fill's condition
@@ -141,7 +145,7 @@ class Scheduler:
             fill = self._begin(number, Priority.DEMAND)
             fill.in_memory = in_memory
             self._demand.append([fill, *(self._begin(follower, Priority.BACKGROUND) for follower in run[1:])])
-            self._unanswered += 1
+            self._await(1)
             self._plan.missed(number)
             self._hire()
             return fill
@@ -203,6 +207,7 @@ class Scheduler:
             self._stopping.set()
             fills = list(self._fills.values())
             self._fills.clear()
+            self._await(-self._unanswered)
             self._demand.clear()
             self._turn.notify_all()
             workers = list(self._workers)
@@ -212,6 +217,10 @@ class Scheduler:
         for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
 
+    def _await(self, windows: int) -> None:
+        self._unanswered += windows
+        self._waiting.add(windows)
+
     def _begin(self, number: int, priority: Priority) -> Fill:
         fill = self._fills[number] = Fill(number, priority)
         self._plan.states[number] = State.IN_FLIGHT
@@ -220,7 +229,7 @@ class Scheduler:
     def _promote(self, fill: Fill) -> None:
         if not fill.wanted:
             fill.priority = Priority.DEMAND
-            self._unanswered += 1
+            self._await(1)
             self._plan.missed(fill.number)
 
     def _hire(self) -> None:
@@ -272,6 +281,9 @@ class Scheduler:
             if bulk:
                 return bulk
             change = self._pacing.next_change(now)
+            if self._waiting.windows > self._unanswered:
+                # Readers of another attachment, whose scheduler does not wake us when they are served.
+                change = _OTHERS_SECONDS if change is None else min(change, _OTHERS_SECONDS)
             self._idle += 1
             woken = self._turn.wait(_IDLE_SECONDS if change is None else change)
             self._idle -= 1
@@ -284,9 +296,9 @@ class Scheduler:
             return []
         run: list[int] = []
         priority = Priority.HOT
-        if self._bulk_running < self._pacing.hot_room(now, self._unanswered):
+        if self._bulk_running < self._pacing.hot_room(now, self._waiting.windows):
             run = self._plan.next_hot(self._limits.bulk_range)
-        room = self._pacing.background_room(now, self._unanswered) if self._background else 0
+        room = self._pacing.background_room(now, self._waiting.windows) if self._background else 0
         if not run and self._bulk_running < room:
             priority = Priority.BACKGROUND
             run = self._plan.next_background(self._limits.bulk_range)
@@ -321,7 +333,7 @@ class Scheduler:
                 self._hire()
                 return
             del self._fills[fill.number]
-            self._unanswered -= fill.wanted
+            self._await(-int(fill.wanted))
             if fill.wanted:
                 self._pacing.answered(time.monotonic())
             self._counters.received(

@@ -30,6 +30,7 @@ from chunk_store.plan import Priority
 from chunk_store.range_fetch import RangeFetch
 from chunk_store.remote import BlobSource
 from chunk_store.scheduler import Scheduler
+from chunk_store.waiting import Waiting
 from chunk_store.window_file import WindowDirectory
 from chunk_store.window_index import WindowIndex
 from rafs.blob_meta import BlobMeta
@@ -65,6 +66,7 @@ class ChunkStore:
         self.open_windows = OpenWindows(self.directory)
         self.memory = MemoryWindows(self.limits.memory_bytes)
         self.checkpoints = Checkpoints(root)
+        self.waiting = Waiting()
         self.quota: Quota | None = None
         if self.limits.cache_bytes is not None:
             from chunk_store.quota import Quota  # here, because few stores have one and starts are to be fast
@@ -162,6 +164,7 @@ class Attachment:
             store.memory,
             store.limits,
             stopping,
+            store.waiting,
             present=[
                 n
                 for n in self._index.distinct()
