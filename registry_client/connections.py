@@ -59,6 +59,7 @@ class ConnectionPool:
         self._opening = 0
         self._waiting = 0
         self._closed = False
+        self._keeps = True
 
     @property
     def bound(self) -> int:
@@ -144,7 +145,7 @@ class ConnectionPool:
             if size and len(self._busy) >= self._bound.value:
                 self._bound.note(size, delay, taken)
             self._busy.discard(connection)
-            keep = not self._closed and connection.wrapped.sock is not None
+            keep = self._keeps and connection.wrapped.sock is not None
             if keep:
                 self._idle.append(connection)
             if self._waiting:
@@ -160,9 +161,10 @@ class ConnectionPool:
         connection.wrapped.close()
 
     def close(self, *, abort: bool = True) -> None:
-        """Close what is idle; *abort* what is in use, or else close that when it comes back."""
+        """Close what is idle and *abort* what is in use; without that only keep nothing from now on."""
         with self._changed:
-            self._closed = True
+            self._closed = self._closed or abort
+            self._keeps = False
             idle, self._idle = self._idle, []
             if abort:
                 for connection in (*self._busy, *self._ahead):
@@ -217,7 +219,7 @@ class ConnectionPool:
             self._opening -= 1
             if made is not None:
                 self._ahead.discard(made)
-            if connection is not None and not self._closed:
+            if connection is not None and self._keeps:
                 self._idle.append(connection)
                 connection = None
             self._changed.notify_all()

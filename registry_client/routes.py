@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -65,6 +66,8 @@ class Routes:
         self.own = Route(reference, options, registry_site(reference.host, options), self.counters, own=True)
         self.mirrors: MirrorReading | None = None
         """How to read as long as there are mirrors."""
+        # Reads that began on them may be under way; those of long ago are not.
+        self._retired: deque[Route] = deque(maxlen=8)
         self._look_at = 0.0
         self.look()
 
@@ -86,8 +89,8 @@ class Routes:
         with self._lock:
             if found == self._stamp or self._closed:
                 return
-            self._stamp = found
             self._use(read_sites(directory, self._reference.host, self._options))
+            self._stamp = found  # last: who sees it may go on without the lock
 
     def _use(self, sites: tuple[Site, ...]) -> None:
         from registry_client.mirrors import MirrorReading
@@ -95,7 +98,7 @@ class Routes:
         before = self.mirrors
         known: dict[Site, Route] = {route.site: route for route in (before.routes if before else ())}
         if sites[-1] != self.own.site:
-            self.own.endpoint.retire()
+            self._retire(self.own)
             self.own = Route(self._reference, self._options, sites[-1], self.counters, own=True)
         mirrors = [
             known.pop(site)
@@ -106,7 +109,11 @@ class Routes:
         ]
         self.mirrors = MirrorReading(self, mirrors, before) if mirrors else None
         for route in known.values():
-            route.endpoint.retire()
+            self._retire(route)
+
+    def _retire(self, route: Route) -> None:
+        route.endpoint.retire()
+        self._retired.append(route)
 
     def ask(self, digest: str | None, question: Callable[[Route], _Answer]) -> _Answer:
         """What the first way answers that can; *digest* None: about a tag.
@@ -128,5 +135,5 @@ class Routes:
         with self._lock:
             self._closed = True
             mirrors = self.mirrors
-        for route in (*(mirrors.routes if mirrors else ()), self.own):
+        for route in (*self._retired, *(mirrors.routes if mirrors else ()), self.own):
             route.endpoint.close()
