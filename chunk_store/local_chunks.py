@@ -105,7 +105,7 @@ class LocalChunks:
     """The chunks of one attachment that lie in windows of other images."""
 
     def __init__(self, root: Path, index: WindowIndex, directory: WindowDirectory) -> None:
-        self._path = os.fspath(root / NAME)
+        self._path = root / NAME
         self._index = index
         self._directory = directory
         # Protects everything below, and is held while the file is read. A leaf.
@@ -133,7 +133,11 @@ class LocalChunks:
     def refresh(self) -> None:
         """Look at what was noted since the last time, by any process."""
         with self._lock:
+            # Each call into the kernel lets other threads have the interpreter: one, where nothing is new.
             try:
+                now = self._path.stat()
+                if (now.st_ino, now.st_size) == (self._inode, self._read):
+                    return
                 fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 return
