@@ -18,8 +18,9 @@ _SILENCE_SECONDS = 60.0  # between two lines about a full disk: room for one sma
 class Pacing:
     """The pace of hot list and background. All times in seconds of the monotonic clock."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, now: float) -> None:
         self._limits = limits
+        self._start_over = now + limits.start_seconds
         self._rest = _FIRST_REST
         self._rests_until = 0.0
         self._busy_until = 0.0
@@ -37,11 +38,14 @@ class Pacing:
         """The same for a range of the background."""
         if awaited or now < self._rests_until:
             return 0
-        return self._limits.background_while_busy if now < self._busy_until else self._limits.bulk_connections
+        if now >= self._busy_until:
+            return self._limits.bulk_connections
+        return self._limits.background_while_busy if now >= self._start_over else 0
 
     def answered(self, now: float) -> None:
         """A reader was answered and is likely to ask for more."""
-        self._busy_until = now + self._limits.busy_seconds
+        starting = now < self._start_over
+        self._busy_until = now + (self._limits.start_busy_seconds if starting else self._limits.busy_seconds)
 
     def remote_failed(self, now: float) -> None:
         """A range that nobody waited for failed."""

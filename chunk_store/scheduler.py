@@ -83,7 +83,7 @@ class Scheduler:
         self._idle = 0
         self._full: StoreFull | None = None
         self._trouble: StoreError | None = None
-        self._pacing = Pacing(limits)
+        self._pacing = Pacing(limits, time.monotonic())
         self.windows_total = sum(1 for _ in index.distinct())
         self.bytes_total = sum(index[number].length for number in index.distinct())
         self._windows_present = 0
