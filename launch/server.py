@@ -108,8 +108,8 @@ def _serve_here(
         on_ready(record)
 
     if request.log_format != TEXT:
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(formatter(request.log_format, mount_id))
+        for output in logging.getLogger().handlers:
+            output.setFormatter(formatter(request.log_format, mount_id))
     run_session(request, mount_id, log_path, report)
     if not ready:
         raise ServerFailed(f"{request.mountpoint} was unmounted before it was ready")
