@@ -141,6 +141,9 @@ Exit codes:
 Environment:
   NOPULL_ROOT   where state and cache live (default: /var/lib/nopull for root,
                 ${XDG_CACHE_HOME:-~/.cache}/nopull for others)
+  NOPULL_CREDS  an account, as --creds; arguments can be seen by others
+  NOPULL_HOSTS_DIR, HTTPS_PROXY, NO_PROXY
+                mirrors as containerd's certs.d describes them, and proxies
 
 `nopull VERB --help` shows a verb's options, with an example.
 """

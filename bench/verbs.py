@@ -88,7 +88,15 @@ def comparison_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_wish
 
 
-@click.group()
+GROUP_EXAMPLES = """\b
+Examples:
+  nopull bench startup --runs 5 --json startup.json
+  nopull bench report startup.json --plot startup.svg
+  nopull bench startup --help
+"""
+
+
+@click.group(epilog=GROUP_EXAMPLES)
 def bench() -> None:
     """Measure what lazy starting brings on this machine."""
 
