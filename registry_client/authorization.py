@@ -47,6 +47,7 @@ class Authorization:
         self._challenge: Challenge | None = None
         self._basic: str | None = None
         self._tokens: dict[str, Token] = {}
+        self._asked: dict[str, list[str]] = {}  # by actions, the scopes their token was asked with
         self._failure: tuple[float, str] | None = None
         self._refused: tuple[float, str | None, tuple[object, ...]] | None = None
         self._no_post: set[Origin] = set()
@@ -94,6 +95,8 @@ class Authorization:
             self._challenge = challenge
             refused = self._tokens.get(actions)
             if refused is not None and used == "Bearer " + refused.value:
+                if self._grants_too_little(refused, challenge, actions):
+                    return None
                 del self._tokens[actions]
             return self._bearer(challenge, actions, None, deadline)
 
@@ -147,10 +150,11 @@ class Authorization:
             token = Token(account.registry_token, now, now + GIVEN_TOKEN_LIFE)
             self._tokens[actions] = token
             return "Bearer " + token.value
+        scopes = self._asked[actions] = self._scopes(challenge, actions)
         try:
             token = exchange(
                 challenge,
-                self._scopes(challenge, actions),
+                scopes,
                 account,
                 self._registry,
                 self._pools,
@@ -163,6 +167,14 @@ class Authorization:
         self._failure = None
         self._tokens[actions] = token
         return "Bearer " + token.value
+
+    def _grants_too_little(self, token: Token, challenge: Challenge, actions: str) -> bool:
+        """Whether the token server has just been asked for all this and granted less: it will again."""
+        return (
+            challenge.parameters.get("error") == "insufficient_scope"
+            and self._asked.get(actions) == self._scopes(challenge, actions)
+            and time.monotonic() - token.issued < FAILURE_MEMORY
+        )
 
     def _scopes(self, challenge: Challenge, actions: str) -> list[str]:
         """Ours, and what the registry asked for beyond it; its own first, since some servers read only
