@@ -4,7 +4,8 @@ servers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,34 @@ def source(
     assert isinstance(opened, RegistrySource)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def certify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Makes a certificate, its own authority, for a `subjectAltName`."""
+    directory = tmp_path_factory.mktemp("certificates")
+
+    def make(name: str) -> tuple[Path, Path]:
+        stem = name.replace(":", "-")
+        certificate, key = directory / f"{stem}.crt", directory / f"{stem}.key"
+        if not certificate.exists():
+            arguments = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+            names = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
+            subprocess.run(
+                [
+                    "openssl",
+                    "req",
+                    "-x509",
+                    *arguments,
+                    *names,
+                    "-keyout",
+                    str(key),
+                    "-out",
+                    str(certificate),
+                ],
+                check=True,
+                capture_output=True,
+            )
+        return certificate, key
+
+    return make

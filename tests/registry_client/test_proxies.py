@@ -19,11 +19,9 @@ from registry_client.origin import Origin
 from registry_client.proxies import proxy_for
 from registry_client.reference import parse_reference
 from tests.registry_client.sample import SampleImage, describe, opener, store
-from tests.registry_client.test_tls import certify
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.scripted_registry import ScriptedRegistry
 
-__all__ = ["certify"]
 BLOB = describe(b"published through a proxy", MediaType.OCI_LAYER)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,37 +22,6 @@ from tests.support.scripted_registry import ScriptedRegistry
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 CONTENT = b"content"
 BLOB = describe(CONTENT, MediaType.OCI_LAYER)
-
-
-@pytest.fixture(scope="module")
-def certify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
-    """Makes a certificate, its own authority, for a `subjectAltName`."""
-    directory = tmp_path_factory.mktemp("certificates")
-
-    def make(name: str) -> tuple[Path, Path]:
-        stem = name.replace(":", "-")
-        certificate, key = directory / f"{stem}.crt", directory / f"{stem}.key"
-        if not certificate.exists():
-            arguments = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-            names = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
-            subprocess.run(
-                [
-                    "openssl",
-                    "req",
-                    "-x509",
-                    *arguments,
-                    *names,
-                    "-keyout",
-                    str(key),
-                    "-out",
-                    str(certificate),
-                ],
-                check=True,
-                capture_output=True,
-            )
-        return certificate, key
-
-    return make
 
 
 @pytest.fixture

@@ -65,6 +65,8 @@ class ScriptedRegistry:
     """What has arrived of uploads that were neither completed nor given up, by session."""
     certificate: tuple[Path, Path] | None = None
     """Certificate and key to speak TLS with (PEM)."""
+    clients: Path | None = None
+    """Whose certificates are let in (PEM); None: nobody is asked for one."""
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     _rules: list[_Rule] = field(default_factory=list)
@@ -205,6 +207,9 @@ class ScriptedRegistry:
         assert self.certificate is not None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.certificate)
+        if self.clients is not None:
+            context.load_verify_locations(self.clients)
+            context.verify_mode = ssl.CERT_REQUIRED
         connection.settimeout(5)
         with self._lock:
             self._open.discard(connection)
