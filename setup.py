@@ -48,6 +48,7 @@ setup(
             "prometheus-client>=0.20",
             "pytest>=8.2",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.5",
             "ruff>=0.5",
             "types-requests>=2.31",
         ],
