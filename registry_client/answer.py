@@ -6,18 +6,30 @@ Bodies are read raw (never decoded) and as they arrive. An answer ends in `finis
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from urllib3.response import BaseHTTPResponse
 
 from registry_client.wire import FOREIGN_ERRORS, WireFailure
 
 if TYPE_CHECKING:
-    from registry_client.connections import ConnectionPool
     from registry_client.deadline import Deadline
     from registry_client.dialling import Connection
 
 _ERROR_BODY = 64 * 1024  # ggcr reads as much of an error's body
+
+
+class Keeper(Protocol):
+    """Whom connections belong to (`connections.ConnectionPool`)."""
+
+    def failure(self, error: Exception, timeout: float, deadline: Deadline) -> WireFailure:
+        """*error* of the transport, which waited *timeout* seconds, as a failure of this host."""
+
+    def release(self, connection: Connection, size: int, delay: float) -> None:
+        """Take back a connection whose answer was read to the end: *size* bytes, begun after *delay* s."""
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection; another may be opened in its place."""
 
 
 class Answer:
@@ -40,7 +52,7 @@ class Answer:
         self,
         response: BaseHTTPResponse,
         connection: Connection,
-        pool: ConnectionPool,
+        pool: Keeper,
         deadline: Deadline,
         timeout: float,
         delay: float,

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from registry_client.auth_file import Account
-from registry_client.bearer import Token, basic, exchange
-from registry_client.challenge import Challenge, parse_challenges, preferred
+from registry_client.bearer import Token, exchange
+from registry_client.challenge import Challenge, basic, parse_challenges, preferred
 from registry_client.connections import Origin, Pools
 from registry_client.credentials import files_stamp, find_account
 from registry_client.deadline import Deadline

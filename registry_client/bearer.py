@@ -6,7 +6,6 @@ Only the exchange and the rules for *where* an account may be sent; keeping toke
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import json
 import time
@@ -16,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from registry_client.answer import Answer
 from registry_client.auth_file import Account
-from registry_client.challenge import Challenge
+from registry_client.challenge import Challenge, basic
 from registry_client.connections import ConnectionPool, Origin, Pools
 from registry_client.deadline import Deadline
 from registry_client.digest import shorten
@@ -44,11 +43,6 @@ class Token:
 
     def valid(self, now: float) -> bool:
         return now < self.expires
-
-
-def basic(username: str, password: str) -> str:
-    """The value of an Authorization header."""
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
 
 
 def exchange(

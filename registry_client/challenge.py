@@ -1,4 +1,5 @@
-"""What a 401 asks for: `WWW-Authenticate` headers as challenges (RFC 9110, section 11.2 and 5.6.4).
+"""What a 401 asks for: `WWW-Authenticate` headers as challenges (RFC 9110, section 11.2 and 5.6.4); and the
+answer to the simplest of them.
 
 Splitting at commas is wrong here: a scope holds them (`repository:a/b:pull,push`), and so may any quoted
 string.
@@ -6,6 +7,7 @@ string.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -53,10 +55,15 @@ def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
 
 def preferred(challenges: Iterable[Challenge]) -> Challenge | None:
     """The one to answer: Bearer with a realm before Basic; None when there is neither."""
-    basic = None
+    second = None
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
             return challenge
-        if challenge.scheme == "basic" and basic is None:
-            basic = challenge
-    return basic
+        if challenge.scheme == "basic" and second is None:
+            second = challenge
+    return second
+
+
+def basic(username: str, password: str) -> str:
+    """The value of an Authorization header, for a Basic challenge."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")

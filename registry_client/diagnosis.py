@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from registry_client.auth_file import Account, load_auth_file
-from registry_client.challenge import Challenge, parse_challenges, preferred
+from registry_client.challenge import Challenge, basic, parse_challenges, preferred
 from registry_client.connections import Pools
 from registry_client.credentials import find_account, usual_files
 from registry_client.deadline import Deadline
@@ -148,7 +148,7 @@ def _talk(
     pools: Pools,
     facts: dict[str, Any],
 ) -> bool:
-    from registry_client.bearer import basic, exchange
+    from registry_client.bearer import exchange
 
     steps: list[str] = facts["steps"]
     deadline = Deadline(min(_PATIENCE, options.timeout))

@@ -22,7 +22,7 @@ from registry_client.health import WRONG_BYTES_REST, Health
 from registry_client.manifest import Descriptor
 
 if TYPE_CHECKING:
-    from registry_client.routes import Route, Routes
+    from registry_client.route import Route
 
 _log = logging.getLogger(__name__)
 HELD = 16 * 1024 * 1024
@@ -41,9 +41,12 @@ _Answer = TypeVar("_Answer")
 class MirrorReading:
     """Replaced as a whole when the mirrors change. All methods from any thread."""
 
-    def __init__(self, routes: Routes, mirrors: Sequence[Route], before: MirrorReading | None) -> None:
+    def __init__(
+        self, own: Callable[[], Route], mirrors: Sequence[Route], before: MirrorReading | None
+    ) -> None:
+        """*own*: the way to the registry itself, as it is at the moment."""
         self.routes = tuple(mirrors)
-        self._routes = routes
+        self._own = own
         known: dict[Route, Health] = before.healths if before else {}
         self.healths: dict[Route, Health] = {
             route: known.get(route) or Health(route.endpoint.label, route.endpoint.answers)
@@ -68,7 +71,7 @@ class MirrorReading:
                 continue
             self.healths[route].succeeded()
             return answer
-        return question(self._routes.own)
+        return question(self._own())
 
     def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
         """As `ImageSource.read_range`."""
@@ -112,7 +115,7 @@ class MirrorReading:
         return bool(guilty & set(self.healths))
 
     def _pieces(self, blob: Descriptor, position: int, end: int, *, whole: bool) -> Iterator[bytes]:
-        own = self._routes.own
+        own = self._own()
         deadline = own.endpoint.deadline()
         for route in self._well(blob.digest):
             served = _Served(blob.digest, position, route)
@@ -147,7 +150,7 @@ class MirrorReading:
         _log.info("%s; going on without it", error)
         if error.blame == _BACKEND:
             if error.retry_after:
-                self._routes.own.endpoint.pace.slow_down(error.retry_after)
+                self._own().endpoint.pace.slow_down(error.retry_after)
         elif isinstance(error, NotFound):
             if digest is not None:
                 health.lacks(digest)

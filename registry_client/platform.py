@@ -8,14 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from registry_client.digest import shorten
 from registry_client.errors import NotFound, ReferenceInvalid
 from registry_client.media_type import INDEXES, MANIFESTS
-
-if TYPE_CHECKING:
-    from registry_client.manifest import Descriptor
 
 _ARCHITECTURES: Mapping[str, tuple[str, str]] = {
     "x86_64": ("amd64", ""),
@@ -53,6 +50,20 @@ class Platform:
     def __str__(self) -> str:
         variant = f"/{self.variant}" if self.variant else ""
         return f"{self.os}/{self.architecture}{variant}"
+
+
+class Entry(Protocol):
+    """What counts here of an entry of an index (`manifest.Descriptor`)."""
+
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def platform(self) -> Platform | None: ...
+    @property
+    def annotations(self) -> Mapping[str, str]: ...
+
+
+_Entry = TypeVar("_Entry", bound=Entry)
 
 
 def parse_platform(text: str) -> Platform:
@@ -95,14 +106,14 @@ def host_platform() -> Platform:
     return normalise(Platform(machine.sysname, machine.machine))
 
 
-def is_attestation(descriptor: Descriptor) -> bool:
+def is_attestation(descriptor: Entry) -> bool:
     """Whether an index entry is BuildKit's statement about an image instead of an image."""
     platform = descriptor.platform
     unknown = platform is not None and (platform.os, platform.architecture) == ("unknown", "unknown")
     return unknown or _ATTESTATION in descriptor.annotations
 
 
-def select(manifests: Sequence[Descriptor], platform: Platform) -> Descriptor:
+def select(manifests: Sequence[_Entry], platform: Platform) -> _Entry:
     """The first entry of an index that serves *platform*.
 
     An entry of exactly that variant goes before one of an older variant that the same machine runs; an entry

@@ -83,7 +83,7 @@ def proxy_for(origin: Origin, environment: Mapping[str, str] = os.environ) -> Pr
         return None
     authorization = None
     if parts.username is not None:
-        from registry_client.bearer import basic
+        from registry_client.challenge import basic
 
         authorization = basic(unquote(parts.username), unquote(parts.password or ""))
     prefix = f"http://{origin}" if origin.scheme == "http" else ""

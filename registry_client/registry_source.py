@@ -21,7 +21,8 @@ from registry_client.media_type import ACCEPT
 from registry_client.options import RegistryOptions
 from registry_client.reference import Reference
 from registry_client.retrying import Attempts
-from registry_client.routes import Route, Routes
+from registry_client.route import Route
+from registry_client.routes import Routes
 from registry_client.wire import WireFailure
 
 _log = logging.getLogger(__name__)

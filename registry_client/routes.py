@@ -12,13 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from registry_client.blob_reader import BlobReader
-from registry_client.endpoint import Endpoint
 from registry_client.options import RegistryOptions
 from registry_client.reference import Reference
+from registry_client.route import Route
 from registry_client.site import Site, registry_site
 from registry_client.wire import Counters
 
@@ -26,31 +24,7 @@ if TYPE_CHECKING:
     from registry_client.mirrors import MirrorReading
 
 _LOOK_SECONDS = 1.0
-_PATIENCE = 5.0  # seconds without a byte after which a mirror is given up: another way is open
 _Answer = TypeVar("_Answer")
-
-
-class Route:
-    """One way; its connections, credentials, pace and storage URLs are its own."""
-
-    __slots__ = ("blobs", "endpoint", "site")
-
-    def __init__(
-        self, reference: Reference, options: RegistryOptions, site: Site, counters: Counters, *, own: bool
-    ) -> None:
-        self.site = site
-        if not own:
-            # An account given for the registry is not a mirror's business.
-            options = replace(
-                options,
-                creds=None,
-                connect_timeout=min(site.dial_timeout or _PATIENCE, options.connect_timeout),
-                stall_timeout=min(_PATIENCE, options.stall_timeout),
-            )
-        elif site.dial_timeout is not None:
-            options = replace(options, connect_timeout=site.dial_timeout)
-        self.endpoint = Endpoint(reference, options, site, counters, mirror=not own)
-        self.blobs = BlobReader(self.endpoint)
 
 
 class Routes:
@@ -107,7 +81,7 @@ class Routes:
             for site in sites[:-1]
             if site.pull
         ]
-        self.mirrors = MirrorReading(self, mirrors, before) if mirrors else None
+        self.mirrors = MirrorReading(lambda: self.own, mirrors, before) if mirrors else None
         for route in known.values():
             self._retire(route)
 
