@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,66 @@ def test_imports_point_down_only() -> None:
         if (top := imported.partition(".")[0]) in OURS and top != package and top not in allowed
     ]
     assert upward == []
+
+
+class _WithoutTypes(ast.NodeTransformer):
+    """Takes out what only type checkers run."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            return node.orelse
+        return self.generic_visit(node)
+
+
+def graph_of(package: str) -> dict[str, set[str]]:
+    """Return what each module of a package imports of it when run, at its top or in a function."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in modules(package)
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        tree = _WithoutTypes().visit(ast.parse(path.read_bytes(), str(path)))
+        above = path.relative_to(ROOT).parts[:-1]
+        wanted: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                wanted.update(name.name for name in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                start = above[: len(above) - node.level + 1] if node.level else ()
+                origin = ".".join([*start, *([node.module] if node.module else [])])
+                # What is no module of the package is a name in it.
+                full = {f"{origin}.{name.name}" for name in node.names}
+                wanted |= {one if one in files else origin for one in full}
+        graph[module] = wanted & set(files) - {module}
+    return graph
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Return one way through a graph that leads back to its start; nothing when there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_modules_of_a_package_import_each_other_in_no_circle(package: str) -> None:
+    assert circle_in(graph_of(package)) == []
+
+
+def test_a_circle_is_found_and_one_of_types_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "one.py").write_text("def late() -> None:\n    from pack import two\n")
+    (package / "two.py").write_text("from pack.three import name\n")
+    (package / "three.py").write_text("if TYPE_CHECKING:\n    from pack.one import late\n")
+    assert circle_in(graph_of("pack")) == []
+    (package / "three.py").write_text("from . import one\n")
+    assert set(circle_in(graph_of("pack"))) == {"pack.one", "pack.two", "pack.three"}
 
 
 def test_every_folder_with_modules_is_a_known_package() -> None:
