@@ -13,13 +13,15 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from registry_client import open_source
+from registry_client import open_destination, open_source
+from registry_client.authorization import FAILURE_MEMORY
 from registry_client.errors import Unauthorized
+from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, publish
+from tests.registry_client.sample import SampleImage, describe, opener, publish
 from tests.support.debian_registry import DebianRegistry
 from tests.support.token_server import TokenServer
 
@@ -193,6 +195,29 @@ def test_a_token_that_grants_too_little_is_an_error_at_once(
     assert {one.account.partition(":")[0] for one in tokens.asked} == {who}
     assert len(tokens.asked) == 1, "a token server that granted less is not asked the same again"
     assert len(registry.accesses()) - before <= 3
+
+
+@case(20, on=Server.DEBIAN)
+def test_a_right_that_is_granted_later_is_found_without_a_restart(
+    tokens: TokenServer,
+    registry: DebianRegistry,
+    options: RegistryOptions,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = b"published by somebody who may only since a moment ago"
+    layer = describe(content, MediaType.OCI_LAYER)
+    destination = open_destination(
+        parse_reference(f"{registry.host}/demo/other:v1"), replace(options, creds=READER)
+    )
+    with pytest.raises(Unauthorized):
+        destination.put_blob(layer, opener(content))
+    tokens.accounts = {**ACCOUNTS, "reader": ("planted-reader", ALL)}
+    asked = len(tokens.asked)
+    monkeypatch.setattr(time, "monotonic", lambda: CLOCK() + FAILURE_MEMORY + 1)
+    destination.put_blob(layer, opener(content))
+    assert destination.has_blob(layer)
+    assert len(tokens.asked) == asked + 1
+    destination.close()
 
 
 @case(20, on=Server.DEBIAN)
