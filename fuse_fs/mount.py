@@ -40,7 +40,7 @@ XATTR_CALLBACKS = ("getxattr",)
 
 # After readahead has failed the kernel asks once more, at once, for the page a reader waits for. That reader
 # has waited already; whoever reads later than this tries again.
-_STILL_FAILED_SECONDS = 1.0
+STILL_FAILED_SECONDS = 0.25
 _FAILURES_KEPT = 64
 
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -228,7 +228,7 @@ class Callbacks:
 
     def _has_just_failed(self, path: bytes, offset: int) -> bool:
         start, end, when = self._failed.get(path, (0, 0, 0.0))
-        return start <= offset < end and time.monotonic() - when < _STILL_FAILED_SECONDS
+        return start <= offset < end and time.monotonic() - when < STILL_FAILED_SECONDS
 
     def statfs(self, _: bytes, answer: Any) -> int:
         space, shown = self._tree.space(), answer.contents

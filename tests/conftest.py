@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch the required tests when a list of them was given."""
+    """Watch the required tests when a list of them was given; let what is started hear Ctrl-C."""
+    # A shell starts background jobs with SIGINT ignored, and what ignores it hands that on.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     listed: Path | None = config.getoption("--required")
     if listed is not None:
         config.pluginmanager.register(RequiredTests(read_required(listed)), "required-tests")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from fuse_fs.mount import STILL_FAILED_SECONDS
 from launch import mounts
 from launch.control import ask
 from launch.server import MountRequest, start_mount
@@ -190,6 +192,7 @@ def test_what_is_here_is_served_and_what_is_missing_is_said_until_the_registry_i
     assert len(lines) == 1 and "reading window 0 of blob" in lines[0]
 
     known.registry.start()
+    time.sleep(STILL_FAILED_SECONDS)
     assert large.read_bytes() == CONTENT
     assert ask(record.control)["progress"]["complete"]
     whole = nopull("explain", known.mountpoint, "--root", known.root).stdout
