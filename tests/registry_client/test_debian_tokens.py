@@ -203,12 +203,14 @@ def test_a_right_that_is_granted_later_is_found_without_a_restart(
     registry: DebianRegistry,
     options: RegistryOptions,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     content = b"published by somebody who may only since a moment ago"
     layer = describe(content, MediaType.OCI_LAYER)
     destination = open_destination(
         parse_reference(f"{registry.host}/demo/other:v1"), replace(options, creds=READER)
     )
+    request.addfinalizer(destination.close)
     with pytest.raises(Unauthorized):
         destination.put_blob(layer, opener(content))
     tokens.accounts = {**ACCOUNTS, "reader": ("planted-reader", ALL)}
@@ -217,7 +219,6 @@ def test_a_right_that_is_granted_later_is_found_without_a_restart(
     destination.put_blob(layer, opener(content))
     assert destination.has_blob(layer)
     assert len(tokens.asked) == asked + 1
-    destination.close()
 
 
 @case(20, on=Server.DEBIAN)
