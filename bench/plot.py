@@ -46,7 +46,8 @@ def draw(result: Result, target: Path) -> None:
                 continue
             axis.bar(place, median, width=0.6, color=COLOURS.get(contestant, OTHERS))
             axis.plot([place] * len(seconds), seconds, "o", color="black", markersize=3, alpha=0.6)
-            axis.text(place, max(seconds), f"{median:.2f} s\n", ha="center", va="bottom")
+            above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+            axis.annotate(f"{median:.2f} s", (place, max(seconds)), **above)
         for name, size in floors(result, link):
             if (floor := result.floor_seconds(link, size)) is not None:
                 axis.axhline(floor, linestyle=":", color=FLOOR)

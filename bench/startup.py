@@ -82,7 +82,7 @@ def run_once(
             seen.append((traffic.requests, traffic.bytes_sent, wire_bytes, contestant.counters()))
 
         start = time_start(commands, ready=ready, at_ready=look, timeout=TIMEOUT_SECONDS)
-        typed = [" ".join(_without_namespace(command)) for command in commands]
+        typed = [_as_typed(command, stage.scratch) for command in commands]
     requests, sent, wire_bytes, counters = seen[0]
     on_link = wire_bytes if route.bits_per_second is not None else None
     return Run(route.name, contestant.name, number, start.seconds, requests, sent, on_link, counters), typed
@@ -115,5 +115,8 @@ def conditions(comparison: Comparison) -> list[str]:
     return told
 
 
-def _without_namespace(command: Sequence[str]) -> Sequence[str]:
-    return command[command.index("--") + 1 :] if command[0] == "nsenter" else command
+def _as_typed(command: Sequence[str], scratch: Path) -> str:
+    """The command as a reader would type it: no namespace, no path of this machine."""
+    words = list(command[command.index("--") + 1 :] if command[0] == "nsenter" else command)
+    words[0] = Path(words[0]).name
+    return " ".join(words).replace(str(scratch), "SCRATCH")
