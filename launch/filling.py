@@ -45,15 +45,17 @@ def fill(
             raise refusal(missing)
         progress.begin(FILL_STEP, missing)
         attachment.start_background()
-        last = _followed(attachment, image, progress, patience)
+        last = _followed(attachment, image, progress, patience, now)
         progress.finish(FILL_STEP, "all is local")
         return last
     finally:
         attachment.close()
 
 
-def _followed(attachment: Attachment, image: LazyImage, progress: Progress, patience: float) -> Moment:
-    now = attachment.progress()
+def _followed(
+    attachment: Attachment, image: LazyImage, progress: Progress, patience: float, now: Moment
+) -> Moment:
+    """Wait for the rest; *now* is the moment at which *progress* was told what is missing."""
     since, received = time.monotonic(), 0
     complete = False
     while not complete:
