@@ -17,7 +17,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from chunk_store.window_file import DIRECTORY_MODE, FILE_MODE
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE
 
 NAME = "attached"
 

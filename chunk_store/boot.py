@@ -20,8 +20,9 @@ from pathlib import Path
 import xxhash
 
 from chunk_store import local_chunks, sums
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, prepare_number
 from chunk_store.errors import StoreUnusable
-from chunk_store.window_file import DIRECTORY_MODE, FILE_MODE, WindowDirectory
+from chunk_store.window_file import WindowDirectory
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LOCK = "windows.lock"  # holds the boot id under which the store was last checked
@@ -64,6 +65,7 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
         root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         fd = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         fcntl.flock(fd, fcntl.LOCK_SH)
+        prepare_number(root)
         recovery = None
         if _checked_under(fd) != boot_id:
             # Whoever holds the shared lock checked under this boot, so waiting for the exclusive one ends.
@@ -152,15 +154,17 @@ def _still_holds(path: Path, record: sums.Sum) -> bool:
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode) or found.st_size != record.length:
         return False
-    return found.st_mtime_ns == record.mtime_ns or checksum(path) == record.checksum
-
-
-def checksum(path: Path) -> int:
-    """XXH3-64 of the file's bytes."""
-    digest = xxhash.xxh3_64()
+    if found.st_mtime_ns == record.mtime_ns:
+        return True
     with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        return checksum(file.fileno()) == record.checksum
+
+
+def checksum(fd: int) -> int:
+    """XXH3-64 of the bytes from where *fd* stands to the file's end."""
+    digest = xxhash.xxh3_64()
+    while block := os.read(fd, _BLOCK):
+        digest.update(block)
     return digest.intdigest()
 
 

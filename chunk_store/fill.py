@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
-from chunk_store.errors import StoreError
+from chunk_store.errors import StoreError, StoreFull
 from chunk_store.plan import Priority
+
+Listener = Callable[[StoreError | None], None]
 
 
 class Fill:
@@ -22,6 +25,7 @@ class Fill:
     __slots__ = (
         "_changed",
         "_error",
+        "_listeners",
         "_memory",
         "_verified",
         "in_memory",
@@ -37,8 +41,9 @@ class Fill:
         self.in_memory = in_memory  # never written to the store: its file cannot be read back
         self.refusal: OSError | None = None  # why the store did not take it
         self.received = 0  # compressed bytes, those of failed attempts included
-        # Protects the three below. A leaf: nothing is taken and no file is touched while it is held.
+        # Protects the four below. A leaf: nothing is taken, called or touched while it is held.
         self._changed = threading.Condition(threading.Lock())
+        self._listeners: list[tuple[int, Listener]] = []
         self._verified = 0
         self._memory: bytearray | None = None
         self._error: StoreError | None = None
@@ -48,6 +53,9 @@ class Fill:
         with self._changed:
             self._verified = max(self._verified, verified)
             self._changed.notify_all()
+            served = self._leaving(self._verified) if self._listeners and self._memory is None else ()
+        for listener in served:
+            listener(None)
 
     def refused(self, error: OSError) -> None:
         """The file system does not take the window; it goes on in memory. For the thread that fills it."""
@@ -63,6 +71,9 @@ class Fill:
         with self._changed:
             self._memory = memory
             self._verified = right
+            left = self._leaving(len(memory))
+        for listener in left:
+            listener(self._not_in_file())
 
     def fail(self, error: StoreError) -> None:
         """Nothing more will come; readers who need more than what is verified get *error*."""
@@ -70,6 +81,24 @@ class Fill:
             if self._error is None:
                 self._error = error
             self._changed.notify_all()
+            left = [listener for _, listener in self._listeners]
+            self._listeners.clear()
+        for listener in left:
+            listener(error)
+
+    def tell(self, end: int, listener: Listener) -> None:
+        """Have *listener* called once: with None when the first *end* bytes are verified and in the window's
+        file, with an error when they will not be.
+
+        By the thread that fills, or by this one before the return; it must neither wait nor raise.
+        """
+        with self._changed:
+            there = self._memory is None and self._verified >= end
+            error = self._error or (self._not_in_file() if self._memory is not None else None)
+            if not there and error is None:
+                self._listeners.append((end, listener))
+                return
+        listener(None if there else error)
 
     @property
     def wanted(self) -> bool:
@@ -100,6 +129,16 @@ class Fill:
                     return False, None
                 self._changed.wait(left)
             return True, self._memory
+
+    def _leaving(self, verified: int) -> list[Listener]:
+        """Those who listen for no more than *verified* bytes; they are told once. Under the lock."""
+        leaving = [listener for end, listener in self._listeners if end <= verified]
+        self._listeners = [waiting for waiting in self._listeners if waiting[0] > verified]
+        return leaving
+
+    def _not_in_file(self) -> StoreFull:
+        reason = "another process stands still" if self.refusal is None else self.refusal.strerror
+        return StoreFull(f"window {self.number} is in memory, not in its file: {reason}")
 
     def __repr__(self) -> str:
         where = "memory" if self._memory is not None else "file"

@@ -19,7 +19,8 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from chunk_store.window_file import FILE_MODE, WindowDirectory
+from chunk_store.doorway import FILE_MODE
+from chunk_store.window_file import WindowDirectory
 from chunk_store.window_index import WindowIndex
 from rafs.blob_meta import BlobMeta, Chunk, Unit
 from rafs.digests import digest_of

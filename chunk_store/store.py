@@ -21,7 +21,8 @@ from chunk_store.attached import record_use
 from chunk_store.boot import current_boot, open_store
 from chunk_store.checkpoint import Checkpoints
 from chunk_store.counters import Counters, Progress
-from chunk_store.errors import ChunkUnavailable
+from chunk_store.errors import ChunkUnavailable, StoreError, StoreFull
+from chunk_store.fill import Listener
 from chunk_store.limits import Limits
 from chunk_store.local_chunks import LocalChunks
 from chunk_store.memory_windows import MemoryWindows
@@ -109,6 +110,7 @@ class ChunkStore:
             attachment.close()
         self.checkpoints.close(_LEAVE_SECONDS)
         self.open_windows.close()
+        self.directory.close()
         with self._lock:
             fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
@@ -201,6 +203,32 @@ class Attachment:
             for number, (_, begin, end) in zip(originals, pieces, strict=True)
         ]
         return found[0] if len(found) == 1 else b"".join(found)
+
+    def when_local(self, number: int, end: int, listener: Listener) -> None:
+        """Have *listener* called once: with None when the first *end* bytes of window *number* are verified
+        and in its file, with an error if they could not be brought there.
+
+        For those who read the file by other ways than `read`. Fetches as a read does and waits for nothing;
+        *listener* is called by any thread, perhaps before the return, and must neither wait nor raise.
+        """
+        window, original = self._index[number], self._index.original[number]
+        if self._counters.touched_window(original):
+            self._scheduler.touched(original)
+        try:
+            if self._scheduler.is_present(original):
+                if self._store.directory.size(window.id) == window.length:
+                    listener(None)
+                    return
+                self._scheduler.lost(original)
+            fill = self._scheduler.want(original)
+            if fill is not None:
+                fill.tell(end, listener)
+            elif self._store.directory.size(window.id) == window.length:
+                listener(None)
+            else:
+                listener(StoreFull(f"window {window.id} is in memory, because its file takes no more"))
+        except StoreError as error:
+            listener(error)
 
     def progress(self) -> Progress:
         """What is local, what it cost to fetch, what was touched, at this moment."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chunk_store.window_file import FILE_MODE
+from chunk_store.doorway import FILE_MODE
 
 NAME = "windows.sums"
 _HEX = frozenset("0123456789abcdef")

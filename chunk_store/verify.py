@@ -43,7 +43,7 @@ def verify(root: Path) -> Verification:
     right = right_bytes = unrecorded = partial = foreign = 0
     dropped: list[str] = []
     held: list[str] = []
-    for name, path in directory.names():
+    for name, _ in directory.names():
         if not sums.is_window_id(name) or directory.size(name) < 0:
             foreign += 1
             continue
@@ -55,7 +55,7 @@ def verify(root: Path) -> Verification:
             unrecorded += 1
         elif record.length != size:
             partial += 1
-        elif _checksum_on_disk(Path(path)) == record.checksum:
+        elif _checksum_on_disk(directory, name) == record.checksum:
             right += 1
             right_bytes += size
         elif directory.size(name) == record.length:  # else it went, or was begun again, while we read it
@@ -67,15 +67,17 @@ def verify(root: Path) -> Verification:
     return Verification(right, right_bytes, tuple(dropped), tuple(held), unrecorded, partial, foreign)
 
 
-def _checksum_on_disk(path: Path) -> int | None:
+def _checksum_on_disk(directory: WindowDirectory, window_id: str) -> int | None:
     """XXH3-64 of the file; None if it cannot be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = directory.open_read(window_id, None)
+        if fd is None:
+            return None
         try:
             # The page cache would answer for the disk.
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return checksum(fd)
         finally:
             os.close(fd)
-        return checksum(path)
     except OSError:
         return None

@@ -20,9 +20,10 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, WINDOWS, Doorway
+
 _IOV_MAX = 1024  # buffers in one call: the kernel's UIO_MAXIOV; a window of small files has many more
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ATTEMPTS = 8  # a window file that is swapped under us more often than this is somebody's attack or bug
 
 
@@ -33,10 +34,12 @@ class LockedWindow:
     it. Not thread-safe; close it to let the lock go.
     """
 
-    __slots__ = ("_fd", "length", "size")
+    __slots__ = ("_doorway", "_fd", "_number", "length", "size")
 
-    def __init__(self, fd: int, length: int, size: int) -> None:
+    def __init__(self, fd: int, length: int, size: int, doorway: Doorway, number: int) -> None:
         self._fd = fd
+        self._doorway = doorway
+        self._number = number
         self.length = length
         self.size = size
 
@@ -58,10 +61,12 @@ class LockedWindow:
         """Put *pieces*, already verified, one after another at *offset*.
 
         Raises:
-            OSError: the file system took only part of it or nothing; what it took is right. ESTALE: somebody
-            who does not ask for locks has cut the file, so writing here would leave a hole that reads as
-            zeros.
+            OSError: the file system took only part of it or nothing; what it took is right. ESTALE: the file
+            is to be opened again. Somebody who does not ask for locks has cut it, so writing here would leave
+            a hole that reads as zeros; or another keeper watches it by now, whom we would wait for.
         """
+        if self._doorway.number != self._number:
+            raise OSError(errno.ESTALE, "another keeper watches the window file than when it was opened")
         if os.fstat(self._fd).st_size < offset:
             raise OSError(errno.ESTALE, "the window file was cut while it was being filled")
         left = [memoryview(piece) for piece in pieces if piece]
@@ -135,9 +140,14 @@ class WindowDirectory:
 
     def __init__(self, root: Path, *, only: Container[str] | None = None) -> None:
         """*only*: ids of the windows that may be relied on; the others are not there. None: all."""
-        self.path = root / "windows"
+        self.path = root / WINDOWS
         self._prefix = os.fspath(self.path)
         self._only = only
+        self._doorway = Doorway(root)
+
+    def close(self) -> None:
+        """Give up what keeps the file system busy; using the directory again gets it again."""
+        self._doorway.close()
 
     def size(self, window_id: str) -> int:
         """The file's length in bytes; 0 where there is none, -1 where something else has its name."""
@@ -158,7 +168,7 @@ class WindowDirectory:
         if self._only is not None and window_id not in self._only:
             return None
         try:
-            fd = os.open(self._name(window_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd, _ = self._doorway.open(_place(window_id), os.O_RDONLY | _FLAGS)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES):
                 return None
@@ -177,7 +187,7 @@ class WindowDirectory:
         """
         name = self._name(window_id)
         for _ in range(_ATTEMPTS):
-            fd = self._open_write(name)
+            fd, number = self._open_write(window_id)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -190,7 +200,7 @@ class WindowDirectory:
             # Between open and lock the file may have been evicted or replaced; a lock on an unlinked inode
             # guards nothing.
             if _leads_to(name, held):
-                return LockedWindow(fd, length, held.st_size)
+                return LockedWindow(fd, length, held.st_size, self._doorway, number)
             os.close(fd)
         raise OSError(errno.EBUSY, "the window file is replaced each time it is opened", name)
 
@@ -202,7 +212,7 @@ class WindowDirectory:
         """
         for window_id in window_ids:
             if self.size(window_id) <= 0:
-                os.close(self._open_write(self._name(window_id)))
+                os.close(self._open_write(window_id)[0])
 
     def remove(self, window_id: str) -> Removal:
         """Unlink the window's file unless something holds it or somebody fills it.
@@ -215,7 +225,7 @@ class WindowDirectory:
         """
         name = self._name(window_id)
         try:
-            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd, _ = self._doorway.open(_place(window_id), os.O_RDWR | _FLAGS)
         except FileNotFoundError:
             return Removal.GONE
         try:
@@ -244,13 +254,13 @@ class WindowDirectory:
                         yield entry.name, entry.path
 
     def _name(self, window_id: str) -> str:
-        return f"{self._prefix}/{window_id[:2]}/{window_id}"
+        return f"{self._prefix}/{_place(window_id)}"
 
-    def _open_write(self, name: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    def _open_write(self, window_id: str) -> tuple[int, int]:
+        name = self._name(window_id)
         for _ in range(_ATTEMPTS):
             try:
-                fd = os.open(name, flags, FILE_MODE)
+                fd, number = self._doorway.open(_place(window_id), os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)
             except FileNotFoundError:
                 self._make_shelf(name)
                 continue
@@ -259,7 +269,7 @@ class WindowDirectory:
                     raise
             else:
                 if stat.S_ISREG(os.fstat(fd).st_mode):
-                    return fd
+                    return fd, number
                 os.close(fd)
             # A link or a pipe under a window's name is no window, so nothing can hold it as one: it goes.
             if not stat.S_ISREG(os.lstat(name).st_mode):
@@ -270,6 +280,11 @@ class WindowDirectory:
         # One by one: `parents=True` gives only the last of them the mode.
         for directory in (self.path, Path(name).parent):
             directory.mkdir(DIRECTORY_MODE, exist_ok=True)
+
+
+def _place(window_id: str) -> str:
+    """Where the window's file lies below the directory."""
+    return f"{window_id[:2]}/{window_id}"
 
 
 def _leads_to(name: str, held: os.stat_result) -> bool:

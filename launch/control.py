@@ -12,11 +12,12 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chunk_store.doorway import short_name
 from launch.errors import ServerSilent
 
 log = logging.getLogger("nopull.control")
@@ -37,7 +38,7 @@ class ControlServer:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         with suppress(FileNotFoundError):
             path.unlink()
-        with _short_name(path) as name:
+        with short_name(path) as name:
             self._socket.bind(name)
         path.chmod(0o600)
         self._socket.listen(8)
@@ -89,7 +90,7 @@ def ask(path: Path, question: Mapping[str, Any] | None = None) -> dict[str, Any]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
             connection.settimeout(SECONDS)
-            with _short_name(path) as name:
+            with short_name(path) as name:
                 connection.connect(name)
             connection.sendall(json.dumps(question or {"ask": "status"}).encode() + b"\n")
             answer = json.loads(_read_line(connection, ANSWER_LIMIT))
@@ -108,13 +109,3 @@ def _read_line(connection: socket.socket, limit: int) -> bytes:
             raise ValueError("the line ends early or is too long")
         line += piece
     return bytes(line)
-
-
-@contextmanager
-def _short_name(path: Path) -> Iterator[str]:
-    """A name of *path* that fits into a socket address, which has 107 bytes, however deep the root lies."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)

@@ -6,30 +6,18 @@ Creates the directories below the root when they are first used; what lies in ea
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from chunk_store.place import default_root
 from launch.errors import StateUnusable
 
-ENVIRONMENT = "NOPULL_ROOT"
 _UNUSABLE = frozenset({errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG})
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def default_root() -> Path:
-    """`$NOPULL_ROOT`, else /var/lib/nopull for root and the XDG cache folder for everybody else."""
-    named = os.environ.get(ENVIRONMENT)
-    if named:
-        return Path(named).absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/nopull")
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "nopull"
 
 
 def root_option(command: Command) -> Command:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from chunk_store.errors import ChunkUnavailable
+from chunk_store.errors import ChunkUnavailable, StoreError, StoreFull
 from chunk_store.fill import Fill
 from chunk_store.plan import Priority
 
@@ -38,3 +38,39 @@ def test_every_waiter_gets_an_error_of_its_own() -> None:
             fill.wait(1, time.monotonic() + 10)
         errors.append(caught.value)
     assert errors[0] is not errors[1]
+
+
+def test_a_listener_hears_once_as_soon_as_its_bytes_are_in_the_file() -> None:
+    fill = Fill(0, Priority.DEMAND)
+    heard: list[tuple[str, StoreError | None]] = []
+    fill.tell(100, lambda error: heard.append(("early", error)))
+    fill.tell(5000, lambda error: heard.append(("late", error)))
+    fill.advance(4096)
+    assert heard == [("early", None)]
+    fill.advance(8192)
+    fill.advance(8192)
+    assert heard == [("early", None), ("late", None)]
+    fill.tell(8000, lambda error: heard.append(("at once", error)))
+    assert heard[2:] == [("at once", None)]
+
+
+def test_a_listener_hears_why_its_bytes_do_not_come() -> None:
+    fill = Fill(0, Priority.DEMAND)
+    heard: list[StoreError | None] = []
+    fill.tell(100, heard.append)
+    failure = ChunkUnavailable("no")
+    fill.fail(failure)
+    fill.tell(100, heard.append)
+    assert heard == [failure, failure]
+
+
+def test_bytes_in_memory_are_none_for_who_reads_the_file() -> None:
+    fill = Fill(0, Priority.DEMAND)
+    heard: list[StoreError | None] = []
+    fill.tell(5000, heard.append)
+    fill.refused(OSError(28, "No space left on device"))
+    fill.move_to_memory(bytearray(8192), 4096)
+    fill.tell(100, heard.append)
+    fill.advance(8192)
+    assert [type(error) for error in heard] == [StoreFull, StoreFull]
+    assert "No space left on device" in str(heard[0])

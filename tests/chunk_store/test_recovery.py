@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_64
 
 from chunk_store import StoreUnusable, boot, checkpoint, sums
-from chunk_store.boot import checksum, open_store
+from chunk_store.boot import open_store
+from chunk_store.doorway import Doorway
 from chunk_store.sums import Sum
 from chunk_store.window_file import LockedWindow
 from tests.chunk_store.blobs import ScriptedSource, random_blob
@@ -106,7 +108,7 @@ def test_the_record_names_checksum_length_and_mtime_of_every_window(open_store: 
     root = fill(open_store, boot_id="first")
     recorded = sums.load(root)
     found = {
-        name: Sum(name, checksum(path), path.stat().st_size, path.stat().st_mtime_ns)
+        name: Sum(name, xxh3_64(path.read_bytes()).intdigest(), path.stat().st_size, path.stat().st_mtime_ns)
         for name, path in windows_in(root).items()
     }
     assert recorded == found
@@ -120,7 +122,7 @@ def test_the_checksum_of_a_resumed_window_is_that_of_its_file(open_store: OpenSt
     path.write_bytes(BLOB.plain[window.start : window.start + window.length // 2])
     store.attach([BLOB.meta], ScriptedSource(BLOB)).wait_complete(10)
     store.close()
-    assert sums.load(store.root)[window.id].checksum == checksum(path)
+    assert sums.load(store.root)[window.id].checksum == xxh3_64(path.read_bytes()).intdigest()
 
 
 def test_a_torn_record_loses_its_last_line_only(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_a_store_that_cannot_be_checked_is_refused(tmp_path: Path, monkeypatch: 
 def test_only_a_failed_write_back_makes_a_window_shrink(tmp_path: Path) -> None:
     path = tmp_path / "window"
     path.write_bytes(bytes(4096))
-    locked = LockedWindow(os.open(path, os.O_RDWR), 4096, 4096)
+    locked = LockedWindow(os.open(path, os.O_RDWR), 4096, 4096, Doorway(tmp_path), 0)
     assert locked.sync_or_empty()
     locked.close()
     assert path.stat().st_size == 4096

@@ -10,13 +10,12 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from chunk_store import place as store_place
 from chunk_store.errors import StoreUnusable
+from chunk_store.place import default_root
 from fuse_fs.errors import FuseMissing, MountpointInvalid
 from launch import mountpoint, mounts, umount
 from launch.control import QUESTION_LIMIT, ControlServer, ask
@@ -26,7 +25,7 @@ from launch.hot_list import hot_ranges
 from launch.later import Later
 from launch.mountpoint import mount_table, prepare
 from launch.mounts import MountRecord, State
-from launch.root import default_root, state_directory
+from launch.root import state_directory
 from rafs.bootstrap import Bootstrap
 from rafs.errors import FormatUnsupported
 from registry_client.errors import Unreachable
@@ -229,23 +228,20 @@ def test_later_gives_its_result_or_its_error() -> None:
     assert later.ended
 
 
-# Written in both packages: the store must not know `launch`, and whoever only needs the place must not load
-# the store before the registry has been asked.
-@pytest.mark.parametrize("rule", [default_root, store_place.default_root], ids=["launch", "chunk_store"])
 def test_the_root_is_named_by_the_environment_or_the_user(
-    rule: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NOPULL_ROOT", str(tmp_path))
-    assert rule() == tmp_path
+    assert default_root() == tmp_path
     monkeypatch.delenv("NOPULL_ROOT")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert rule() == Path("/var/lib/nopull")
+    assert default_root() == Path("/var/lib/nopull")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert rule() == tmp_path / "nopull"
+    assert default_root() == tmp_path / "nopull"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert rule() == Path("/home/somebody/.cache/nopull")
+    assert default_root() == Path("/home/somebody/.cache/nopull")
 
 
 def test_state_is_for_its_owner_only_and_never_inside_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""Through which directory window files are opened, so that none of our processes waits for itself.
+
+While a keeper (`erofs_fs.keeper`) watches windows, reading or writing one that was opened by its path makes
+the kernel ask the keeper first, and the answer may have to come from the very process that asked. So the
+keeper has a private clone of the mount that holds the windows, through which nothing is asked, and gives a
+descriptor of it to every process of ours. All of this package opens window files through here.
+
+`ROOT/windows.keeper` holds the number of the latest keeper, 8 bytes little-endian, 0 before the first. A
+keeper writes it before it marks its first window, and we look at it before and after each `open`: if it is
+the same, the file was opened through that keeper's door, or before any window was marked, which is as silent.
+Standard library only: the keeper imports the names below.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+WINDOWS = "windows"
+NUMBER = "windows.keeper"
+KEEPER = "keeper"  # directory of the keeper's own files below the store's root
+SOCKET = "socket"
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+_NUMBER = struct.Struct("<Q")
+_ASK_SECONDS = 5.0
+_ANSWER_LIMIT = 1 << 16  # bytes
+_ABSENT = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.EACCES, errno.EPERM})
+
+
+class Doorway:
+    """Opens files below `ROOT/windows`. Thread-safe; usable in a forked child, too."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._path = os.fspath(root / WINDOWS)
+        # Protects the three below while they change; readers take the pair in `_door` at once.
+        self._lock = threading.Lock()
+        self._map: mmap.mmap | None = None
+        self._door: tuple[int, int | None] = (0, None)  # number of its keeper; descriptor, None: by path
+        self._old: list[int] = []  # other threads may still be opening through them
+
+    @property
+    def number(self) -> int:
+        """The number of the latest keeper of this store; 0 if there was none."""
+        mapped = self._map or self._map_number()
+        return int(_NUMBER.unpack_from(mapped)[0]) if mapped is not None else 0
+
+    def open(self, name: str, flags: int, mode: int = FILE_MODE) -> tuple[int, int]:
+        """(descriptor of `ROOT/windows/NAME`, the keeper's number under which it was opened).
+
+        Raises:
+            OSError: as `os.open`.
+        """
+        while True:
+            number, directory = self._door
+            if number != self.number:
+                self._find_door()
+                continue
+            if directory is None:
+                descriptor = os.open(f"{self._path}/{name}", flags, mode)
+            else:
+                descriptor = os.open(name, flags, mode, dir_fd=directory)
+            if number == self.number:
+                return descriptor, number
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Let the keeper's directory and the number go, which keep their file system busy.
+
+        Opening finds them again.
+        """
+        with self._lock:
+            _, directory = self._door
+            self._door = (0, None)
+            self._map = None  # not closed: a thread may be looking at it
+            closing, self._old = [*self._old, *([] if directory is None else [directory])], []
+        for descriptor in closing:
+            os.close(descriptor)
+
+    def _map_number(self) -> mmap.mmap | None:
+        try:
+            descriptor = os.open(self._root / NUMBER, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None  # a store that was never opened to be written: no keeper can have been here
+        try:
+            if os.fstat(descriptor).st_size < _NUMBER.size:
+                return None
+            mapped = mmap.mmap(descriptor, _NUMBER.size, mmap.MAP_SHARED, mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            self._map = self._map or mapped
+            return self._map
+
+    def _find_door(self) -> None:
+        number = self.number
+        directory = _ask_for_door(self._root)
+        with self._lock:
+            before, self._door = self._door[1], (number, directory)
+            if before is not None:
+                self._old.append(before)
+
+
+def prepare_number(root: Path) -> None:
+    """Make the file that holds the keeper's number; whoever opens a store to write it does that first.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    descriptor = os.open(root / NUMBER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        if os.fstat(descriptor).st_size < _NUMBER.size:
+            os.truncate(descriptor, _NUMBER.size)
+    finally:
+        os.close(descriptor)
+
+
+def next_number(root: Path) -> int:
+    """Raise the number by one: what was opened under the old one counts as noisy from now on. For the keeper.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
+    prepare_number(root)
+    descriptor = os.open(root / NUMBER, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        number = int(_NUMBER.unpack(os.pread(descriptor, _NUMBER.size, 0))[0]) + 1
+        os.pwrite(descriptor, _NUMBER.pack(number), 0)
+    finally:
+        os.close(descriptor)
+    return number
+
+
+def ask_keeper(root: Path, question: dict[str, object]) -> tuple[dict[str, object], list[int]] | None:
+    """What the keeper of the store below *root* answers, and the descriptors that came with it, which are the
+    caller's; None if no keeper listens, or it does not answer in time.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(_ASK_SECONDS)
+        try:
+            with short_name(root / KEEPER / SOCKET) as name:
+                connection.connect(name)
+            connection.send(json.dumps(question).encode())
+            words, descriptors, _, _ = socket.recv_fds(connection, _ANSWER_LIMIT, 8, socket.MSG_CMSG_CLOEXEC)
+            answer = json.loads(words)
+        except OSError as error:
+            if error.errno in _ABSENT or isinstance(error, TimeoutError | ConnectionError):
+                return None
+            raise
+        except ValueError:
+            return None
+    return answer, descriptors
+
+
+@contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """A name of *path* that fits into a socket's address, which has 107 bytes, however deep the root lies.
+
+    Raises:
+        OSError: its directory is not there.
+    """
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def _ask_for_door(root: Path) -> int | None:
+    answered = ask_keeper(root, {"ask": "door"})
+    if answered is None:
+        return None  # it is gone, and with it its marks
+    descriptors = answered[1]
+    for unexpected in descriptors[1:]:
+        with suppress(OSError):
+            os.close(unexpected)
+    return descriptors[0] if descriptors else None
