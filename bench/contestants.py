@@ -17,6 +17,8 @@ from bench.containerd import Containerd
 from bench.result import FULL_PULL, NOPULL, Counters, Fetched
 from bench.stage import Route, Stage, nopull_command, remove_scratch
 from launch import containers, control, mounts
+from launch.keeper_start import end_keeper
+from launch.kernel_facts import kernel_facts
 
 Commands = Sequence[Sequence[str]]
 
@@ -73,6 +75,7 @@ class LazyStart:
         finally:
             # A container that ignored its end outlives the nopull that had to be killed.
             containers.remove_stale(self._root)
+            end_keeper(self._root)
             remove_scratch(self._root)
 
     def counters(self) -> Counters | None:
@@ -82,7 +85,10 @@ class LazyStart:
 def read_counters(root: Path) -> Counters | None:
     """Return what the one mount below a state directory says of itself; None if there is none any more."""
     for record in mounts.records(root):
-        return counters_of(control.ask(record.control)["progress"], peak_memory(record.pids.values()))
+        if record.pids:
+            return counters_of(control.ask(record.control)["progress"], peak_memory(record.pids.values()))
+        facts = kernel_facts(record)
+        return counters_of(facts.progress or {}, peak_memory(facts.pids.values()))
     return None
 
 
@@ -104,8 +110,8 @@ def counters_of(progress: dict[str, Any], memory: int) -> Counters:
 
 
 def peak_memory(pids: Iterable[int]) -> int:
-    """Return the largest resident size any of the processes has had, in bytes; 0 if all are gone."""
-    return max((_peak(pid) for pid in pids), default=0)
+    """Return the sum of the largest resident sizes the processes have had, in bytes; 0 if all are gone."""
+    return sum(_peak(pid) for pid in pids)
 
 
 def _peak(pid: int) -> int:

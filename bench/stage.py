@@ -26,6 +26,8 @@ from bench.link_schedule import DEMO_LINK
 from bench.proxy_link import open_proxy
 from bench.registry_server import RegistryServer
 from bench.result import Image
+from chunk_store.doorway import KEEPER, SOCKET
+from launch.keeper_start import end_keeper
 
 LOOPBACK = "loopback"
 DEMO_ROUTE = "20ms-200mbit"
@@ -120,6 +122,9 @@ def remove_stale() -> None:
 def remove_scratch(scratch: Path) -> None:
     """End containers and unmount what is still mounted below the scratch directory, and remove it."""
     end_shims(scratch)
+    for place in (scratch, *scratch.glob("*")):
+        if (place / KEEPER / SOCKET).exists():
+            end_keeper(place)
     for mountpoint in reversed(mounts_below(scratch)):
         detach = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
         subprocess.run([*detach, str(mountpoint)], stderr=subprocess.DEVNULL, check=False)

@@ -20,9 +20,10 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 WINDOWS = "windows"
 NUMBER = "windows.keeper"
@@ -141,7 +142,7 @@ def next_number(root: Path) -> int:
     return number
 
 
-def ask_keeper(root: Path, question: dict[str, object]) -> tuple[dict[str, object], list[int]] | None:
+def ask_keeper(root: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]] | None:
     """What the keeper of the store below *root* answers, and the descriptors that came with it, which are the
     caller's; None if no keeper listens, or it does not answer in time.
     """

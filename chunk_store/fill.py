@@ -19,7 +19,8 @@ Listener = Callable[[StoreError | None], None]
 class Fill:
     """The filling of window *number*; lives from the first request for it until it is settled.
 
-    `priority` and `received` belong to the scheduler's lock; the rest is guarded by the fill's own condition.
+    `priority`, `received` and `needs_file` belong to the scheduler's lock; the rest is guarded by the fill's
+    own condition.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class Fill:
         "_memory",
         "_verified",
         "in_memory",
+        "needs_file",
         "number",
         "priority",
         "received",
@@ -39,6 +41,7 @@ class Fill:
         self.number = number
         self.priority = priority
         self.in_memory = in_memory  # never written to the store: its file cannot be read back
+        self.needs_file = False  # somebody waits who reads the window's file himself
         self.refusal: OSError | None = None  # why the store did not take it
         self.received = 0  # compressed bytes, those of failed attempts included
         # Protects the four below. A leaf: nothing is taken, called or touched while it is held.

@@ -3,7 +3,8 @@
 Asked before a window is begun. Room is made by removing whole windows that nothing holds, those whose image
 was attached least recently first. For nobody in particular (hot list, background) only windows of images that
 are not attached go, so that filling stops at the limit instead of chasing its own tail; for a reader those
-of attached images go as well, and if that does not help, the reader is served from memory.
+of attached images go as well, and if that does not help, the reader is served from memory. Who cannot be,
+because he reads the file himself, gets the window beyond the limit.
 
 Other processes' windows are counted when the directory is looked through, which is done at the limit and
 every few seconds: several processes that fill at once can exceed it by what they fetch in that time.
@@ -12,6 +13,7 @@ every few seconds: several processes that fill at once can exceed it by what the
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -24,15 +26,18 @@ from chunk_store.window_file import WindowDirectory
 
 _LOOK_SECONDS = 5.0
 _REFUSAL_SECONDS = 1.0  # what was refused is refused again this long without looking: looking costs 20 ms
+_SILENCE_SECONDS = 60.0  # between two lines that say so
 _LEAST_SLACK = 16  # a sixteenth of the limit is freed at once, so that not every window has to look again
 _MOST_SLACK = 64 << 20
+
+log = logging.getLogger(__name__)
 
 
 class Quota:
     """The limit of one store, in this process. Thread-safe.
 
     Parameters:
-        limit: bytes that windows may occupy.
+        limit: bytes that windows may occupy; may be changed.
     """
 
     def __init__(
@@ -41,31 +46,38 @@ class Quota:
         self._root = root
         self._directory = directory
         self._open_windows = open_windows
-        self._limit = limit
-        # Protects the four below, and is held while windows are removed; takes their locks without waiting.
+        self.limit = limit
+        # Protects the five below, and is held while windows are removed; takes their locks without waiting.
         self._lock = threading.Lock()
         self._used = limit
         self._begun: dict[str, int] = {}  # windows that are being filled here, and their length
         self._look_at = 0.0
         self._refused_until = {False: 0.0, True: 0.0}
+        self._silent_until = 0.0
 
-    def make_room(self, window_id: str, size: int, *, demand: bool) -> None:
-        """Return when the window's *size* bytes may be written; *demand*: because a reader waits for them.
-        They count until `filled`, written or not.
+    def make_room(self, window_id: str, size: int, *, demand: bool, beyond: bool = False) -> None:
+        """Return when the window's *size* bytes may be written; *demand*: because a reader waits for them;
+        *beyond*: if need be beyond the limit. They count until `filled`, written or not.
 
         Raises:
             OSError: EDQUOT, there is no room; or what keeps windows from being removed.
         """
         with self._lock:
             now = time.monotonic()
-            if self._used + size > self._limit or now >= self._look_at:
-                if now < self._refused_until[demand]:
+            if self._used + size > self.limit or now >= self._look_at:
+                looked = now < self._refused_until[demand]
+                if looked and not beyond:
                     raise self._refusal()
-                self._free(size, demand)
-                self._look_at = now + _LOOK_SECONDS
-            if self._used + size > self._limit:
-                self._refused_until[demand] = now + _REFUSAL_SECONDS
-                raise self._refusal()
+                if not looked:
+                    self._free(size, demand)
+                    self._look_at = now + _LOOK_SECONDS
+            if self._used + size > self.limit:
+                self._refused_until[demand] = max(self._refused_until[demand], now + _REFUSAL_SECONDS)
+                if not beyond:
+                    raise self._refusal()
+                if now >= self._silent_until:
+                    self._silent_until = now + _SILENCE_SECONDS
+                    log.warning("%s; what is read of kernel mounts goes beyond it", self._refusal().strerror)
             self._used += size
             self._begun[window_id] = size
 
@@ -79,7 +91,7 @@ class Quota:
         kept = windows_by_age(self._directory, self._root)
         there = {one.window_id: one.size for one in kept}
         self._used = sum((there | self._begun).values())
-        excess = self._used + size - self._limit
+        excess = self._used + size - self.limit
         if excess <= 0:
             return
         # What this process read last is still open here, and goes last.
@@ -91,7 +103,7 @@ class Quota:
         gone, _ = evict(
             self._directory,
             candidates,
-            enough=max(excess, min(self._limit // _LEAST_SLACK, _MOST_SLACK)),
+            enough=max(excess, min(self.limit // _LEAST_SLACK, _MOST_SLACK)),
             before=self._open_windows.forget,
         )
         self._used -= sum(one.size for one in gone)
@@ -99,5 +111,5 @@ class Quota:
     def _refusal(self) -> OSError:
         return OSError(
             errno.EDQUOT,
-            f"the cache has reached its limit of {human_size(self._limit)} and nothing in it can go",
+            f"the cache has reached its limit of {human_size(self.limit)} and nothing in it can go",
         )

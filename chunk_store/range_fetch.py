@@ -149,7 +149,9 @@ class RangeFetch:
         try:
             if not fill.in_memory:
                 if self._quota is not None and self._directory.size(window.id) != window.length:
-                    self._quota.make_room(window.id, window.length, demand=fill.wanted)
+                    self._quota.make_room(
+                        window.id, window.length, demand=fill.wanted, beyond=fill.needs_file
+                    )
                 locked = self._directory.try_lock(window.id, window.length)
                 if locked is None and fill.wanted and first:
                     locked = self._await_other(fill)

@@ -44,6 +44,7 @@ class Scheduler:
         background: whether everything else is fetched as well; also allows a miss to take along what follows
             it.
         completed: called, under no lock, with the record of each window that was written.
+        on_present: called, under no lock, with the number of each window that has become complete.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Scheduler:
         hot: Iterable[int],
         background: bool,
         completed: Callable[[Sum], None],
+        on_present: Callable[[int], None] | None = None,
     ) -> None:
         self._index = index
         self._fetch = fetch
@@ -69,6 +71,7 @@ class Scheduler:
         self._stopping = stopping
         self._waiting = waiting
         self._completed = completed
+        self._on_present = on_present
         self._background = background
         # Protects everything below and each fill's priority. Held for bookkeeping only; a fill's condition
         # and the counters' lock may be taken under it, files and the remote are not touched under it.
@@ -97,6 +100,11 @@ class Scheduler:
         """Whether the window is complete, as far as is known; needs no lock."""
         return self._plan.states[number] == State.PRESENT
 
+    @property
+    def complete(self) -> bool:
+        """Whether every window is; needs no lock."""
+        return self._windows_present == self.windows_total
+
     def present_totals(self) -> tuple[int, int]:
         """(windows, uncompressed bytes) that are complete."""
         with self._turn:
@@ -116,11 +124,12 @@ class Scheduler:
         with self._turn:
             self._plan.touched(number)
 
-    def want(self, number: int, *, in_memory: bool = False) -> Fill | None:
+    def want(self, number: int, *, in_memory: bool = False, needs_file: bool = False) -> Fill | None:
         """Have the window fetched before everything else; its fill to wait on, None if it has become present
         or is kept in memory.
 
-        *in_memory* fetches it beside its file, which cannot be read although it has the right length.
+        *in_memory* fetches it beside its file, which cannot be read although it has the right length;
+        *needs_file*: memory is of no use to who waits.
 
         Raises:
             ChunkUnavailable: the attachment is closed.
@@ -132,6 +141,7 @@ class Scheduler:
                 return None
             fill = self._fills.get(number)
             if fill is not None:
+                fill.needs_file |= needs_file
                 self._promote(fill)
                 return fill
             # It may have got there since the reader looked.
@@ -144,6 +154,7 @@ class Scheduler:
                 run = self._plan.tail(number, self._limits.tail)
             fill = self._begin(number, Priority.DEMAND)
             fill.in_memory = in_memory
+            fill.needs_file = needs_file
             self._demand.append([fill, *(self._begin(follower, Priority.BACKGROUND) for follower in run[1:])])
             self._await(1)
             self._plan.missed(number)
@@ -346,6 +357,8 @@ class Scheduler:
             self._hire()
         if complete:
             self._fetch.local.clear()
+        if outcome is Outcome.PRESENT and self._on_present is not None:
+            self._on_present(fill.number)
         failure = settled.error if outcome is Outcome.FAILED else None
         if failure is not None:
             message = str(failure)

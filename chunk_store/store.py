@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -69,10 +69,7 @@ class ChunkStore:
         self.checkpoints = Checkpoints(root)
         self.waiting = Waiting()
         self.quota: Quota | None = None
-        if self.limits.cache_bytes is not None:
-            from chunk_store.quota import Quota  # here, because few stores have one and starts are to be fast
-
-            self.quota = Quota(root, self.directory, self.open_windows, self.limits.cache_bytes)
+        self.bound(self.limits.cache_bytes)
         # Protects `_attachments` and `_lock_fd`. A leaf.
         self._lock = threading.Lock()
         self._attachments: set[Attachment] = set()
@@ -84,6 +81,7 @@ class ChunkStore:
         *,
         hot: Sequence[tuple[int, int, int]] = (),
         background: bool = True,
+        on_present: Callable[[str], None] | None = None,
     ) -> Attachment:
         """Bind *blobs* to this store and to *source*, which stays the caller's and must outlive the
         attachment.
@@ -93,14 +91,30 @@ class ChunkStore:
                 in which they will be needed. Fetching them starts at once.
             background: fetch everything else behind that; False leaves it to readers until
                 `start_background`.
+            on_present: called with the id of each window that becomes complete from now on, whoever filled
+                it, by any thread and under no lock.
 
         Raises:
             RangeOutside: *hot* names bytes that no window holds.
         """
-        attachment = Attachment(self, blobs, source, hot, background=background)
+        attachment = Attachment(self, blobs, source, hot, background=background, on_present=on_present)
         with self._lock:
             self._attachments.add(attachment)
         return attachment
+
+    def bound(self, cache_bytes: int | None) -> None:
+        """Let windows occupy at most *cache_bytes* from now on; None changes nothing.
+
+        Holds for attachments that are made later, and for earlier ones if there was a limit before.
+        """
+        if cache_bytes is None:
+            return
+        if self.quota is not None:
+            self.quota.limit = cache_bytes
+            return
+        from chunk_store.quota import Quota  # here, because few stores have one and starts are to be fast
+
+        self.quota = Quota(self.root, self.directory, self.open_windows, cache_bytes)
 
     def close(self) -> None:
         """Close every attachment, record what was completed, let the store go. Takes a second at most."""
@@ -144,6 +158,7 @@ class Attachment:
         hot: Sequence[tuple[int, int, int]],
         *,
         background: bool,
+        on_present: Callable[[str], None] | None,
     ) -> None:
         self._store = store
         self._index = WindowIndex(blobs)
@@ -175,7 +190,17 @@ class Attachment:
             hot=[number for place in hot for number, _, _ in self._index.pieces(*place)],
             background=background,
             completed=store.checkpoints.note,
+            on_present=None if on_present is None else lambda number: on_present(self._index[number].id),
         )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every window is local."""
+        return self._scheduler.complete
+
+    def window_numbers(self) -> dict[str, int]:
+        """The numbers of all windows, which `when_local` takes, by their ids."""
+        return {self._index[number].id: number for number in self._index.distinct()}
 
     def read(self, blob_index: int, offset: int, size: int) -> bytes:
         """Return exactly *size* verified bytes at *offset* of the blob's uncompressed address space; waits
@@ -220,7 +245,7 @@ class Attachment:
                     listener(None)
                     return
                 self._scheduler.lost(original)
-            fill = self._scheduler.want(original)
+            fill = self._scheduler.want(original, needs_file=True)
             if fill is not None:
                 fill.tell(end, listener)
             elif self._store.directory.size(window.id) == window.length:

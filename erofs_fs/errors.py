@@ -17,3 +17,11 @@ class ErofsForbidden(ErofsError):
 
 class MountFailed(ErofsError):
     """The kernel refused this mount; its own words are in the message."""
+
+
+class KeeperFailed(ErofsError):
+    """There is no keeper, and none can be started; mounts that are complete are not touched by that."""
+
+
+class CacheTooSmall(ErofsError):
+    """The cache may not hold all of the image, which a kernel mount holds once it was read; FUSE does not."""

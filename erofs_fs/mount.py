@@ -3,6 +3,7 @@
 Made by fsopen and fsconfig, because mount(2) takes one page of options and mount(8) makes loop devices of
 files. Afterwards no process is needed: the kernel holds image and windows open. It knows nothing of stores
 or of what a window's bytes must be; a window whose file is empty or short reads as an error, never as zeros.
+Standard library only: the keeper mounts, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 
 from erofs_fs import syscalls
 from erofs_fs.errors import ErofsError, ErofsForbidden, ErofsMissing, MountFailed
-from rafs.localised import WindowDevice
 
 KIND = "erofs"
 
@@ -35,61 +35,69 @@ _MISSING = frozenset({errno.ENOTBLK, errno.ENODEV, errno.ENOSYS})
 _FORBIDDEN = frozenset({errno.EPERM, errno.EACCES})
 
 
-def mount(image: Path, windows: Path, devices: Sequence[WindowDevice], mountpoint: Path) -> None:
-    """Mount *image* on the directory *mountpoint*, read-only.
-
-    *devices* are those that `rafs.localised.read_devices` finds in it; the file of each must exist below
-    *windows*, as WINDOWS/<first two digits>/<id>. Whoever calls sees to it that they stay where they are
-    until this returns; afterwards the mount holds them.
+def mount(image: Path, windows: Path, window_ids: Sequence[str], hold: Path, mountpoint: Path) -> None:
+    """Mount *image* on the directory *mountpoint*; what else is needed is said at `detached`.
 
     Raises:
         ErofsMissing, ErofsForbidden, MountFailed: the kernel refused, and nothing is mounted.
     """
-    with detached(image, windows, devices) as descriptor:
-        try:
-            syscalls.move_mount(descriptor, os.fsencode(mountpoint))
-        except OSError as error:
-            raise _refusal(f"mounting {image} on {mountpoint}", error, []) from error
+    descriptor = detached(image, windows, window_ids, hold)
+    try:
+        attach(descriptor, mountpoint)
+    finally:
+        os.close(descriptor)
 
 
-@contextmanager
-def detached(image: Path, windows: Path, devices: Sequence[WindowDevice]) -> Iterator[int]:
-    """*image* mounted nowhere yet; a descriptor of its root, which may be used as `dir_fd`.
+def attach(descriptor: int, mountpoint: Path) -> None:
+    """Mount what `detached` made on the directory *mountpoint* of this process's mount namespace.
 
-    At the end of the block the mount is gone, unless it was attached to a place by then.
+    Raises:
+        ErofsForbidden, MountFailed: the kernel refused.
+    """
+    try:
+        syscalls.move_mount(descriptor, os.fsencode(mountpoint))
+    except OSError as error:
+        raise _refusal(f"mounting on {mountpoint}", error, []) from error
+
+
+def detached(image: Path, windows: Path, window_ids: Sequence[str], hold: Path) -> int:
+    """*image* mounted nowhere yet, read-only; a descriptor of its root, the caller's, which may be used as
+    `dir_fd`. When it is closed the mount is gone, unless it was attached to a place by then.
+
+    *window_ids* are those that `rafs.localised.read_devices` finds in it; the file of each must exist below
+    *windows*, as WINDOWS/<first two digits>/<id>. Whoever calls sees to it that they stay where they are
+    until this returns; afterwards the mount holds them. So it does *hold*, a file of its own (`holds`).
 
     Raises:
         ErofsMissing, ErofsForbidden, MountFailed: the kernel refused.
     """
     try:
-        shelf = os.open(windows, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if devices else -1
+        shelf = os.open(windows, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if window_ids else -1
     except OSError as error:
         raise MountFailed(
             f"mounting {image}: cannot open its windows in {windows}: {error.strerror}"
         ) from error
     try:
-        descriptor = _mounted(image, shelf, devices)
+        return _mounted(image, shelf, window_ids, hold)
     finally:
         if shelf >= 0:
             os.close(shelf)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
-def _mounted(image: Path, shelf: int, devices: Sequence[WindowDevice]) -> int:
-    doing = f"mounting {image} with {len(devices)} windows"
+def _mounted(image: Path, shelf: int, window_ids: Sequence[str], hold: Path) -> int:
+    doing = f"mounting {image} with {len(window_ids)} windows"
     context = -1
     try:
         context = syscalls.fsopen(KIND)
         with _short_name(image) as source:
             syscalls.set_string(context, b"source", source)
             prefix = b"/proc/self/fd/%d/" % shelf  # values are short, paths need not be
-            for device in devices:
-                name = device.id.encode("ascii")
+            for window_id in window_ids:
+                name = window_id.encode("ascii")
                 syscalls.set_string(context, b"device", prefix + name[:2] + b"/" + name)
-            syscalls.create(context)
+            with _short_name(hold) as last:
+                syscalls.set_string(context, b"device", last)
+                syscalls.create(context)
         return syscalls.fsmount(context, syscalls.MOUNT_RDONLY)
     except OSError as error:
         said = syscalls.messages(context) if context >= 0 else []

@@ -1,4 +1,4 @@
-"""The system calls of the mount API that Python has no names for: fsopen, fsconfig, fsmount, move_mount.
+"""System calls that Python has no names for: those of the mount API, inotify, and mlockall.
 
 Thin: flags and numbers from the kernel's headers, an `OSError` where the call fails, and what the kernel says
 about it. What the calls are for is `mount`'s business.
@@ -11,8 +11,11 @@ import errno
 import os
 
 # The same on all architectures but alpha, as all system calls since Linux 5.2.
-_MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 
+_CLONE = 1  # OPEN_TREE_CLONE
+_LOCK_ALL = 1 | 2  # MCL_CURRENT | MCL_FUTURE
+_CLOSED_UNWRITTEN = 0x10  # IN_CLOSE_NOWRITE
 _CLOEXEC = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
 _SET_STRING, _CREATE = 1, 6
 _EMPTY_PATH = 4  # MOVE_MOUNT_F_EMPTY_PATH: the mount itself, not something below it
@@ -52,6 +55,34 @@ def move_mount(mount: int, target: bytes) -> None:
     _call(_MOVE_MOUNT, ctypes.c_int(mount), b"", ctypes.c_int(_AT_FDCWD), target, ctypes.c_uint(_EMPTY_PATH))
 
 
+def open_tree_clone(directory: bytes) -> int:
+    """A private mount of what lies below *directory*, attached nowhere; lives as long as its descriptor."""
+    return _call(_OPEN_TREE, ctypes.c_int(_AT_FDCWD), directory, ctypes.c_uint(_CLONE | os.O_CLOEXEC))
+
+
+def lock_memory() -> None:
+    """Keep all memory of this process, also what it gets later, in RAM."""
+    _checked(_libc.mlockall(ctypes.c_int(_LOCK_ALL)))
+
+
+def inotify() -> int:
+    """A descriptor that says when watched files were closed; it does not block."""
+    return _checked(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)))
+
+
+def inotify_watch_close(descriptor: int, path: bytes) -> int:
+    """Have it say when *path* is closed by somebody, also the kernel, who had opened it only to read; the
+    number of the watch.
+    """
+    mask = ctypes.c_uint32(_CLOSED_UNWRITTEN)
+    return _checked(_libc.inotify_add_watch(ctypes.c_int(descriptor), path, mask))
+
+
+def inotify_forget(descriptor: int, watch: int) -> None:
+    """No longer; no error if the file is gone."""
+    _libc.inotify_rm_watch(ctypes.c_int(descriptor), ctypes.c_int(watch))
+
+
 def messages(context: int) -> list[str]:
     """What the kernel has said about a context since it was last asked, without its level letters."""
     said: list[str] = []
@@ -66,7 +97,10 @@ def messages(context: int) -> list[str]:
 
 
 def _call(number: int, *arguments: object) -> int:
-    found: int = _libc.syscall(ctypes.c_long(number), *arguments)
+    return _checked(_libc.syscall(ctypes.c_long(number), *arguments))
+
+
+def _checked(found: int) -> int:
     if found < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -50,7 +50,10 @@ class Answers:
         return {"files": files, "truncated": self._first_reads.full}
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
+def resident_bytes(pid: int | None = None) -> int:
+    """Memory of process *pid*, default: this one, that is in RAM; 0 if there is no such process."""
+    try:
+        pages = Path(f"/proc/{pid or 'self'}/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGESIZE")

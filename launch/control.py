@@ -22,15 +22,15 @@ from launch.errors import ServerSilent
 
 log = logging.getLogger("nopull.control")
 
-QUESTION_LIMIT = 4096  # bytes
+QUESTION_LIMIT = 64 << 10  # bytes
 ANSWER_LIMIT = 16 << 20  # bytes
-SECONDS = 5.0  # for a whole exchange, on both sides
+SECONDS = 5.0  # for a whole exchange, on both sides, unless said otherwise
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class ControlServer:
-    """Answers on the socket *path* from a thread of its own until it is closed."""
+    """Answers on the socket *path*, each question in a thread of its own, until it is closed."""
 
     def __init__(self, path: Path, answer: Answer) -> None:
         self._path = path
@@ -58,15 +58,22 @@ class ControlServer:
                 connection, _ = self._socket.accept()
             except OSError:
                 return  # closed
-            with connection:
-                connection.settimeout(SECONDS)
-                try:
-                    self._exchange(connection)
-                except OSError as error:
-                    log.debug("a question was not answered: %s", error)
-                # One bad question must not end the answering.
-                except Exception:
-                    log.exception("answering a question failed")
+            # Of its own: an answer may take as long as making a mount does.
+            answering = threading.Thread(
+                target=self._answer_one, args=(connection,), name="nopull-answer", daemon=True
+            )
+            answering.start()
+
+    def _answer_one(self, connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(SECONDS)
+            try:
+                self._exchange(connection)
+            except OSError as error:
+                log.debug("a question was not answered: %s", error)
+            # One bad question must not end the answering.
+            except Exception:
+                log.exception("answering a question failed")
 
     def _exchange(self, connection: socket.socket) -> None:
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -81,15 +88,17 @@ class ControlServer:
             connection.sendall(json.dumps(self._answer(question)).encode() + b"\n")
 
 
-def ask(path: Path, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the server at socket *path* answers to *question* (default: its status).
+def ask(
+    path: Path, question: Mapping[str, Any] | None = None, *, seconds: float = SECONDS
+) -> dict[str, Any]:
+    """What the server at socket *path* answers to *question* (default: its status) within *seconds*.
 
     Raises:
         ServerSilent: no server listens there, or it did not answer in time.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-            connection.settimeout(SECONDS)
+            connection.settimeout(seconds)
             with short_name(path) as name:
                 connection.connect(name)
             connection.sendall(json.dumps(question or {"ask": "status"}).encode() + b"\n")

@@ -27,6 +27,10 @@ class MountImpossible(LaunchError):
     """The place or this machine does not allow the mount; the image is fine."""
 
 
+class FillerEnds(MountImpossible):
+    """The process that would have made the mount was about to end; the next one can be asked."""
+
+
 class MountBusy(MountImpossible):
     """Something is mounted there, or still uses what is mounted there."""
 

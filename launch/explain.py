@@ -10,20 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.answers import resident_bytes
 from registry_client.media_type import GZIP_LAYERS, ZSTD_LAYERS, MediaType
 
 if TYPE_CHECKING:
     from launch.mounts import MountRecord
     from registry_client.manifest import Descriptor, Manifest
 
-DRIVERS = {
-    "fuse": "what auto takes: it shows an image before its data is here, wherever /dev/fuse works",
-    "erofs": "asked for: the kernel reads the windows itself; all were fetched before the mount",
+ROLES = {
+    "server": "answers the kernel, fetches what is absent, verifies every chunk",
+    "keeper": "has the kernel ask before it reads what is absent, and lets readers go on",
+    "filler": "fetches what is absent, verifies every chunk",
 }
-ROLES = {"server": "answers the kernel, fetches what is absent, verifies every chunk"}
 
 BLOB_REASON = "fetched in pieces when they are touched; the rest follows in the background"
-FILLED_REASON = "fetched whole, before the mount: nobody is there to fetch for the kernel later"
+FILLED_REASON = "fetched whole, before the mount: this kernel does not ask before it reads"
 BOOTSTRAP_REASON = "the file tree and the tables of the chunks: fetched whole, before everything else"
 CLASSES = ("demand", "hot", "background")
 
@@ -52,23 +53,25 @@ def explain_mount(record: MountRecord, root: Path) -> dict[str, Any]:
         "digest": record.digest,
         "state": mounts.state_of(record).value,
         "driver": record.driver,
-        "driver_reason": DRIVERS.get(record.driver, "asked for"),
-        "pids": [
-            {"role": role, "pid": pid, "does": ROLES.get(role, "")}
-            for role, pid in sorted(record.pids.items())
-        ],
+        "driver_reason": record.driver_reason,
+        "pids": _roles(record.pids),
         "log": str(record.log),
         "warnings": list(record.warnings),
         "progress": None,
         "resident_bytes": None,
         "silent": None,
+        "keeper": None,
         "layers": _kept_layers(record, root),
     }
     if not record.pids:
-        from launch.local_share import local_share
+        from launch.kernel_facts import kernel_facts
 
-        facts["progress"] = local_share(record, root)
-        facts["silent"] = "no process serves this mount"
+        found = kernel_facts(record)
+        facts["progress"] = found.progress
+        facts["pids"] = _roles(found.pids)
+        facts["resident_bytes"] = sum(one["resident_bytes"] for one in facts["pids"]) or None
+        facts["keeper"] = found.keeper
+        facts["silent"] = None if found.pids else "no process works for this mount"
         return facts
     try:
         status = ask(record.control)
@@ -88,7 +91,7 @@ def mount_lines(facts: Mapping[str, Any]) -> list[str]:
         f"driver   {facts['driver']}: {facts['driver_reason']}",
     ]
     lines += [
-        f"process  {one['pid']}, {one['role']}: {one['does']}{_resident(facts)}" for one in facts["pids"]
+        f"process  {one['pid']}, {one['role']}: {one['does']}{_resident(one)}" for one in facts["pids"]
     ]
     if not facts["pids"]:
         lines.append("process  none is needed: the kernel holds the image and its windows")
@@ -98,6 +101,8 @@ def mount_lines(facts: Mapping[str, Any]) -> list[str]:
         lines.append(f"counters unknown: {facts['silent'] or 'the server did not say'}")
     else:
         lines += _progress_lines(progress)
+    if facts["keeper"] is not None:
+        lines.append(_keeper_line(facts["keeper"]))
     return [*lines, *layer_lines(facts["layers"])]
 
 
@@ -153,16 +158,32 @@ def _kept_layers(record: MountRecord, root: Path) -> list[dict[str, Any]]:
         return []
     kept = image_cache.load(root, Digest(f"sha256:{record.image.name}"))
     layers = [] if kept is None else explain_layers(kept.manifest, converted=True)
-    if not record.pids:
+    if not record.lazy:
         for layer in layers:
             if layer["lazy"]:
                 layer |= {"lazy": False, "reason": FILLED_REASON}
     return layers
 
 
-def _resident(facts: Mapping[str, Any]) -> str:
-    resident = facts["resident_bytes"]
-    return "" if resident is None else f" ({size_text(resident)} of memory)"
+def _roles(pids: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [
+        {"role": role, "pid": pid, "does": ROLES.get(role, ""), "resident_bytes": resident_bytes(pid)}
+        for role, pid in sorted(pids.items())
+    ]
+
+
+def _resident(one: Mapping[str, Any]) -> str:
+    resident = one["resident_bytes"]
+    return "" if not resident else f" ({size_text(resident)} of memory)"
+
+
+def _keeper_line(keeper: Mapping[str, Any]) -> str:
+    counts = keeper["counts"]
+    return (
+        f"kernel   asked {counts['events']} times, of which {counts['waited']} waited,"
+        f" {keeper['waited_seconds']:.2f} s in all; {keeper['watched']} windows are watched"
+        " (all mounts of the store)"
+    )
 
 
 def _progress_lines(progress: Mapping[str, Any]) -> list[str]:
@@ -174,7 +195,7 @@ def _progress_lines(progress: Mapping[str, Any]) -> list[str]:
         missing = size_text(progress["bytes_total"] - progress["bytes_present"])
         lines.append(f"missing  {total - present} windows, {missing}: fetched when read, else behind that")
     if "demand" not in progress:
-        return lines  # the kernel counts nothing
+        return lines  # nobody is left who has counted
     waited = f"readers waited {progress['waited_seconds']:.2f} s in all"
     touched = f"{progress['touched_windows']} windows, {size_text(progress['touched_bytes'])} of pages"
     lines += [

@@ -66,6 +66,13 @@ class LazyImage:
     source: ImageSource | None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def pinned(self) -> Reference:
+        """What names exactly this image, also later; opened without network once its documents are here."""
+        if self.manifest is None:
+            return self.reference
+        return replace(self.reference, tag=None, digest=self.manifest.digest)
+
     def close(self) -> None:
         """Give up the connections."""
         if self.source is not None:

@@ -219,7 +219,7 @@ def explain(
 
     record = mounts.find(root, Path(what))
     if trace:
-        _explain_trace(record, what, as_json)
+        _explain_trace(record, what, as_json, root)
         return
     if record is not None:
         facts = explain_mount(record, root)
@@ -247,14 +247,13 @@ def explain(
             click.echo(line)
 
 
-def _explain_trace(record: MountRecord | None, what: str, as_json: bool) -> None:
-    from launch.control import ask
+def _explain_trace(record: MountRecord | None, what: str, as_json: bool, root: Path) -> None:
     from launch.errors import NotMounted
+    from launch.first_reads import first_reads
 
-    if record is None or not record.pids:
-        why = "no mount of nopull is there" if record is None else "the kernel serves it, and counts nothing"
-        raise NotMounted(f"cannot tell what was read first in {what}: {why}")
-    said = ask(record.control, {"ask": "trace"})
+    if record is None:
+        raise NotMounted(f"cannot tell what was read first in {what}: no mount of nopull is there")
+    said = first_reads(record, root)
     if as_json:
         click.echo(json.dumps({"mountpoint": str(record.mountpoint), "digest": record.digest, **said}))
         return
@@ -264,6 +263,8 @@ def _explain_trace(record: MountRecord | None, what: str, as_json: bool) -> None
             click.echo(os.fsencode(file["path"]))
     if said["truncated"]:
         click.echo("nopull: warning: the list is full; files that were read later are not in it", err=True)
+    if said["partial"]:
+        click.echo("nopull: warning: the kernel does not tell what was local already; fuse does", err=True)
 
 
 def _explain_registry(host: str, registry: RegistryOptions, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +32,7 @@ Examples:
 )
 @click.argument("image")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--driver", type=click.Choice(["auto", "fuse", "erofs"]), default="auto", show_default=True,
-    help="What serves the mount; auto takes fuse. erofs: the kernel itself, after all has been fetched.",
-)
-@click.option("--foreground", is_flag=True, help="Serve here until unmounted or interrupted; log to stderr.")
+@click.option("--foreground", is_flag=True, help="Stay until it is unmounted; unmount when interrupted.")
 @click.option(
     "--no-background", is_flag=True, help="Fetch only what is read; default: also the rest, behind it."
 )
@@ -75,10 +70,11 @@ def mount(
     must be an empty directory; a mount of nopull there whose server has died is cleared away. A tag is pinned
     to the digest it has now.
 
-    With --driver erofs the kernel shows the image by itself: everything is fetched before the mount, no
-    process is needed after it, and reading costs what reading a local file costs. Needs root.
+    The kernel shows the image itself where it can (root, Linux 6.18, ext4, xfs or btrfs): it asks only for
+    what is absent, and once all is here no process is needed. Else a server of ours does, through FUSE;
+    `nopull explain DIR` says which, and why.
     """
-    from launch.server import start_mount
+    from launch.mounting import mount_image
     from launch.session import MountRequest
     from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
@@ -89,8 +85,8 @@ def mount(
         if as_json:
             click.echo(json.dumps(record.to_json()))
         else:
-            served = f"pid {record.server}" if record.pids else "no process"
-            click.echo(f"mounted {record.pinned} on {record.mountpoint} ({record.driver}, {served})")
+            served = f", pid {record.server}" if record.pids else ""
+            click.echo(f"mounted {record.pinned} on {record.mountpoint} ({record.driver}{served})")
 
     request = MountRequest(
         reference=parse_reference(image),
@@ -106,19 +102,7 @@ def mount(
         metrics_address=metrics_address,
         log_format=log_format,
     )
-    if driver != "erofs":
-        start_mount(request, foreground=foreground, on_ready=show)
-        return
-    if foreground:
-        raise click.UsageError("--foreground is for the driver fuse: nobody serves a mount of the kernel")
-    if metrics_address is not None:
-        raise click.UsageError("--metrics-address is for the driver fuse: others have no server")
-    from builder.progress import shown_progress
-    from launch.erofs_mount import mount_kernel
-
-    with shown_progress(sys.stderr) as progress:
-        record = mount_kernel(request, progress)
-    show(record)
+    mount_image(request, foreground=foreground, on_ready=show)
 
 
 @click.command(
@@ -163,10 +147,13 @@ def ps(as_json: bool, root: Path) -> None:
     Mounts whose server is gone are shown once, and cleaned away.
     """
     from launch.containers import remove_stale
+    from launch.keeper_start import take_up
     from launch.umount import clean
 
     remove_stale(root)
-    rows = [_row(record, state, root) for record, state in clean(root)]
+    for place in take_up(root):
+        click.echo(f"nopull: mounts of {place} had no keeper any more; they have one again", err=True)
+    rows = [_row(record, state) for record, state in clean(root)]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -179,16 +166,16 @@ def ps(as_json: bool, root: Path) -> None:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _row(record: MountRecord, state: State, root: Path) -> dict[str, Any]:
+def _row(record: MountRecord, state: State) -> dict[str, Any]:
     from launch.control import ask
     from launch.errors import ServerSilent
     from launch.mounts import server_lives
 
     progress = None
     if not record.pids:
-        from launch.local_share import local_share
+        from launch.kernel_facts import local_share
 
-        progress = local_share(record, root)
+        progress = local_share(record)
     elif server_lives(record):
         try:
             progress = ask(record.control).get("progress")

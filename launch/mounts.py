@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from erofs_fs.holds import hold_path, lives
 from launch.mountpoint import FUSE_TYPE, KERNEL_TYPE, MountEntry, is_dead, mount_table, real_path
 from launch.root import state_directory
 from launch.whole_file import read_json_object, write_whole
@@ -27,7 +28,7 @@ class State(enum.Enum):
     """How a record relates to the kernel's mount table and to its server."""
 
     MOUNTED = "mounted"
-    DETACHED = "detached"  # unmounted lazily; the server still serves open files
+    DETACHED = "detached"  # unmounted lazily, open files are still served; or in a mount namespace not ours
     DEAD = "dead"  # still in the mount table, but nobody answers: ENOTCONN
     GONE = "gone"  # neither
 
@@ -50,6 +51,9 @@ class MountRecord:
     config: Path | None = None  # the image's config document; None for a bare bootstrap
     image: Path | None = None  # directory of the image's cached documents
     store: Path | None = None  # the root of the store its windows lie in; None: the state root
+    driver_reason: str = ""  # why it is that driver
+    lazy: bool = True  # whether it was mounted before its data was here
+    viewer: int | None = None  # a process that sees the mountpoint, if not everybody does
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -79,6 +83,9 @@ class MountRecord:
             "config": None if self.config is None else str(self.config),
             "image": None if self.image is None else str(self.image),
             "store": None if self.store is None else str(self.store),
+            "driver_reason": self.driver_reason,
+            "lazy": self.lazy,
+            "viewer": self.viewer,
             "warnings": list(self.warnings),
         }
 
@@ -105,6 +112,9 @@ def from_json(document: Mapping[str, Any]) -> MountRecord:
         config=None if config is None else Path(config),
         image=None if image is None else Path(image),
         store=None if store is None else Path(store),
+        driver_reason=str(document.get("driver_reason", "")),
+        lazy=bool(document.get("lazy", True)),
+        viewer=document.get("viewer"),
         warnings=tuple(str(warning) for warning in document.get("warnings", ())),
     )
 
@@ -124,7 +134,8 @@ def write_record(root: Path, record: MountRecord) -> None:
 
 def forget(root: Path, record: MountRecord) -> None:
     """Remove a record and its socket; no error if that was done before."""
-    for path in (record_path(root, record.id), record.control):
+    # A kernel mount has none of its own, and what it holds is cleaned by the keeper.
+    for path in (record_path(root, record.id), *([record.control] if record.pids else [])):
         with suppress(FileNotFoundError):
             path.unlink()
 
@@ -151,8 +162,10 @@ def find(root: Path, mountpoint: Path) -> MountRecord | None:
 def state_of(record: MountRecord) -> State:
     """What *record* is worth now."""
     if not record.pids:
-        # The kernel's own: nobody serves it, nobody can die.
-        return State.MOUNTED if _is_mounted(record, mount_table()) else State.GONE
+        if _is_mounted(record, mount_table(record.viewer)):
+            return State.MOUNTED
+        held = record.store is not None and lives(hold_path(record.store, record.id))
+        return State.DETACHED if held else State.GONE
     if server_lives(record):
         # Its own view: the mounts of a running container are in a mount namespace that we may not be in.
         return State.MOUNTED if _is_mounted(record, mount_table(record.server)) else State.DETACHED

@@ -2,7 +2,7 @@
 
 Order matters, for the time to start and for tidying up: what needs no image is done before the mount is
 asked for, and everything made is taken away in reverse, also after a failure or a signal. After `kill -9`
-the kernel takes the mounts (they are in a namespace of ours), the mount server ends with its starter, and
+the kernel takes the mounts (they are in a namespace of ours), a mount server ends with its starter, and
 `containers` removes the rest at the next `run`.
 """
 
@@ -15,19 +15,22 @@ import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch import containers, overlay
 from launch.errors import LaunchError, NotMounted
+from launch.kernel_mount import KernelMount
 from launch.log_lines import TEXT
+from launch.mountpoint import real_path
 from launch.oci_spec import Host, ImageConfig, Wanted, arguments, parse_config, runtime_spec, working_dir
 from launch.run_errors import ConfigInvalid, RootNeeded, RunError
 from launch.runtime import WATCHED, find_runtime, run_container
 
 if TYPE_CHECKING:
+    from launch.session import MountRequest
     from registry_client.options import RegistryOptions
     from registry_client.platform import Platform
     from registry_client.reference import Reference
@@ -49,6 +52,7 @@ class RunRequest:
     wanted: Wanted
     platform: Platform | None = None
     blob_dir: Path | None = None
+    driver: str = "auto"  # or "fuse", "erofs"
     name: str | None = None
     runtime: str | None = None
     attach_input: bool = False
@@ -72,12 +76,15 @@ def run_image(request: RunRequest) -> int:
     runtime = find_runtime(request.runtime)
     with _signals_end_us():
         containers.remove_stale(request.root)
-        overlay.enter_private_namespace()
         with ExitStack() as undo:
             try:
                 directory = containers.create(request.root, request.name, runtime)
                 undo.callback(_tidily, directory.remove)
-                config = _mount_image(request, directory.path, undo)
+                begun = _begin_mount(request)
+                if isinstance(begun, KernelMount):
+                    undo.callback(begun.cancel)
+                overlay.enter_private_namespace()
+                config = _mount_image(begun, directory.path, undo)
                 spec = _prepare(request.wanted, config, directory.path, undo)
                 _write_spec(directory.path / "config.json", spec)
                 return run_container(
@@ -107,28 +114,48 @@ def this_host() -> Host:
     )
 
 
-def _mount_image(request: RunRequest, directory: Path, undo: ExitStack) -> ImageConfig:
-    from launch.server import MountRequest, start_mount
+def _begin_mount(request: RunRequest) -> KernelMount | MountRequest:
+    """The image's mount, begun if it is the kernel's: a filler must not live in the container's namespace."""
+    from launch.driver_choice import Driver, choose_driver
+    from launch.session import MountRequest
+    from launch.store_options import store_root
+
+    wanted = MountRequest(
+        reference=request.reference,
+        mountpoint=Path(),
+        options=request.options,
+        root=request.root,
+        platform=request.platform,
+        blob_dir=request.blob_dir,
+        cache_size=request.cache_size,
+        isolate=request.isolate,
+        metrics_address=request.metrics_address,
+        log_format=request.log_format,
+        bound=True,
+    )
+    place = store_root(request.root, request.reference, isolate=request.isolate)
+    choice = choose_driver(request.driver, place, metrics=request.metrics_address is not None)
+    if choice.driver is Driver.EROFS:
+        return KernelMount(wanted, choice.reason)
+    return replace(wanted, driver_reason=choice.reason)
+
+
+def _mount_image(begun: KernelMount | MountRequest, directory: Path, undo: ExitStack) -> ImageConfig:
+    """Put the image on the directory's `lower`; return what it says of containers."""
+    from launch.session import MountRequest
     from launch.umount import unmount
 
     lower = directory / "lower"
-    record = start_mount(
-        MountRequest(
-            reference=request.reference,
-            mountpoint=lower,
-            options=request.options,
-            root=request.root,
-            platform=request.platform,
-            blob_dir=request.blob_dir,
-            cache_size=request.cache_size,
-            isolate=request.isolate,
-            metrics_address=request.metrics_address,
-            log_format=request.log_format,
-            bound=True,
-        ),
-        meanwhile=_load_the_rest,
-    )
-    undo.callback(_tidily, lambda: unmount(lower, request.root, lazy=True))
+    if isinstance(begun, MountRequest):
+        from launch.server import start_mount
+
+        root = begun.root
+        record = start_mount(replace(begun, mountpoint=lower), meanwhile=_load_the_rest)
+    else:
+        root = begun.root
+        _load_the_rest()
+        record = begun.put(real_path(lower), viewer=os.getpid())
+    undo.callback(_tidily, lambda: unmount(lower, root, lazy=True))
     for warning in record.warnings:
         log.warning("%s", warning)
     if record.config is None:

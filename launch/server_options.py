@@ -13,7 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def server_options(function: Function) -> Function:
-    """Give *function* `metrics_address` (host and port, or None) and `log_format`."""
+    """Give *function* `driver`, `metrics_address` (host and port, or None) and `log_format`."""
     for option in (
         click.option(
             "--log-format", type=click.Choice([TEXT, JSON]), default=TEXT, show_default=True,
@@ -22,6 +22,11 @@ def server_options(function: Function) -> Function:
         click.option(
             "--metrics-address", metavar="HOST:PORT", callback=_address,
             help="Serve counters for Prometheus there (needs the extra `metrics`); port 0: any free one.",
+        ),
+        click.option(
+            "--driver", type=click.Choice(["auto", "fuse", "erofs"]), default="auto", show_default=True,
+            help="What shows the image: a server of ours (fuse), which works everywhere, or the kernel "
+            "itself (erofs), which auto takes where it does all that is relied on.",
         ),
     ):  # fmt: skip
         function = option(function)

@@ -6,7 +6,6 @@ network is used from the first moment, while libfuse is loaded and the store ope
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -17,20 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch import mounts
+from launch.claim import Claim
 from launch.control import ControlServer
-from launch.errors import MountBusy
+from launch.image_request import ImageRequest
 from launch.later import Later
 from launch.log_lines import TEXT
-from launch.mountpoint import mount_at, prepare
+from launch.mountpoint import mount_at
 from launch.mounts import SERVER, MountRecord
+from launch.opening import open_early
 from launch.root import state_directory
 from launch.store_options import store_root
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform
-from registry_client.reference import Reference, Transport
+from registry_client.reference import Reference
 
 if TYPE_CHECKING:
-    from launch.asking import Question
     from launch.images import LazyImage
     from launch.metrics import MetricsServer
 
@@ -48,7 +48,8 @@ class MountRequest:
     options: RegistryOptions
     root: Path
     platform: Platform | None = None  # None: this machine's
-    driver: str = "auto"  # or "fuse"; "erofs" is `erofs_mount`'s
+    driver: str = "auto"  # or "fuse", "erofs"
+    driver_reason: str = "asked for"  # why it is FUSE, if it is
     background: bool = True  # fetch the rest of the image while it is mounted
     blob_dir: Path | None = None  # `rafs:` only: where the blobs lie, None: beside the bootstrap
     allow_other: bool | None = None  # None: wherever it is allowed
@@ -57,6 +58,13 @@ class MountRequest:
     metrics_address: tuple[str, int] | None = None  # host and port; None: no metrics
     log_format: str = TEXT
     bound: bool = False  # the server goes when the process that started it does, however that ends
+
+    @property
+    def image(self) -> ImageRequest:
+        """What is to be shown, without the place."""
+        return ImageRequest(
+            self.reference, self.options, self.platform, self.blob_dir, self.background, self.cache_size
+        )
 
 
 def new_id() -> str:
@@ -77,9 +85,8 @@ def run_session(
     """
     with ExitStack() as undo:
         claim = undo.enter_context(Claim(request.mountpoint))
-        question = _ask(request)
+        opening = open_early(request.image, request.root)
         metrics = _listen(request, undo)
-        opening = Later(lambda: _open(request, question))
         undo.callback(_close_opened, opening)
         # Here, while the network works: loading these takes longer than a round trip.
         from chunk_store import ChunkStore, Limits
@@ -151,44 +158,6 @@ def may_allow_other() -> bool:
     return False
 
 
-class Claim:
-    """A mountpoint that was checked, and that no other server of ours takes until `release` or the exit."""
-
-    def __init__(self, path: Path) -> None:
-        self.mountpoint = prepare(path)
-        self._descriptor = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The other one may have been ready between our check and our lock.
-            taken = mount_at(self.mountpoint) is not None
-        except BlockingIOError:
-            taken = True
-        if taken:
-            self.release()
-            raise MountBusy(f"cannot mount on {path}: another mount there is just being made")
-
-    def release(self) -> None:
-        """Let go; safe to call twice."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __enter__(self) -> Claim:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _ask(request: MountRequest) -> Question | None:
-    """Before the rest is loaded: a request sent now is answered by then."""
-    if request.reference.transport is Transport.RAFS:
-        return None
-    from launch.asking import Question
-
-    return Question(request.reference, request.options, request.root, request.platform)
-
-
 def _listen(request: MountRequest, undo: ExitStack) -> MetricsServer | None:
     if request.metrics_address is None:
         return None
@@ -197,19 +166,6 @@ def _listen(request: MountRequest, undo: ExitStack) -> MetricsServer | None:
     metrics = MetricsServer(request.metrics_address)
     undo.callback(metrics.close)
     return metrics
-
-
-def _open(request: MountRequest, question: Question | None) -> LazyImage:
-    from launch.images import open_image
-
-    return open_image(
-        request.reference,
-        request.options,
-        request.root,
-        request.platform,
-        blob_dir=request.blob_dir,
-        question=question,
-    )
 
 
 def _close_opened(opening: Later[LazyImage]) -> None:
@@ -231,6 +187,7 @@ def _record(
         reference=image.reference.familiar().partition("@")[0],
         digest=image.digest,
         driver="fuse",
+        driver_reason=request.driver_reason,
         pids={SERVER: pid},
         births={SERVER: birth},
         started=time.time(),

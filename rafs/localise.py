@@ -21,8 +21,8 @@ from .blob_meta import BlobMeta
 from .bootstrap import Bootstrap
 from .codes import BLOCK, RafsFlag
 from .errors import FormatInvalid, FormatUnsupported
-from .localised import WindowDevice
 from .tree_rewriting import TreeRewriting
+from .window_slots import WindowDevice
 from .windows import Window
 
 _LOW_INDICES = 1 << 16  # an entry holds the chunk's index in two parts, the lower of 16 bits

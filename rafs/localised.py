@@ -7,33 +7,24 @@ known without the bootstrap it came from. The tree behind it is the kernel's bus
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
 
-from .codes import BLOCK, DEVICE_SLOTS_OFFSET, EROFS_MAGIC, FEATURE_INCOMPAT, SUPERBLOCK_OFFSET
+from .codes import BLOCK, DEVICE_SLOTS_OFFSET, FEATURE_INCOMPAT, SUPERBLOCK_OFFSET
 from .errors import FormatInvalid, ImageTooLarge
 from .records import DEVICE_SLOT, SUPERBLOCK, Superblock
-from .windows import WindowId
+from .window_slots import WindowDevice, read_superblock, window_slots
 
 # Part of the name under which localised images are kept: raised when `localise` writes other bytes, when
 # windows are cut elsewhere, and when `check` refuses more, so that nothing made by older rules is mounted.
-LOCALISED_VERSION: Final = 1
+LOCALISED_VERSION: Final = 2
 
-MAX_DEVICES: Final = 65_535  # a 16-bit field; device 0 is the image itself
+MAX_WINDOWS: Final = 65_534  # devices are counted in 16 bits, and the last one is the mount's own file
 
 _UUID_OFFSET: Final = SUPERBLOCK_OFFSET + 48
 _UUID_SIZE: Final = 16
 _MAX_BLOCKS: Final = 1 << 32
-
-
-@dataclass(frozen=True, slots=True)
-class WindowDevice:
-    """One window as a device of the image."""
-
-    id: WindowId
-    length: int  # bytes, multiple of 4096
 
 
 def pack_front(
@@ -41,16 +32,17 @@ def pack_front(
 ) -> tuple[Callable[[bytes], bytes], int]:
     """(what puts the fixed part before *blocks* blocks of a bootstrap, by how many blocks they move).
 
-    They lay at block *first* of the bootstrap, whose *superblock* gives times, counts and the root.
+    They lay at block *first* of the bootstrap, whose *superblock* gives times, counts and the root. Behind
+    the windows comes a slot without blocks and name: for a file by which each mount is known.
 
     Raises:
-        ImageTooLarge: more devices than the kernel can count, or more blocks in them.
+        ImageTooLarge: more windows than the kernel can count devices, or more blocks in them.
     """
-    if len(devices) > MAX_DEVICES:
+    if len(devices) > MAX_WINDOWS:
         raise ImageTooLarge(
-            f"the image has {len(devices)} windows, a kernel mount can have {MAX_DEVICES}; use fuse"
+            f"the image has {len(devices)} windows, a kernel mount can have {MAX_WINDOWS}; use fuse"
         )
-    front = -(-(DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * len(devices)) // BLOCK)
+    front = -(-(DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * (len(devices) + 1)) // BLOCK)
     # Behind the image's own last block: an address of it never falls into a device, and a mount for which the
     # devices are forgotten reads beyond the end, an error, instead of other blocks.
     place = front + blocks
@@ -62,6 +54,7 @@ def pack_front(
         place += count
         if place >= _MAX_BLOCKS:
             raise ImageTooLarge(f"the windows have more than {_MAX_BLOCKS} blocks, these have 32-bit numbers")
+    slots += pack(b"", 0, place, b"")
     shift = front - first
     fixed = SUPERBLOCK.pack(
         superblock._replace(
@@ -69,7 +62,7 @@ def pack_front(
             feature_incompat=FEATURE_INCOMPAT,
             blocks=front + blocks,
             meta_block=superblock.meta_block + shift,
-            device_count=len(devices),
+            device_count=len(devices) + 1,
             uuid=b"",
         )
     )
@@ -90,16 +83,10 @@ def read_devices(image: bytes) -> tuple[WindowDevice, ...]:
     Raises:
         FormatInvalid: *image* is not exactly what `localise` made.
     """
-    superblock = SUPERBLOCK.unpack(image, SUPERBLOCK_OFFSET)
-    if superblock.magic != EROFS_MAGIC or superblock.device_slot_index * 128 != DEVICE_SLOTS_OFFSET:
-        raise FormatInvalid(f"not a localised image: magic {superblock.magic:#010x}")
+    superblock = read_superblock(image)
     if superblock.uuid != _seal(image):
         raise FormatInvalid("the localised image is damaged: the sum in its superblock is another")
-    end = DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * superblock.device_count
-    return tuple(
-        WindowDevice(WindowId(slot.tag.decode("ascii")), slot.blocks * BLOCK)
-        for slot in DEVICE_SLOT.unpack_all(image[DEVICE_SLOTS_OFFSET:end])
-    )
+    return window_slots(image, superblock)
 
 
 def _seal(image: bytes | bytearray) -> bytes:

@@ -24,8 +24,9 @@ from .codes import (
 )
 from .directory import entry_count
 from .errors import FormatInvalid
-from .localised import WindowDevice, pack_front
+from .localised import pack_front
 from .records import DIRENT, INODE_COMPACT, INODE_EXTENDED
+from .window_slots import WindowDevice
 
 _WORD = 8
 _NID_WORDS = NID_UNIT // _WORD

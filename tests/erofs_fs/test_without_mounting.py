@@ -47,6 +47,6 @@ def test_a_refusal_of_the_kernel_is_told_in_words(
 
     monkeypatch.setattr(syscalls, "fsopen", refuse)
     with pytest.raises(kind, match=words) as refusal:
-        mount(tmp_path / "image", tmp_path, read_devices(probe_image()), tmp_path)
+        mount(tmp_path / "image", tmp_path, ["0" * 64], tmp_path / "hold", tmp_path)
     assert isinstance(refusal.value.__cause__, OSError)
     assert str(tmp_path / "image") in str(refusal.value)

@@ -162,7 +162,7 @@ def test_counters_are_told_by_class_with_what_readers_waited(root: Path) -> None
     facts = explain_mount(replace(record(root), warnings=("old tag",)), root)
     count = {"requests": 3, "windows": 2, "compressed_bytes": 1_500_000}
     facts |= {
-        "resident_bytes": 41_000_000,
+        "pids": [{"role": "server", "pid": 7, "does": "serves", "resident_bytes": 41_000_000}],
         "progress": {
             "windows_total": 40, "windows_present": 10, "bytes_total": 40_000_000,
             "bytes_present": 10_000_000, "demand": count, "hot": count, "background": count,

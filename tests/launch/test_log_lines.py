@@ -34,16 +34,19 @@ def test_text_is_for_people() -> None:
 
 @click.command()
 @server_options
-def shown(metrics_address: tuple[str, int] | None, log_format: str) -> None:
-    click.echo(repr((metrics_address, log_format)))
+def shown(driver: str, metrics_address: tuple[str, int] | None, log_format: str) -> None:
+    click.echo(repr((driver, metrics_address, log_format)))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "(None, 'text')"),
-        (["--metrics-address", "127.0.0.1:9100"], "(('127.0.0.1', 9100), 'text')"),
-        (["--metrics-address", "[::1]:0", "--log-format", "json"], "(('::1', 0), 'json')"),
+        ([], "('auto', None, 'text')"),
+        (["--metrics-address", "127.0.0.1:9100"], "('auto', ('127.0.0.1', 9100), 'text')"),
+        (
+            ["--driver", "fuse", "--metrics-address", "[::1]:0", "--log-format", "json"],
+            "('fuse', ('::1', 0), 'json')",
+        ),
     ],
 )
 def test_options_of_servers(words: list[str], said: str) -> None:

@@ -16,8 +16,9 @@ from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
 from rafs.errors import FormatInvalid, FormatUnsupported, ImageTooLarge
 from rafs.localise import localise
-from rafs.localised import LOCALISED_VERSION, MAX_DEVICES, WindowDevice, pack_front, read_devices
+from rafs.localised import LOCALISED_VERSION, MAX_WINDOWS, pack_front, read_devices
 from rafs.tree import Node, chunk_ref
+from rafs.window_slots import WindowDevice
 from rafs.windows import Window, WindowId, cut_windows, find_window
 from tests.rafs.tree_strategies import trees
 from tests.support.bootstrap_edits import Editor
@@ -133,9 +134,11 @@ def test_no_address_of_the_image_itself_can_fall_into_a_device() -> None:
     assert (image.compat, image.incompat) == (0, 0xC)
     place = image.blocks
     assert place * 4096 == len(made.raw)
-    for (_, blocks, at), device in zip(image.devices, made.devices, strict=True):
+    *windows, own = image.devices
+    for (_, blocks, at), device in zip(windows, made.devices, strict=True):
         assert (at, blocks * 4096) == (place, device.length)
         place += blocks
+    assert own[1:] == (0, place)  # of the mount itself, without a block
 
 
 def test_a_file_is_one_extent_exactly_where_one_window_has_it_in_one_piece() -> None:
@@ -270,10 +273,10 @@ def test_chunk_info_of_all_blobs_is_needed() -> None:
 def test_more_windows_than_the_kernel_can_count_are_refused() -> None:
     superblock = Bootstrap(sample().bootstrap).superblock
     device = WindowDevice(WindowId("a" * 64), 4096)
-    join, _ = pack_front(superblock, 1, 1, [device] * MAX_DEVICES)
-    assert len(read_devices(join(bytes(4096)))) == MAX_DEVICES
-    with pytest.raises(ImageTooLarge, match="65536 windows"):
-        pack_front(superblock, 1, 1, [device] * (MAX_DEVICES + 1))
+    join, _ = pack_front(superblock, 1, 1, [device] * MAX_WINDOWS)
+    assert len(read_devices(join(bytes(4096)))) == MAX_WINDOWS
+    with pytest.raises(ImageTooLarge, match="65535 windows"):
+        pack_front(superblock, 1, 1, [device] * (MAX_WINDOWS + 1))
 
 
 def test_a_damaged_image_is_not_taken_for_a_good_one() -> None:
@@ -296,4 +299,4 @@ def test_other_bytes_need_another_version() -> None:
         file(b"f", random_bytes), file(b"g", random_bytes[5000:9000]), directory(b"d", symlink(b"l", b"t"))
     )
     made = localised(image_of(root, chunk_size=64 * KIB, batch_size=256 * KIB))
-    assert (LOCALISED_VERSION, hashlib.sha256(made.raw).hexdigest()[:16]) == (1, "c4bd1512067a1d61")
+    assert (LOCALISED_VERSION, hashlib.sha256(made.raw).hexdigest()[:16]) == (2, "50fd227256e99918")

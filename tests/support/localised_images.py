@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap
 from rafs.localise import localise
-from rafs.localised import WindowDevice, read_devices
+from rafs.localised import read_devices
+from rafs.window_slots import WindowDevice
 from rafs.windows import Window, WindowId, cut_windows
 from tests.support.images import Image
 

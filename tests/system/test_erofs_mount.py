@@ -9,8 +9,9 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from erofs_fs.probe import probe
 from launch.mountpoint import detach, mount_at, mount_table
 from rafs.bootstrap import Bootstrap
 from rafs.localise import localise
+from rafs.window_slots import WindowDevice
 from rafs.windows import cut_windows
 from tests.rafs.tree_strategies import trees
 from tests.support.images import Image, image_of
@@ -76,9 +78,15 @@ class Place:
     def window(self, window_id: str) -> Path:
         return self.windows.path / window_id[:2] / window_id
 
+    def mount(self, devices: Sequence[WindowDevice], *, image: Path | None = None) -> None:
+        """Mount the image, or *image*, over *devices*; each mount gets a file of its own to hold."""
+        hold = Path(tempfile.mkstemp(prefix="hold-", dir=self.base)[1])
+        names = [device.id for device in devices]
+        mount(image or self.image, self.windows.path, names, hold, self.mountpoint)
+
     @contextmanager
     def mounted(self, made: Localised) -> Iterator[Path]:
-        mount(self.image, self.windows.path, made.devices, self.mountpoint)
+        self.mount(made.devices)
         try:
             yield self.mountpoint
         finally:
@@ -145,7 +153,9 @@ def test_fsck_finds_nothing_wrong(place: Place) -> None:
         pytest.skip("fsck.erofs not found; install the package erofs-utils")
     made = complete(place, image_of(EVERYTHING), run=8)
     assert 50 < len(made.devices) < 256  # its limit
-    names = [f"--device={place.window(device.id)}" for device in made.devices]
+    hold = place.base / "hold"
+    hold.touch()
+    names = [f"--device={place.window(device.id)}" for device in made.devices] + [f"--device={hold}"]
     done = subprocess.run(
         [program, "--extract", *names, place.image], capture_output=True, text=True, check=False
     )
@@ -354,7 +364,7 @@ def test_a_mount_holds_its_windows_until_the_last_file_is_closed(place: Place) -
     asked = [os.open(place.window(device.id), os.O_RDONLY) for device in made.devices]
     try:
         assert not any(map(is_held, asked))
-        mount(place.image, place.windows.path, made.devices, place.mountpoint)
+        place.mount(made.devices)
         assert all(map(is_held, asked))
         opened = os.open(place.mountpoint / "big", os.O_RDONLY)
         detach(place.mountpoint, lazy=True)
@@ -387,11 +397,14 @@ def test_the_mount_needs_no_path_to_be_short(place: Place) -> None:
 def test_a_mount_can_be_read_before_it_is_attached_and_is_gone_if_it_never_is(place: Place) -> None:
     made = complete(place, image_of(LAZY))
     before = len(mount_table())
-    with detached(place.image, place.windows.path, made.devices) as root:
-        descriptor = os.open("program", os.O_RDONLY, dir_fd=root)
-        assert os.read(descriptor, 100_000) == PROGRAM
-        os.close(descriptor)
-        assert len(mount_table()) == before
+    hold = place.base / "hold"
+    hold.touch()
+    root = detached(place.image, place.windows.path, [device.id for device in made.devices], hold)
+    descriptor = os.open("program", os.O_RDONLY, dir_fd=root)
+    assert os.read(descriptor, 100_000) == PROGRAM
+    os.close(descriptor)
+    assert len(mount_table()) == before
+    os.close(root)
     asked = os.open(place.window(made.devices[0].id), os.O_RDONLY)
     assert not is_held(asked)
     os.close(asked)
@@ -412,17 +425,17 @@ def test_a_missing_window_file_is_refused_and_nothing_is_mounted(place: Place) -
     made = complete(place, image_of(LAZY))
     place.window(made.devices[-1].id).unlink()
     with pytest.raises(MountFailed, match="a window of the image has no file"):
-        mount(place.image, place.windows.path, made.devices, place.mountpoint)
+        place.mount(made.devices)
     assert mount_at(place.mountpoint) is None
     shutil.rmtree(place.windows.path)
     with pytest.raises(MountFailed, match="cannot open its windows"):
-        mount(place.image, place.windows.path, made.devices, place.mountpoint)
+        place.mount(made.devices)
 
 
 def test_a_wrong_number_of_windows_is_refused(place: Place) -> None:
     made = complete(place, image_of(LAZY))
     with pytest.raises(MountFailed, match="dmesg"):
-        mount(place.image, place.windows.path, made.devices[:-1], place.mountpoint)
+        place.mount(made.devices[:-1])
 
 
 def test_a_file_system_that_cannot_carry_images_is_named(place: Place) -> None:
@@ -431,7 +444,7 @@ def test_a_file_system_that_cannot_carry_images_is_named(place: Place) -> None:
     memory.write_bytes(made.raw)
     try:
         with pytest.raises(ErofsMissing, match="cannot carry EROFS images in files"):
-            mount(memory, place.windows.path, made.devices, place.mountpoint)
+            place.mount(made.devices, image=memory)
         with pytest.raises(ErofsMissing, match="--root"):
             probe(memory.parent)
     finally:
@@ -439,14 +452,14 @@ def test_a_file_system_that_cannot_carry_images_is_named(place: Place) -> None:
 
 
 def test_others_than_root_are_told_so(place: Place) -> None:
-    made = complete(place, image_of(LAZY))
+    complete(place, image_of(LAZY))
     place.base.chmod(0o755)
     os.seteuid(65534)
     try:
         with pytest.raises(ErofsForbidden, match="need root"):
             probe(place.base)
         with pytest.raises(ErofsForbidden, match="need root"):
-            mount(place.image, Path("/"), made.devices, place.mountpoint)
+            mount(place.image, Path("/"), [], place.image, place.mountpoint)
     finally:
         os.seteuid(0)
 

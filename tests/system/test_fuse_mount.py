@@ -381,9 +381,14 @@ def test_wrong_bytes_of_a_blob_are_an_error_with_a_line_in_the_log(place: Place)
     assert any("read /f" in line and first in line for line in record.log.read_text().splitlines())
 
 
+def mount_command(place: Place, reference: str) -> list[str]:
+    where = [str(place.mountpoint), "--root", str(place.root), "--driver", "fuse"]
+    return [*COMMAND, "mount", reference, *where]
+
+
 def test_foreground_serves_until_a_signal_and_leaves_nothing(place: Place) -> None:
     reference = place.publish(tree(file(b"f", b"x")))
-    command = [*COMMAND, "mount", reference, str(place.mountpoint), "--root", str(place.root), "--foreground"]
+    command = [*mount_command(place, reference), "--foreground"]
     for number in (signal.SIGTERM, signal.SIGINT):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
@@ -408,7 +413,7 @@ def nopull(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_commands_say_what_they_did(place: Place) -> None:
     reference = place.publish(tree(file(b"f", b"x")))
-    done = nopull(place, "mount", reference, str(place.mountpoint))
+    done = nopull(place, "mount", "--driver", "fuse", reference, str(place.mountpoint))
     assert done.returncode == 0, done.stderr
     record = mounts.find(place.root, place.mountpoint)
     assert record is not None
@@ -417,7 +422,7 @@ def test_the_commands_say_what_they_did(place: Place) -> None:
     listed = json.loads(nopull(place, "ps", "--json").stdout)
     assert [(row["mountpoint"], row["state"]) for row in listed] == [(str(place.mountpoint), "mounted")]
     assert str(place.mountpoint) in nopull(place, "ps").stdout
-    again = nopull(place, "mount", reference, str(place.mountpoint))
+    again = nopull(place, "mount", "--driver", "fuse", reference, str(place.mountpoint))
     assert (again.returncode, again.stdout) == (7, "") and "unmount it first" in again.stderr
     done = nopull(place, "umount", str(place.mountpoint))
     assert (done.returncode, done.stdout) == (0, f"unmounted {place.mountpoint}\n"), done.stderr
@@ -505,7 +510,7 @@ def test_ending_does_not_wait_for_a_reader_who_waits_for_the_network(place: Plac
 
 def test_two_mounts_on_one_place_at_once_leave_one(place: Place) -> None:
     reference = place.publish(tree(file(b"f", b"x")))
-    command = [*COMMAND, "mount", reference, str(place.mountpoint), "--root", str(place.root)]
+    command = mount_command(place, reference)
     running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(4)]
     said = [process.communicate(timeout=60)[1] for process in running]
     codes = sorted(process.returncode for process in running)
@@ -555,7 +560,7 @@ def test_a_mount_that_is_interrupted_while_it_starts_leaves_no_server(place: Pla
     # A registry that accepts and never answers.
     with sockets.create_server(("127.0.0.1", 0)) as silent:
         reference = f"docker://127.0.0.1:{silent.getsockname()[1]}/app:1"
-        command = [*COMMAND, "mount", reference, str(place.mountpoint), "--root", str(place.root)]
+        command = mount_command(place, reference)
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as starting:
             connection, _ = silent.accept()
             children = Path(f"/proc/{starting.pid}/task/{starting.pid}/children").read_text().split()

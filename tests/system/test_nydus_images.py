@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from builder.progress import SilentProgress
-from launch.erofs_mount import mount_kernel
 from launch.inspect_verbs import check, inspect
+from launch.mounting import mount_image
 from launch.server import MountRequest, start_mount
 from launch.umount import unmount
 from rafs.bootstrap import Bootstrap
@@ -79,10 +78,7 @@ def request(image: Image, mountpoint: Path, root: Path, driver: str) -> MountReq
 
 
 def mount(asked: MountRequest) -> None:
-    if asked.driver == "erofs":
-        mount_kernel(asked, SilentProgress())
-    else:
-        start_mount(asked)
+    mount_image(asked, foreground=False, on_ready=lambda _: None)
 
 
 @pytest.fixture(params=["fuse", "erofs"])

@@ -66,7 +66,7 @@ class Place:
 
     def mount(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         words: list[str | Path] = [*options, self.reference, self.mountpoint, "--root", self.root]
-        return nopull("mount", "--no-background", *words, **environment)
+        return nopull("mount", "--driver", "fuse", "--no-background", *words, **environment)
 
     def scrape(self) -> dict[str, float]:
         """Samples by name with labels."""
@@ -170,7 +170,8 @@ def test_a_trace_is_a_list_to_prefetch_from(place: Place) -> None:
     write_layout(place.base / "plain", {"Cmd": ["/bin/true"]})
     plain, lazy = f"oci:{place.base}/plain:v1", f"oci:{place.base}/lazy:v1"
     assert nopull("convert", plain, lazy).returncode == 0
-    assert nopull("mount", lazy, place.mountpoint, "--root", place.root).returncode == 0
+    where: list[str | Path] = [place.mountpoint, "--root", place.root]
+    assert nopull("mount", "--driver", "fuse", lazy, *where).returncode == 0
     for name in ("opt/plain", "etc/group"):
         (place.mountpoint / name).read_bytes()
     trace = place.base / "trace"

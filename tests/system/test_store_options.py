@@ -42,7 +42,7 @@ class Place:
 
     def mount(self, number: int, *options: str) -> Path:
         place = self.mountpoints[number]
-        nopull("mount", self.images[number], place, "--root", self.root, *options)
+        nopull("mount", self.images[number], place, "--root", self.root, "--driver", "fuse", *options)
         return place
 
     def read(self, number: int) -> None:
@@ -99,6 +99,14 @@ def test_a_mount_keeps_to_its_limit_and_reads_right(place: Place) -> None:
     for _ in range(2):
         place.read(0)
         assert 0 < place.occupied() <= LIMIT
+
+
+def test_a_cache_smaller_than_the_image_is_no_place_for_a_kernel_mount(place: Place) -> None:
+    place.mount(0, "--cache-size", str(LIMIT), "--driver", "auto")
+    found = json.loads(nopull("explain", place.mountpoints[0], "--root", place.root, "--json"))
+    assert found["driver"] == "fuse"
+    assert "6.0 MB" in found["driver_reason"] and "comes to hold 12.0 MB" in found["driver_reason"]
+    place.read(0)
 
 
 def test_a_size_that_is_none_is_refused(place: Place) -> None:

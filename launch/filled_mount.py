@@ -1,46 +1,42 @@
-"""Mount through the kernel: no process is needed afterwards, and everything has to be local before.
+"""Mount through the kernel an image that is all local: no process is needed then, nor anything but EROFS.
 
-What absent data would need, somebody who fills it while a reader waits, does not exist here: an image is
-filled first, and read errors are all that is seen of a window that is taken away later. The localised image
-is made once and kept beside the image's documents; that it is there says that the image was found sound.
+For kernels that do not ask before they read, so that nobody can fill what is absent while a reader waits: the
+image is filled first.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from builder.progress import Progress
 from chunk_store import ChunkStore, Limits
 from chunk_store.window_file import WindowDirectory
+from erofs_fs.holds import hold_path, make_hold
 from erofs_fs.mount import mount
 from erofs_fs.probe import probe, require_root
 from launch import mounts
-from launch.errors import ImageIncomplete, ImageInvalid, MountImpossible
+from launch.claim import Claim
+from launch.errors import ImageIncomplete, MountImpossible
+from launch.filler_life import LOG_NAME, control_path
 from launch.filling import fill
+from launch.image_request import absolute
 from launch.images import LazyImage, open_image
+from launch.kernel_mount import DRIVER
+from launch.localised_image import kept_image
 from launch.mountpoint import KERNEL_TYPE, detach, mount_at
 from launch.mounts import MountRecord
 from launch.root import state_directory
-from launch.session import Claim, MountRequest, new_id
+from launch.session import MountRequest, new_id
 from launch.store_options import store_root
-from launch.whole_file import write_whole
-from rafs.check import check_bootstrap, check_chunks
-from rafs.errors import FormatInvalid
-from rafs.localise import localise
-from rafs.localised import LOCALISED_VERSION, WindowDevice, read_devices
-from rafs.windows import cut_windows
-
-log = logging.getLogger("nopull.kernel_mount")
-
-DRIVER = "erofs"
-NAME = f"localised-{LOCALISED_VERSION}.erofs"
+from rafs.window_slots import WindowDevice
 
 
-def mount_kernel(request: MountRequest, progress: Progress) -> MountRecord:
+def mount_filled(request: MountRequest, reason: str, progress: Progress) -> MountRecord:
     """Mount what *request* says; return when it is mounted, with its record, in which there is no process.
 
     What is not local is fetched first, unless the request forbids fetching in the background. Interrupted or
@@ -74,78 +70,54 @@ def mount_kernel(request: MountRequest, progress: Progress) -> MountRecord:
         fill(store, image, progress, patience=request.options.timeout, refusal=refusal)
         # Files of nobody's content: a window that is gone by now is found below, not by the kernel.
         store.directory.reserve(device.id for device in devices)
-        mount(path, store.directory.path, devices, claim.mountpoint)
+        mount_id = new_id()
+        shown = replace(absolute(request.image), reference=image.pinned)
+        hold = make_hold(place, mount_id, path, shown.to_json(secrets=False))
+        undo.callback(os.close, hold)
+        names = [device.id for device in devices]
+        mount(path, store.directory.path, names, hold_path(place, mount_id), claim.mountpoint)
         try:
-            return _recorded(request, image, claim.mountpoint, store.directory, devices)
+            _require_whole(image, store.directory, devices)
+            return _recorded(request, reason, image, claim.mountpoint, mount_id, store.root)
         except BaseException:
             detach(claim.mountpoint, lazy=True)
             raise
 
 
-def kept_image(image: LazyImage, root: Path) -> tuple[Path, tuple[WindowDevice, ...]]:
-    """The localised form of *image* and its windows: as it was kept, or checked, made and kept now.
-
-    Raises:
-        ImageInvalid: the check found something; nothing is kept.
-        rafs.RafsError: it has too many windows, or blocks of another size.
-    """
-    directory = image.directory or state_directory(root, "bare") / image.digest.partition(":")[2]
-    path = directory / NAME
-    try:
-        return path, read_devices(path.read_bytes())
-    except FileNotFoundError:
-        pass
-    except FormatInvalid as error:
-        log.warning("%s is made again: %s", path, error)
-    findings = check_bootstrap(image.bootstrap.raw) or check_chunks(image.bootstrap.raw, image.blobs)
-    if findings:
-        more = f" and {len(findings) - 1} more" if len(findings) > 1 else ""
-        raise ImageInvalid(
-            f"{image.reference.familiar()} breaks its format, so it is not mounted: {findings[0]}{more};"
-            " `nopull check` lists them; convert the image again"
-        )
-    raw = localise(image.bootstrap, image.blobs, [cut_windows(meta) for meta in image.blobs])
-    directory.mkdir(mode=0o700, exist_ok=True)
-    write_whole(path, raw)
-    for older in directory.glob("localised-*.erofs"):
-        if older != path:
-            older.unlink(missing_ok=True)  # mounts of it go on: they hold the file, not its name
-    return path, read_devices(raw)
-
-
-def _recorded(
-    request: MountRequest,
-    image: LazyImage,
-    mountpoint: Path,
-    directory: WindowDirectory,
-    devices: Sequence[WindowDevice],
-) -> MountRecord:
-    """The record of what was just mounted, written; it can be relied on that all its windows are whole."""
-    # From now on the mount holds its windows, so what they are is not going to change any more.
+def _require_whole(
+    image: LazyImage, directory: WindowDirectory, devices: Sequence[WindowDevice]
+) -> None:
+    """Return if all windows are whole now that the mount holds them: from now on nobody takes them away."""
     lacking = sum(directory.size(device.id) != device.length for device in devices)
     if lacking:
         raise MountImpossible(
             f"mounting {image.reference.familiar()}: {lacking} windows were taken away meanwhile; try again"
         )
+
+
+def _recorded(
+    request: MountRequest, reason: str, image: LazyImage, mountpoint: Path, mount_id: str, place: Path
+) -> MountRecord:
     entry = mount_at(mountpoint)
     if entry is None or entry.fstype != KERNEL_TYPE:
         raise MountImpossible(f"{mountpoint} was unmounted or mounted over before it was ready")
-    mount_id = new_id()
     record = MountRecord(
         id=mount_id,
         mountpoint=mountpoint,
         reference=image.reference.familiar().partition("@")[0],
         digest=image.digest,
         driver=DRIVER,
+        driver_reason=reason,
+        lazy=False,
         pids={},
         births={},
         started=time.time(),
         device=entry.device,
-        control=state_directory(request.root, "run") / f"{mount_id}.sock",
-        log=state_directory(request.root, "log") / f"{mount_id}.log",
+        control=control_path(place),
+        log=state_directory(request.root, "log") / f"{LOG_NAME}.log",
         config=image.config_path,
         image=image.directory,
-        store=directory.path.parent,
+        store=place,
         warnings=image.warnings,
     )
     mounts.write_record(request.root, record)

@@ -1,4 +1,4 @@
-"""`nopull mount --driver erofs`: the same tree as through FUSE, filled first, and nobody left to serve it."""
+"""`nopull mount --driver erofs` on a kernel that asks nobody: filled first, and nobody left to serve it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ import pytest
 
 from builder.progress import SilentProgress
 from chunk_store import ChunkStore, ChunkUnavailable
+from chunk_store.doorway import KEEPER
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import ErofsForbidden
+from erofs_fs.holds import hold_path, make_hold
 from erofs_fs.mount import mount
 from launch import mounts
-from launch.erofs_mount import NAME, kept_image, mount_kernel
+from launch.driver_choice import SEEN, now
 from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
+from launch.filled_mount import mount_filled
 from launch.images import open_image
+from launch.localised_image import NAME, kept_image
 from launch.mountpoint import KERNEL_TYPE, detach, mount_at, mount_table
 from launch.mounts import MountRecord, State
 from launch.server import start_mount
@@ -61,6 +65,12 @@ class Place:
         self.mountpoint = self.base / "mountpoint"
         self.mountpoint.mkdir()
 
+    def ask_nobody(self) -> None:
+        """Have the command believe that the kernel does not ask before it reads."""
+        seen = self.root / KEEPER / SEEN
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.write_text(json.dumps({**now(), "missing": "the test says so"}))
+
     def publish(self, source: Entry | Image) -> str:
         made = source if isinstance(source, Image) else image_of(source)
         return publish(made, f"oci:{self.base / 'layout'}:v1", self.base).reference
@@ -75,9 +85,10 @@ class Place:
         )
 
     def mount(self, reference: str, **changes: object) -> MountRecord:
-        return mount_kernel(self.request(reference, **changes), SilentProgress())
+        return mount_filled(self.request(reference, **changes), "the test says so", SilentProgress())
 
     def command(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        self.ask_nobody()
         done = subprocess.run(
             [*COMMAND, *words, "--root", str(self.root)], capture_output=True, text=True, check=False
         )
@@ -159,7 +170,7 @@ def test_images_of_nydusify_show_the_same_through_both_drivers(place: Place, nam
 def test_the_command_fills_mounts_and_leaves_no_process(place: Place) -> None:
     reference = place.publish(SMALL)
     done = place.command("mount", reference, str(place.mountpoint), "--driver", "erofs")
-    assert re.fullmatch(r"mounted \S+@sha256:[0-9a-f]{64} on \S+ \(erofs, no process\)\n", done.stdout)
+    assert re.fullmatch(r"mounted \S+@sha256:[0-9a-f]{64} on \S+ \(erofs\)\n", done.stdout)
     assert re.search(r"^fetching: 6\.\d MB in \d+\.\d s, all is local$", done.stderr, re.MULTILINE)
     assert_shows(bytes(place.mountpoint), SMALL)
     (record,) = mounts.records(place.root)
@@ -297,8 +308,9 @@ def test_the_mount_outlives_its_store_and_says_what_is_lacking(place: Place) -> 
     # Another mount of the image fills it again, in place: the first one sees it.
     other = place.base / "other"
     other.mkdir()
-    mount_kernel(
+    mount_filled(
         MountRequest(parse_reference(reference), other, RegistryOptions(), place.root, driver="erofs"),
+        "the test says so",
         SilentProgress(),
     )
     assert_shows(bytes(place.mountpoint), SMALL)
@@ -314,7 +326,9 @@ def test_what_readers_of_a_fuse_mount_fetch_is_right_in_the_kernel_mount_at_once
         path, devices = kept_image(image, place.root)
         image.close()
         store.directory.reserve(device.id for device in devices)
-        mount(path, store.directory.path, devices, place.mountpoint)
+        os.close(make_hold(place.root, "held", path, {}))
+        names = [device.id for device in devices]
+        mount(path, store.directory.path, names, hold_path(place.root, "held"), place.mountpoint)
     fuse = place.base / "fuse"
     fuse.mkdir()
     start_mount(
@@ -389,6 +403,7 @@ def test_an_interrupted_fill_leaves_no_mount(place: Place) -> None:
         with pytest.raises(ImageIncomplete):
             place.mount(reference, background=False)
         registry.stop()
+        place.ask_nobody()
         words = ["mount", reference, str(place.mountpoint), "--driver", "erofs", "--root", str(place.root)]
         running = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
@@ -400,11 +415,6 @@ def test_an_interrupted_fill_leaves_no_mount(place: Place) -> None:
             running.kill()
     assert running.returncode == 130, said
     assert mount_at(place.mountpoint) is None
-
-
-def test_foreground_makes_no_sense_for_the_kernel(place: Place) -> None:
-    words = ["mount", place.publish(SMALL), str(place.mountpoint), "--driver", "erofs", "--foreground"]
-    assert "nobody serves" in place.command(*words, code=2).stderr
 
 
 def test_others_than_root_learn_it_before_anything_is_fetched(place: Place) -> None:

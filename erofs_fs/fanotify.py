@@ -1,0 +1,157 @@
+"""Pre-content events of fanotify: the kernel asks before a watched file is read or written, and waits.
+
+A thin layer over libc: flags, records and numbers of linux/fanotify.h, an `OSError` where a call fails.
+What is relied on, and since when: Linux 6.14, on ext4, xfs and btrfs. What an event means for a window is
+`keeper`'s.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from typing import Final, NamedTuple
+
+_CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8, 1, 2, 0x10, 0x20
+_MARK_ADD, _MARK_REMOVE, _MARK_MOUNT, _MARK_IGNORE, _MARK_SURVIVE_MODIFY = 1, 2, 0x10, 0x400, 0x40
+_PRE_ACCESS: Final = 0x0010_0000
+_OVERFLOW: Final = 0x4000
+_RANGE_RECORD: Final = 6
+
+_EVENT = struct.Struct("<IBBHQii")  # length, version, -, length of this part, mask, descriptor, pid
+_RECORD = struct.Struct("<BBH")  # type, -, length
+_RANGE = struct.Struct("<BBHIQQ")  # type, -, length, -, offset, count
+_ANSWER = struct.Struct("<iI")  # descriptor, response
+EVENT_BYTES: Final = _EVENT.size + _RANGE.size  # of one event as the kernel writes it here
+
+_ALLOW: Final = 1
+_DENY_EIO: Final = 2 | 5 << 24  # FAN_DENY_ERRNO(EIO): whatever is denied, readers of EROFS see EIO
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Event(NamedTuple):
+    """Somebody is about to access a watched file, and waits."""
+
+    number: int  # descriptor of the file, ours to close; the answer names it by this number
+    pid: int  # of the process, as seen here; 0 if it is not seen from here
+    offset: int  # bytes, whole pages
+    end: int  # may lie behind the file's end; equals offset where the file is being cut
+
+
+class QueueOverflow(Exception):
+    """Events were lost, hence allowed. Cannot happen to an unlimited queue."""
+
+
+def open_group() -> int:
+    """A group of pre-content events with an unlimited queue; its descriptor does not block.
+
+    As long as somebody holds it, accesses to watched files wait; when the last holder is gone, they go on.
+
+    Raises:
+        OSError: EINVAL on kernels before 6.14, EPERM without CAP_SYS_ADMIN, EMFILE beyond 128 groups.
+    """
+    flags = _CLASS_PRE_CONTENT | _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS
+    file_flags = os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC
+    return _checked(_libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(file_flags)))
+
+
+def watch(group: int, descriptor: int) -> None:
+    """Raise events for accesses to the open file *descriptor*, through whatever was opened from now on.
+
+    What the kernel opened while no group watched never raises any, also not for later marks.
+
+    Raises:
+        OSError: EOPNOTSUPP on file systems without such events, ENOSPC beyond the limit of marks.
+    """
+    _mark(group, _MARK_ADD, descriptor, None)
+
+
+def unwatch(group: int, directory: int, name: str) -> None:
+    """Raise no more events for the file *name* below *directory*; no error if none were raised.
+
+    Whoever opened it while it was watched raises them again as soon as it is.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    try:
+        _mark(group, _MARK_REMOVE, directory, os.fsencode(name))
+    except FileNotFoundError:
+        # Also what the kernel says when the file has no mark.
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+
+
+def ignore_mount(group: int, tree: int) -> None:
+    """Raise no events for what is accessed through the mount whose root is the descriptor *tree*."""
+    _mark(group, _MARK_ADD | _MARK_MOUNT | _MARK_IGNORE | _MARK_SURVIVE_MODIFY, tree, b".")
+
+
+def read_events(group: int, most: int) -> list[Event]:
+    """The events that are waiting, at most *most*; empty if there are none.
+
+    Raises:
+        OSError: EMFILE, there was no descriptor for the next event, which the kernel has denied.
+        QueueOverflow: see there.
+    """
+    try:
+        raw = os.read(group, most * EVENT_BYTES)
+    except BlockingIOError:
+        return []
+    events = []
+    at = 0
+    while at < len(raw):
+        length, _, _, head, mask, number, pid = _EVENT.unpack_from(raw, at)
+        if mask & _OVERFLOW:
+            raise QueueOverflow("the kernel has dropped events of an unlimited queue")
+        offset, end = _range(raw, at + head, at + length)
+        events.append(Event(number, pid, offset, end))
+        at += length
+    return events
+
+
+def allow(group: int, number: int) -> bool:
+    """Let the access go on; False if nobody waits for that number."""
+    return _answer(group, number, _ALLOW)
+
+
+def deny(group: int, number: int) -> bool:
+    """Let the access fail with EIO; False if nobody waits for that number."""
+    return _answer(group, number, _DENY_EIO)
+
+
+def _range(raw: bytes, at: int, end: int) -> tuple[int, int]:
+    while at + _RECORD.size <= end:
+        kind, _, length = _RECORD.unpack_from(raw, at)
+        if kind == _RANGE_RECORD:
+            *_, offset, count = _RANGE.unpack_from(raw, at)
+            return offset, offset + count
+        at += max(length, _RECORD.size)
+    return 0, 1 << 62  # without a range: the whole file
+
+
+def _answer(group: int, number: int, response: int) -> bool:
+    try:
+        os.write(group, _ANSWER.pack(number, response))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _mark(group: int, flags: int, directory: int, name: bytes | None) -> None:
+    _checked(
+        _libc.fanotify_mark(
+            ctypes.c_int(group),
+            ctypes.c_uint(flags),
+            ctypes.c_uint64(_PRE_ACCESS),
+            ctypes.c_int(directory),
+            name,
+        )
+    )
+
+
+def _checked(found: int) -> int:
+    if found < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return found

@@ -1,0 +1,197 @@
+"""The filler's end of its connection to the keeper: taking the post, hearing what is needed, telling what is.
+
+Holds the keeper's descriptors meanwhile, so that readers go on waiting if it is killed, and starts the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from chunk_store.doorway import KEEPER, SOCKET, short_name
+from erofs_fs import handover
+from erofs_fs.errors import KeeperFailed
+from erofs_fs.keeper_words import (
+    ALREADY,
+    ARE_YOU_THERE,
+    HAVE,
+    LOST,
+    MESSAGE_BYTES,
+    READY,
+    Word,
+    pack_word,
+    parse_word,
+)
+
+_CONNECT_SECONDS: Final = 5.0
+_READY_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.02
+
+
+class KeeperProgram(NamedTuple):
+    """What becomes a keeper, and the file that its last words go to."""
+
+    command: list[str]
+    log: Path
+
+
+class PostTaken(Exception):
+    """Another process is the filler of this store."""
+
+
+class FillerLink:
+    """One connection that has the post. `hear` belongs to one thread; what is told may be told by any.
+
+    Parameters:
+        root: of the store.
+        program: what becomes a keeper, if this one is killed.
+        requests: what is known of mounts, by their ids: a keeper that is new may have lost their secrets.
+    """
+
+    def __init__(self, root: Path, program: KeeperProgram, requests: Mapping[str, Any]) -> None:
+        """Raises: PostTaken; KeeperFailed, there is no keeper."""
+        self._root = root
+        self._program = program
+        self.held: dict[str, int] = {}  # by name in `handover`
+        self._keeper = 0  # process id of the one that was started here
+        # One message at a time; a leaf.
+        self._sending = threading.Lock()
+        self._connection = self._connected(requests)
+
+    def hear(self) -> Word | dict[str, Any] | None:
+        """The next message; None when the connection has ended."""
+        while True:
+            try:
+                message = self._connection.recv(MESSAGE_BYTES)
+            except OSError:
+                return None
+            if not message:
+                return None
+            word = parse_word(message)
+            if word is not None:
+                return word
+            if message == ARE_YOU_THERE:
+                self.say(json.loads(ARE_YOU_THERE))
+                continue
+            with suppress(ValueError):
+                found = json.loads(message)
+                if isinstance(found, dict):
+                    return found
+
+    def have(self, window_id: str, end: int) -> None:
+        """The first *end* bytes of the window are verified and in its file."""
+        self._send(pack_word(Word(HAVE, window_id, end)))
+
+    def lost(self, window_id: str) -> None:
+        """The window cannot be filled now."""
+        self._send(pack_word(Word(LOST, window_id, 0)))
+
+    def say(self, words: Mapping[str, Any]) -> None:
+        """Anything else."""
+        self._send(json.dumps(words).encode())
+
+    def restore(self, requests: Mapping[str, Any]) -> None:
+        """The connection has ended: have a keeper again, started with what is held here if there is none.
+
+        Raises:
+            PostTaken: by another process, meanwhile.
+            KeeperFailed: no keeper comes up.
+        """
+        self._connection.close()
+        if self._keeper:
+            with suppress(ChildProcessError):
+                os.waitpid(self._keeper, os.WNOHANG)
+        self._keeper = start_keeper(self._program, self.held) or self._keeper
+        self._connection = self._connected(requests)
+
+    def interrupt(self) -> None:
+        """Have `hear` return None."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give up the post, and let the keeper's descriptors go."""
+        self.interrupt()
+        self._connection.close()
+        held, self.held = self.held, {}
+        for descriptor in held.values():
+            os.close(descriptor)
+
+    def _connected(self, requests: Mapping[str, Any]) -> socket.socket:
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+            try:
+                connection.settimeout(_CONNECT_SECONDS)
+                with short_name(self._root / KEEPER / SOCKET) as name:
+                    connection.connect(name)
+                connection.send(json.dumps({"ask": "fill", "requests": dict(requests)}).encode())
+                words, descriptors, _, _ = socket.recv_fds(
+                    connection, MESSAGE_BYTES, 8, socket.MSG_CMSG_CLOEXEC
+                )
+                hired = json.loads(words)
+                connection.settimeout(None)
+            except (OSError, ValueError) as error:
+                connection.close()
+                if time.monotonic() >= deadline:
+                    raise KeeperFailed(f"no keeper answers at {self._root / KEEPER / SOCKET}") from error
+                time.sleep(_LOOK_SECONDS)
+                continue
+            if not hired.get("hired"):
+                connection.close()
+                raise PostTaken(str(hired.get("refused")))
+            self._hold(dict(zip(hired["names"], descriptors, strict=True)))
+            return connection
+
+    def _hold(self, descriptors: dict[str, int]) -> None:
+        before, self.held = self.held, descriptors
+        for descriptor in before.values():
+            os.close(descriptor)
+
+    def _send(self, message: bytes) -> None:
+        with self._sending, suppress(OSError):
+            # A keeper that is gone is heard of by `hear`; the next one asks again.
+            self._connection.send(message)
+
+
+def start_keeper(program: KeeperProgram, descriptors: Mapping[str, int]) -> int:
+    """Start a keeper with *descriptors* of the one before; its process id once it serves, 0 if there is one
+    already.
+
+    Raises:
+        KeeperFailed: it ended, or does not come up.
+    """
+    errors = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = handover.spawn_with(
+            program.command, descriptors, os.environ, output=writing, errors=errors
+        )
+    except OSError as error:
+        os.close(reading)
+        raise KeeperFailed(f"starting a keeper: {error.strerror}: {program.command[0]}") from error
+    finally:
+        os.close(writing)
+        os.close(errors)
+    try:
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
+        said = os.read(reading, 64) if poll.poll(1000 * _READY_SECONDS) else b"nothing"
+    finally:
+        os.close(reading)
+    if said == READY:
+        return pid
+    if said:
+        raise KeeperFailed(f"the keeper, process {pid}, does not come up")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == ALREADY:
+        return 0
+    raise KeeperFailed(f"the keeper ended with {code} before it served; its words are in {program.log}")

@@ -1,0 +1,222 @@
+"""The gate: accesses to absent windows come in, wait, and go on when their bytes are there, or with an error.
+
+Knows who waits for how much of which window, notes it in the journal, and gives every access exactly one
+answer. Who fetches the bytes is told through `need`, and tells through `have` and `lost`. Used by one
+thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from erofs_fs import fanotify
+from erofs_fs.journal import Journal, Waiting
+from erofs_fs.lock_owners import lock_owners
+from erofs_fs.watched import Watched, WatchedWindows
+
+READER_SECONDS: Final = 25.0  # a reader gets its bytes within this, or an error
+# After readahead was refused the kernel asks once more, at once, for the page that a reader waits for.
+STILL_REFUSED_SECONDS: Final = 0.25
+_OWNER_SECONDS: Final = 0.25  # who waits this long may be filling the very window: see `_release_owners`
+_BATCH: Final = 64  # events read at once
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+class Gate:
+    """Reads the events of *group* and answers them.
+
+    Parameters:
+        most: accesses that may wait here at once; further ones wait in the kernel's queue.
+        ours: whether a process is one that may not be made to wait.
+        need: called when the first so many bytes of a window are waited for.
+        say: called with a line for people.
+        reader_seconds: after which whoever still waits gets an error.
+    """
+
+    def __init__(
+        self,
+        group: int,
+        journal: Journal,
+        windows: WatchedWindows,
+        *,
+        most: int,
+        ours: Callable[[int], bool],
+        need: Callable[[Watched, int], None],
+        say: Callable[[str], None],
+        reader_seconds: float = READER_SECONDS,
+    ) -> None:
+        self._group = group
+        self._journal = journal
+        self._windows = windows
+        self._most = min(most, journal.capacity)
+        self._ours = ours
+        self._need = need
+        self._say = say
+        self._reader_seconds = reader_seconds
+        self._waiting: dict[int, Waiting] = {}  # by number, in the order of their times
+        self._owners_at = 0.0
+        self.counts = dict.fromkeys(("events", "at_once", "waited", "refused", "own"), 0)
+        self.waited_seconds = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def room(self) -> int:
+        """How many more may wait."""
+        return self._most - len(self._waiting)
+
+    @property
+    def oldest(self) -> float | None:
+        """Since when somebody waits, in seconds of the monotonic clock."""
+        return next(iter(self._waiting.values())).since if self._waiting else None
+
+    def waited_for(self) -> Iterator[tuple[Watched, int]]:
+        """(window, bytes from its beginning) of each access that waits."""
+        for waiting in self._waiting.values():
+            window = self._windows.of_inode(waiting.inode)
+            if window is not None:
+                yield window, waiting.end
+
+    def read(self) -> None:
+        """Take in what has come since.
+
+        Raises:
+            OSError, QueueOverflow: the group does not work (any more).
+        """
+        try:
+            events = fanotify.read_events(self._group, min(_BATCH, self.room)) if self.room > 0 else []
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._say(f"an access was refused: {error.strerror}")
+            return
+        for event in events:
+            self._take(event)
+
+    def resume(self, left: Iterable[Waiting]) -> None:
+        """Let *left*, whom another keeper has read and not answered, go on waiting; and answer those of whom
+        nothing is known. Before the first `read`, and once the windows are known.
+        """
+        for waiting in left:
+            window = self._windows.of_inode(waiting.inode)
+            if window is None:
+                self._answer(waiting.number, yes=False)
+            else:
+                self._admit(window, waiting)
+        for number in range(self._journal.capacity):
+            if number not in self._waiting:
+                fanotify.deny(self._group, number)  # the kernel asks again, mostly
+
+    def have(self, window_id: str, end: int) -> None:
+        """The first *end* bytes of the window are verified and in its file."""
+        window = self._windows.of_id(window_id)
+        if window is None:
+            return
+        if end >= window.length:
+            if self._windows.size(window) != window.length:
+                # Cut or taken away since it was filled.
+                self.lost(window_id)
+                return
+            self._windows.complete(window)
+        window.there = max(window.there, min(end, window.length))
+        now = time.monotonic()
+        for number, needed in list(window.waiting.items()):
+            if needed <= window.there:
+                self._dismiss(window, number, now, yes=True)
+
+    def lost(self, window_id: str) -> None:
+        """The window cannot be filled now: whoever waits for it gets an error."""
+        window = self._windows.of_id(window_id)
+        if window is not None:
+            self.refuse(window)
+
+    def refuse(self, window: Watched) -> None:
+        """Whoever waits for the window gets an error, also if the kernel asks again for the same."""
+        now = time.monotonic()
+        window.refused_until = now + STILL_REFUSED_SECONDS
+        for number in list(window.waiting):
+            self.counts["refused"] += 1
+            self._dismiss(window, number, now, yes=False)
+
+    def due(self) -> float | None:
+        """When `overdue` has something to do, in seconds of the monotonic clock; None: after an event."""
+        if not self._waiting:
+            return None
+        oldest = next(iter(self._waiting.values())).since
+        return min(oldest + self._reader_seconds, max(self._owners_at, oldest + _OWNER_SECONDS))
+
+    def overdue(self, now: float) -> None:
+        """See to those who have waited for long."""
+        while self._waiting:
+            oldest = next(iter(self._waiting.values()))
+            if now < oldest.since + self._reader_seconds:
+                break
+            window = self._windows.of_inode(oldest.inode)
+            if window is None:
+                del self._waiting[oldest.number]
+                self._answer(oldest.number, yes=False)
+                continue
+            self._say(f"window {window.id}: nobody could fill it within {self._reader_seconds:g} s")
+            self.refuse(window)
+        if self._waiting and now >= self._owners_at:
+            self._release_owners(now)
+
+    def _take(self, event: fanotify.Event) -> None:
+        self.counts["events"] += 1
+        window = self._windows.of_inode(os.fstat(event.number).st_ino)
+        if self._ours(event.pid):
+            self.counts["own"] += 1  # it would wait for itself
+            self._answer(event.number, yes=True)
+        elif event.offset == event.end:
+            self._answer(event.number, yes=True)  # who cuts a file waits for no bytes of it
+        elif window is None:
+            self._answer(event.number, yes=False)
+        elif min(event.end, window.length) <= window.there:
+            self.counts["at_once"] += 1
+            self._answer(event.number, yes=True)
+        elif (now := time.monotonic()) < window.refused_until:
+            self._answer(event.number, yes=False)
+        else:
+            self.counts["waited"] += 1
+            end = min(event.end, window.length)
+            waiting = Waiting(event.number, window.inode, end, now, event.pid)
+            self._journal.note(waiting)
+            self._admit(window, waiting)
+
+    def _admit(self, window: Watched, waiting: Waiting) -> None:
+        self._waiting[waiting.number] = waiting
+        window.waiting[waiting.number] = waiting.end
+        self._need(window, waiting.end)
+
+    def _dismiss(self, window: Watched, number: int, now: float, *, yes: bool) -> None:
+        del window.waiting[number]
+        self.waited_seconds += now - self._waiting.pop(number).since
+        self._answer(number, yes=yes)
+
+    def _answer(self, number: int, *, yes: bool) -> None:
+        (fanotify.allow if yes else fanotify.deny)(self._group, number)
+        # Before its number can come again.
+        self._journal.clear(number)
+        with suppress(OSError):
+            os.close(number)
+
+    def _release_owners(self, now: float) -> None:
+        """Let those go on who hold the lock of the very window they wait for: it is they who fill it.
+
+        All of ours open windows through the door. This is for a process that had opened one before it could
+        know of this keeper.
+        """
+        self._owners_at = now + _OWNER_SECONDS
+        slow = [waiting for waiting in self._waiting.values() if now - waiting.since >= _OWNER_SECONDS]
+        owners = lock_owners({waiting.inode for waiting in slow}) if slow else {}
+        for waiting in slow:
+            window = self._windows.of_inode(waiting.inode)
+            if window is not None and owners.get(waiting.inode) == waiting.pid:
+                self.counts["own"] += 1
+                self._dismiss(window, waiting.number, now, yes=True)

@@ -1,0 +1,95 @@
+"""Which kernel mounts live, whoever made them: each of them holds a file of its own, as its last device.
+
+The kernel opens it with the mount and closes it when the mount's last user is gone, in whatever mount
+namespace that is, also after a lazy unmount. So a lease tells whether the mount lives, and inotify when it
+went. What is in the file is for us: what has to be known to take up its windows again after all our
+processes were killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, KEEPER
+from chunk_store.window_file import is_held
+
+HOLDS = "mounts"
+
+
+class Hold(NamedTuple):
+    """One mount of a localised image."""
+
+    id: str
+    path: Path  # the file that the mount holds
+    image: Path  # the localised image
+    request: Mapping[str, Any]  # from what and how its windows are filled; nothing secret
+
+
+def hold_path(root: Path, mount_id: str) -> Path:
+    """Where the file of that mount lies, *root* being that of its store."""
+    return root / KEEPER / HOLDS / mount_id
+
+
+def make_hold(root: Path, mount_id: str, image: Path, request: Mapping[str, Any]) -> int:
+    """Make the file for a mount that is about to be made; a descriptor that holds it until the mount does.
+
+    Raises:
+        OSError: it cannot be written, or is there already.
+    """
+    path = hold_path(root, mount_id)
+    for directory in (root / KEEPER, path.parent):
+        directory.mkdir(DIRECTORY_MODE, exist_ok=True)
+    content = json.dumps({"image": str(image), "request": dict(request)}).encode()
+    writing = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    try:
+        os.write(writing, content)
+        # As the kernel opens it, so that its end is heard of in the same way.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writing)
+
+
+def lives(path: Path) -> bool:
+    """Whether a mount holds the file *path*."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return is_held(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def living(root: Path) -> Iterator[Hold]:
+    """All mounts that live; what others have left behind is removed."""
+    directory = root / KEEPER / HOLDS
+    try:
+        paths = sorted(directory.iterdir())
+    except FileNotFoundError:
+        return
+    for path in paths:
+        if not lives(path):
+            path.unlink(missing_ok=True)
+            continue
+        hold = read_hold(path)
+        if hold is not None:
+            yield hold
+
+
+def read_hold(path: Path) -> Hold | None:
+    """What is in the file *path*; None if there is none, or it is none of ours."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(path.read_bytes())
+        return Hold(path.name, path, Path(content["image"]), dict(content["request"]))
+    return None
+
+
+def forget_hold(root: Path, mount_id: str) -> None:
+    """Remove the file of a mount that is gone; no error if that was done before."""
+    hold_path(root, mount_id).unlink(missing_ok=True)

@@ -1,0 +1,462 @@
+"""The keeper of a store: watches absent windows for the kernel's mounts, and lets readers go on when they are
+there.
+
+One process per store, as small as can be, because nothing may stop it: standard library only, one thread, no
+network, no file that it writes while it serves. It has the group of events; while it lives, readers wait.
+What can fail is done by a *filler*, another process, started anew whenever it is gone: it is told which
+bytes of which window are waited for (`keeper_words`), and tells when they are there. Nothing is lost with a
+filler, because what still waits is said again to the next.
+
+If the keeper itself is killed, whoever was given its descriptors (`handover`) keeps readers waiting and
+starts the next, which finds in the `journal` who waits for what. If all are gone, the kernel lets everybody
+go on: what is there reads right, what is absent is empty and reads as an error, never as zeros; the next
+keeper takes up the mounts that still live (`holds`).
+
+The process around it, from arguments to its end, is in `keeper_life`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from chunk_store.doorway import DIRECTORY_MODE, KEEPER, SOCKET, WINDOWS, next_number, short_name
+from erofs_fs import fanotify, handover, readahead, syscalls
+from erofs_fs.errors import ErofsError
+from erofs_fs.filler_post import FillerPost
+from erofs_fs.gate import READER_SECONDS, Gate
+from erofs_fs.holds import hold_path, lives, living
+from erofs_fs.journal import Journal, new_journal
+from erofs_fs.keeper_words import HAVE, LOST, MESSAGE_BYTES, NEED, Word, pack_word, parse_word
+from erofs_fs.localised_file import devices_of
+from erofs_fs.mount import detached
+from erofs_fs.watched import Watched, WatchedWindows
+from rafs.errors import FormatInvalid
+
+UNTAKEN_SECONDS: Final = 30.0  # a mount that was made and that nobody has attached is dropped then
+IDLE_SECONDS: Final = 1.0  # a keeper without mounts and without a filler ends after this
+_SLOW_SECONDS: Final = 4.0  # when somebody has waited this long, the filler is asked whether it is there
+_SPARE_NUMBERS: Final = 64  # descriptors kept free for everything but accesses that wait
+_LINES: Final = 200  # of what it has to say, kept until somebody asks
+_INOTIFY = struct.Struct("iIII")
+_CREDENTIALS = struct.Struct("3i")
+
+Answer = tuple[dict[str, Any], list[int]]  # and descriptors that go with it, and stay ours
+
+
+class Mount:
+    """One kernel mount and the windows it needs."""
+
+    __slots__ = ("descriptor", "facts", "id", "request", "untaken_until", "watch", "windows")
+
+    def __init__(self, mount_id: str, request: Mapping[str, Any], windows: list[Watched]) -> None:
+        self.id = mount_id
+        self.request = request  # what a filler needs to know to fill it; may hold secrets
+        self.windows = windows
+        self.facts: Any = None  # what the last filler has told of it
+        self.watch = -1  # on its hold
+        self.descriptor = -1  # of the mount, until somebody takes it
+        self.untaken_until = 0.0
+
+
+class Keeper:
+    """Serves from `run` until it is told to end or to restart. Not thread-safe.
+
+    Parameters:
+        root: of the store, which was opened under this boot.
+        command: what becomes a filler.
+        given: descriptors of its predecessor, by the names in `handover`; they are the keeper's now.
+        reader_seconds: after which a reader gets an error.
+        stays: it is somebody else's to end it; else it ends when it has no mounts.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        command: list[str],
+        given: Mapping[str, int],
+        *,
+        reader_seconds: float = READER_SECONDS,
+        stays: bool = False,
+    ) -> None:
+        self._root = root
+        self._stays = stays
+        self._idle_since = time.monotonic()
+        inherited = all(name in given for name in handover.STORED)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._group = given[handover.GROUP] if inherited else fanotify.open_group()
+        self._journal = given[handover.JOURNAL] if inherited else new_journal(most)
+        (root / WINDOWS).mkdir(DIRECTORY_MODE, exist_ok=True)
+        # Before anything is watched: what others have open by now counts as noisy from here on.
+        self.number = next_number(root)
+        self._door = given[handover.DOOR] if inherited else self._open_door()
+        self._lines: deque[str] = deque(maxlen=_LINES)
+        self._poll = select.epoll()
+        self._post = FillerPost(command, self._poll, self._say)
+        self._windows = WatchedWindows(self._group, self._door)
+        journal = Journal(self._journal)
+        self._gate = Gate(
+            self._group,
+            journal,
+            self._windows,
+            most=most - _SPARE_NUMBERS,
+            ours=lambda pid: pid in (os.getpid(), self._post.pid),
+            need=self._need,
+            say=self._say,
+            reader_seconds=reader_seconds,
+        )
+        self._gate_is_open = False
+        self._mounts: dict[str, Mount] = {}
+        self._untaken: dict[str, Mount] = {}  # of these, those that nobody has attached yet
+        self._by_watch: dict[int, Mount] = {}
+        self._clients: dict[int, socket.socket] = {}
+        self._ending = False
+        self._restart: list[str] | None = None
+        left = list(journal.waiting())
+        handover.reserve([waiting.number for waiting in left])
+        self._woken, self.waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a signal writes to the second
+        self._closes = syscalls.inotify()
+        self._take_up(_requests(given.get(handover.REQUESTS)))
+        if inherited:
+            self._gate.resume(left)
+        self._listener = self._listen()
+        for descriptor in (self._closes, self._listener.fileno(), self._woken):
+            self._poll.register(descriptor, select.EPOLLIN)
+
+    @property
+    def stored(self) -> dict[str, int]:
+        """What has to be held by somebody else, too, lest readers that wait go on without data."""
+        return {
+            handover.GROUP: self._group,
+            handover.JOURNAL: self._journal,
+            handover.DOOR: self._door,
+        }
+
+    @property
+    def requests(self) -> bytes:
+        """What a filler needs to know, of all mounts; may hold secrets."""
+        return json.dumps({mount.id: mount.request for mount in self._mounts.values()}).encode()
+
+    def run(self) -> list[str] | None:
+        """Serve until the end; what to become then, if anything."""
+        while not self._ending and self._restart is None:
+            self._tend()
+            for descriptor, mask in self._poll.poll(self._timeout()):
+                self._heed(descriptor, mask)
+        if self._ending:
+            self._post.tell(b'{"end": true}')
+        return self._restart
+
+    def end(self) -> None:
+        """Have `run` return."""
+        self._ending = True
+
+    def _open_door(self) -> int:
+        door = syscalls.open_tree_clone(os.fsencode(self._root / WINDOWS))
+        fanotify.ignore_mount(self._group, door)
+        return door
+
+    def _listen(self) -> socket.socket:
+        kind = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        listener = socket.socket(socket.AF_UNIX, kind)
+        path = self._root / KEEPER / SOCKET
+        path.unlink(missing_ok=True)
+        with short_name(path) as name:
+            listener.bind(name)
+        path.chmod(0o600)
+        listener.listen(64)
+        return listener
+
+    def _take_up(self, requests: Mapping[str, Any]) -> None:
+        """Watch for the mounts that live already."""
+        for hold in living(self._root):
+            try:
+                windows = self._windows.take(devices_of(hold.image))
+            except (OSError, FormatInvalid) as error:
+                self._say(f"mount {hold.id} lives and cannot be taken up: {error}")
+                continue
+            self._windows.settle(windows)
+            self._add(Mount(hold.id, requests.get(hold.id, hold.request), windows))
+
+    def _add(self, mount: Mount) -> None:
+        self._mounts[mount.id] = mount
+        path = os.fsencode(hold_path(self._root, mount.id))
+        mount.watch = syscalls.inotify_watch_close(self._closes, path)
+        self._by_watch[mount.watch] = mount
+
+    def _timeout(self) -> float | None:
+        times = [mount.untaken_until for mount in self._untaken.values()]
+        times += [at for at in (self._gate.due(),) if at is not None]
+        if self._is_filler_needed():
+            times += [at for at in (self._post.due(),) if at is not None]
+        if not self._stays and not self._is_in_use():
+            times.append(self._idle_since + IDLE_SECONDS)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _tend(self) -> None:
+        """What has to happen because time went by, or because of what was heard."""
+        now = time.monotonic()
+        if self._is_in_use():
+            self._idle_since = now
+        elif not self._stays and now >= self._idle_since + IDLE_SECONDS:
+            self._ending = True
+        self._gate.overdue(now)
+        self._post.overdue(now)
+        if self._is_filler_needed():
+            self._post.fill()
+        if self._gate.oldest is not None and now - self._gate.oldest >= _SLOW_SECONDS:
+            self._post.ask_whether_there(now)
+        for mount in list(self._untaken.values()):
+            if now >= mount.untaken_until:
+                self._say(f"mount {mount.id} was made and never attached")
+                self._let_go(mount)
+        if (self._gate.room > 0) is not self._gate_is_open:
+            self._gate_is_open = not self._gate_is_open
+            if self._gate_is_open:
+                self._poll.register(self._group, select.EPOLLIN)
+            else:
+                self._poll.unregister(self._group)
+
+    def _is_filler_needed(self) -> bool:
+        return len(self._gate) > 0 or self._windows.watched > 0
+
+    def _is_in_use(self) -> bool:
+        return bool(self._mounts) or self._post.connection is not None
+
+    def _heed(self, descriptor: int, mask: int) -> None:
+        if descriptor == self._group:
+            self._gate.read()
+        elif descriptor == self._post.filler_fd:
+            if mask & select.EPOLLOUT:
+                self._post.send_more()
+            if mask & ~select.EPOLLOUT:
+                self._hear_filler()
+        elif descriptor == self._listener.fileno():
+            self._accept()
+        elif descriptor == self._closes:
+            self._look_at_holds()
+        elif descriptor == self._post.child_fd:
+            self._post.reap()
+        elif descriptor in self._clients:
+            self._hear_client(self._clients[descriptor])
+        elif descriptor == self._woken:
+            os.read(self._woken, 64)
+
+    def _look_at_holds(self) -> None:
+        with suppress(BlockingIOError):
+            raw = os.read(self._closes, 1 << 16)
+            at = 0
+            while at < len(raw):
+                watch, _, _, size = _INOTIFY.unpack_from(raw, at)
+                at += _INOTIFY.size + size
+                mount = self._by_watch.get(watch)
+                if mount is not None and not lives(hold_path(self._root, mount.id)):
+                    self._drop(mount)
+
+    def _drop(self, mount: Mount) -> None:
+        """The mount is gone."""
+        if mount.id in self._untaken:
+            self._let_go(mount)
+        del self._mounts[mount.id], self._by_watch[mount.watch]
+        syscalls.inotify_forget(self._closes, mount.watch)
+        for window in self._windows.release(mount.windows):
+            self._gate.refuse(window)
+        # Its hold is removed by others: on a frozen file system that would wait, and with it all readers.
+        self._post.tell(json.dumps({"gone": mount.id}).encode())
+
+    # Clients: one question each
+
+    def _accept(self) -> None:
+        with suppress(BlockingIOError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            if _CREDENTIALS.unpack(raw)[1] not in (0, os.geteuid()):
+                connection.close()
+                return
+            self._clients[connection.fileno()] = connection
+            self._poll.register(connection, select.EPOLLIN)
+
+    def _hear_client(self, connection: socket.socket) -> None:
+        descriptor = connection.fileno()
+        question = _heard(connection)
+        if isinstance(question, dict) and question.get("ask") == "fill":
+            del self._clients[descriptor]
+            self._employ(connection, question)
+            return
+        del self._clients[descriptor]
+        self._poll.unregister(connection)
+        if isinstance(question, dict):
+            answer, descriptors = self._answer(question)
+            with connection, suppress(OSError):
+                socket.send_fds(connection, [json.dumps(answer).encode()], descriptors)
+            taken = self._untaken.get(str(question.get("mount")))
+            if question.get("ask") == "take" and taken is not None:
+                self._let_go(taken)
+
+    def _answer(self, question: Mapping[str, Any]) -> Answer:
+        asked = question.get("ask")
+        if asked == "door":
+            return {}, [self._door]
+        if asked == "status":
+            return self._status(question.get("mount")), []
+        if asked == "take":
+            mount = self._untaken.get(str(question.get("mount")))
+            return ({"refused": "no such mount waits"}, []) if mount is None else ({}, [mount.descriptor])
+        if asked == "watch":
+            return {"watched": self._windows.watch_again()}, []
+        if asked == "restart":
+            command = question.get("command")
+            if not isinstance(command, list):
+                return {"refused": "a restart needs a command"}, []
+            self._restart = [str(word) for word in command]
+            return {}, []
+        if asked == "end":
+            self._ending = True
+            return {}, []
+        return {"refused": f"this keeper does not know {asked!r}"}, []
+
+    def _status(self, mount_id: Any) -> dict[str, Any]:
+        mount = self._mounts.get(str(mount_id))
+        return {
+            "facts": None if mount is None else mount.facts,
+            "keeps": mount is not None,
+            "pid": os.getpid(),
+            "number": self.number,
+            "filler": self._post.pid or None,
+            "fillers_started": self._post.started,
+            "mounts": {mount.id: len(mount.windows) for mount in self._mounts.values()},
+            "windows": len(self._windows),
+            "watched": self._windows.watched,
+            "waiting": len(self._gate),
+            "waited_seconds": round(self._gate.waited_seconds, 6),
+            "counts": self._gate.counts,
+            "lines": list(self._lines),
+        }
+
+    def _let_go(self, mount: Mount) -> None:
+        """The mount lives as long as somebody else has it."""
+        del self._untaken[mount.id]
+        os.close(mount.descriptor)
+        mount.descriptor = -1
+
+    # The filler
+
+    def _employ(self, connection: socket.socket, question: Mapping[str, Any]) -> None:
+        """*connection* asks for the post."""
+        if self._post.connection is not None:
+            self._poll.unregister(connection)
+            with connection, suppress(OSError):
+                connection.send(b'{"refused": "there is a filler"}')
+            return
+        given = question.get("requests")
+        for mount_id, request in (given if isinstance(given, dict) else {}).items():
+            if mount_id in self._mounts:
+                self._mounts[mount_id].request = request  # it knows secrets that we may have lost
+        stored = self.stored
+        with suppress(OSError):
+            words = json.dumps({"hired": True, "names": list(stored)}).encode()
+            socket.send_fds(connection, [words], list(stored.values()))
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        self._post.take(connection, _CREDENTIALS.unpack(raw)[0])
+        for mount in self._mounts.values():
+            self._post.tell(json.dumps({"mount": mount.id, "request": mount.request}).encode())
+        for window, end in self._gate.waited_for():
+            self._need(window, end)
+
+    def _hear_filler(self) -> None:
+        connection = self._post.connection
+        assert connection is not None
+        while True:
+            try:
+                message = connection.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                self._post.lose()
+                return
+            word = parse_word(message)
+            self._post.heard(useful=word is not None and word.kind == HAVE)
+            if word is None:
+                self._do(message)
+            elif word.kind == HAVE:
+                self._gate.have(word.window_id, word.end)
+            elif word.kind == LOST:
+                self._gate.lost(word.window_id)
+
+    def _need(self, window: Watched, end: int) -> None:
+        self._post.tell(pack_word(Word(NEED, window.id, end)))
+
+    def _do(self, message: bytes) -> None:
+        """What a filler wants, other than to tell of windows."""
+        try:
+            wanted = json.loads(message)
+            asked = wanted["ask"]
+            if asked == "mount":
+                answer = self._mount(str(wanted["id"]), Path(wanted["image"]), wanted["request"])
+            elif asked == "tell":
+                self._mounts[str(wanted["mount"])].facts = wanted["facts"]
+                return
+            elif asked == "leave":
+                answer = {"left": not self._is_filler_needed()}
+            else:
+                return
+        except (ValueError, KeyError, TypeError):
+            return
+        self._post.tell(json.dumps(answer).encode())
+
+    def _mount(self, mount_id: str, image: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a mount that somebody will take; its hold and the files of its windows are there."""
+        windows: list[Watched] = []
+        hold = hold_path(self._root, mount_id)
+        try:
+            devices = devices_of(image)
+            windows = self._windows.take(devices)
+            before = readahead.numbers()
+            names = [device.id for device in devices]
+            descriptor = detached(image, self._root / WINDOWS, names, hold)
+        except (OSError, ErofsError, FormatInvalid) as error:
+            self._windows.release(windows)
+            code = error.errno if isinstance(error, OSError) else None
+            return {"made": mount_id, "refused": str(error), "kind": type(error).__name__, "errno": code}
+        readahead.tune_readahead(before)
+        self._windows.settle(windows)
+        mount = Mount(mount_id, request, windows)
+        mount.descriptor = descriptor
+        mount.untaken_until = time.monotonic() + UNTAKEN_SECONDS
+        self._untaken[mount_id] = mount
+        self._add(mount)
+        return {"made": mount_id}
+
+    def _say(self, line: str) -> None:
+        self._lines.append(line)
+        self._post.tell(json.dumps({"line": line}).encode())
+
+
+def _heard(connection: socket.socket) -> Any:
+    """The JSON of a client's message; None if there is none."""
+    try:
+        return json.loads(connection.recv(MESSAGE_BYTES))
+    except (OSError, ValueError):
+        return None
+
+
+def _requests(descriptor: int | None) -> dict[str, Any]:
+    if descriptor is None:
+        return {}
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        found = json.loads(file.read())
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,118 @@
+"""The process of a keeper: from its arguments to its end, `python -m erofs_fs.keeper_life ROOT FILLER…`.
+
+Sees to it that there is one keeper per store, that nothing pushes it out of memory or out of the processor,
+and that what it holds is held elsewhere, too. Started by `launch.keeper_start` or by a service manager.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, KEEPER
+from erofs_fs import handover, syscalls
+from erofs_fs.gate import READER_SECONDS
+from erofs_fs.keeper import Keeper
+from erofs_fs.keeper_words import ALREADY, READY
+
+LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
+SECONDS_VARIABLE: Final = "NOPULL_READER_SECONDS"
+_OOM_SCORE: Final = "-999"
+
+
+def main(arguments: list[str]) -> int:
+    """Be the keeper of the store ROOT until told to end; the exit code."""
+    root, command = Path(arguments[0]), arguments[1:]
+    given = handover.received(os.environ)
+    os.chdir("/")
+    lock = given.pop(handover.LOCK, -1)
+    if lock < 0:
+        lock = take_lock(root)
+        if lock < 0:
+            return ALREADY
+    stay_alive()
+    _raise_limit()
+    seconds = float(os.environ.get(SECONDS_VARIABLE) or 0)
+    keeper = Keeper(
+        root,
+        command,
+        given,
+        reader_seconds=seconds if seconds > 0 else READER_SECONDS,
+        stays="NOTIFY_SOCKET" in os.environ,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: keeper.end())
+    signal.set_wakeup_fd(keeper.waker, warn_on_full_buffer=False)
+    handover.notify(os.environ, f"READY=1\nMAINPID={os.getpid()}", keeper.stored)
+    _report_ready()
+    become = keeper.run()
+    if become is not None:
+        descriptors = {**keeper.stored, handover.LOCK: lock, handover.REQUESTS: _memory(keeper.requests)}
+        handover.exec_with(become, descriptors, os.environ)
+    return 0
+
+
+def take_lock(root: Path) -> int:
+    """A descriptor that makes us the keeper of the store for as long as it is open; -1 if there is one."""
+    (root / KEEPER).mkdir(DIRECTORY_MODE, exist_ok=True)
+    descriptor = os.open(root / KEEPER / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def stay_alive() -> None:
+    """Stay in memory, and be the last to be killed for it, as far as this process is allowed to."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
+    with suppress(OSError):
+        syscalls.lock_memory()
+
+
+def _raise_limit() -> None:
+    """Each access that waits takes a descriptor."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _report_ready() -> None:
+    """Say so to whoever started us, if it listens at our output."""
+    with suppress(OSError):
+        os.write(1, READY)
+    # It may be a pipe that somebody waits for to end.
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _memory(content: bytes) -> int:
+    descriptor = os.memfd_create("requests", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    return descriptor
+
+
+def run() -> NoReturn:
+    """`main`, as a program."""
+    try:
+        code = main(sys.argv[1:])
+    # The last words, whatever it was.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run()

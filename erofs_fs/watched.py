@@ -1,0 +1,167 @@
+"""The windows a keeper watches for its mounts: which file is which, how much of it is there, who waits.
+
+All windows of a mount are watched before the kernel opens them, because a file that was opened unwatched
+never asks later; those that are complete are let go right after. Decides nothing about fetching and answers
+nobody. Used by one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from erofs_fs import fanotify
+from rafs.window_slots import WindowDevice
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Watched:
+    """One window, as far as some mount of this keeper needs it."""
+
+    __slots__ = ("id", "inode", "length", "mounts", "refused_until", "there", "waiting", "watched")
+
+    def __init__(self, window_id: str, inode: int, length: int) -> None:
+        self.id = window_id
+        self.inode = inode
+        self.length = length  # bytes when it is complete
+        self.there = 0  # bytes from the beginning that a filler has told to be verified
+        self.watched = False
+        self.mounts = 0
+        self.waiting: dict[int, int] = {}  # accesses by number: the bytes they need, from the beginning
+        self.refused_until = 0.0
+
+    @property
+    def place(self) -> str:
+        """Where its file lies below the directory of windows."""
+        return f"{self.id[:2]}/{self.id}"
+
+
+class WatchedWindows:
+    """All of them. *group* and *door*, the silent directory of windows, stay the caller's."""
+
+    def __init__(self, group: int, door: int) -> None:
+        self._group = group
+        self._door = door
+        self._by_inode: dict[int, Watched] = {}
+        self._by_id: dict[str, Watched] = {}
+        self.watched = 0  # how many of them are
+
+    def __len__(self) -> int:
+        return len(self._by_inode)
+
+    def __iter__(self) -> Iterator[Watched]:
+        return iter(self._by_inode.values())
+
+    def of_inode(self, inode: int) -> Watched | None:
+        """The window whose file has that number."""
+        return self._by_inode.get(inode)
+
+    def of_id(self, window_id: str) -> Watched | None:
+        """The window of that name."""
+        return self._by_id.get(window_id)
+
+    def take(self, devices: Iterable[WindowDevice]) -> list[Watched]:
+        """Watch the windows of another mount, complete ones, too; the kernel may open them now.
+
+        Raises:
+            OSError: one has no file, or is no file. None of them is taken then.
+        """
+        taken: list[Watched] = []
+        try:
+            for device in devices:
+                taken.append(self._take(device))  # noqa: PERF401 - what came before an error is needed
+        except BaseException:
+            self.release(taken)
+            raise
+        return taken
+
+    def settle(self, windows: Iterable[Watched]) -> None:
+        """Let those go that are complete: nobody will ask for them."""
+        for window in windows:
+            if self.size(window) == window.length:
+                self.complete(window)
+            elif window.there == window.length:
+                window.there = 0  # cut by somebody since it was complete
+
+    def complete(self, window: Watched) -> None:
+        """All of the window is there."""
+        window.there = window.length
+        self._unwatch(window)
+
+    def watch_again(self) -> int:
+        """Watch what is not complete (any more); for how many that is new.
+
+        Windows that nobody can find any more stay as they are.
+        """
+        found = 0
+        for window in self:
+            if not window.watched and self.size(window) != window.length:
+                try:
+                    descriptor = os.open(window.place, _OPEN, dir_fd=self._door)
+                except OSError:
+                    continue
+                try:
+                    if os.fstat(descriptor).st_ino == window.inode:
+                        self._watch(window, descriptor)
+                        window.there = 0
+                        found += 1
+                finally:
+                    os.close(descriptor)
+        return found
+
+    def release(self, windows: Iterable[Watched]) -> list[Watched]:
+        """A mount is gone; the windows that no other mount needs are let go and returned."""
+        left: list[Watched] = []
+        for window in windows:
+            window.mounts -= 1
+            if window.mounts:
+                continue
+            left.append(window)
+            del self._by_inode[window.inode]
+            if self._by_id.get(window.id) is window:
+                del self._by_id[window.id]
+            self._unwatch(window)
+        return left
+
+    def size(self, window: Watched) -> int:
+        """The length of the window's file now; 0 where another file has its name."""
+        try:
+            found = os.stat(window.place, dir_fd=self._door, follow_symlinks=False)
+        except OSError:
+            return 0
+        return found.st_size if found.st_ino == window.inode else 0
+
+    def _take(self, device: WindowDevice) -> Watched:
+        place = f"{device.id[:2]}/{device.id}"
+        descriptor = os.open(place, _OPEN, dir_fd=self._door)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(f"{place} is not a file")
+            window = self._by_inode.get(found.st_ino)
+            if window is None:
+                window = Watched(device.id, found.st_ino, device.length)
+            if not window.watched:
+                self._watch(window, descriptor)
+        finally:
+            os.close(descriptor)
+        self._by_inode[window.inode] = self._by_id[window.id] = window
+        window.mounts += 1
+        return window
+
+    def _watch(self, window: Watched, descriptor: int) -> None:
+        fanotify.watch(self._group, descriptor)
+        window.watched = True
+        self.watched += 1
+
+    def _unwatch(self, window: Watched) -> None:
+        if not window.watched:
+            return
+        # Its file may have been taken away by somebody, and its mark with it.
+        with suppress(OSError):
+            fanotify.unwatch(self._group, self._door, window.place)
+        window.watched = False
+        self.watched -= 1

@@ -1,0 +1,379 @@
+"""The filler of a store: fetches what readers of kernel mounts wait for, as the keeper tells it.
+
+Has no mount of its own. It may be killed at any line: windows are right prefixes, and what was waited for is
+said again to the next filler. The process around it is in `filler_life`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from chunk_store import ChunkStore, StoreError
+from chunk_store.byte_size import human_size
+from erofs_fs.errors import CacheTooSmall, ErofsForbidden, ErofsMissing, MountFailed
+from erofs_fs.filler_link import FillerLink
+from erofs_fs.holds import forget_hold, make_hold
+from erofs_fs.keeper_words import NEED, Word
+from launch.errors import FillerEnds, ImageInvalid, MountImpossible
+from launch.fillings import Filling, Fillings
+from launch.image_request import ImageRequest, from_json
+from launch.images import LazyImage, open_image
+from launch.later import Later
+from launch.localised_image import kept_image
+from launch.window_reads import WindowReads, files_of, forget_reads, keep_reads
+from rafs.windows import cut_windows
+
+log = logging.getLogger("nopull.filler")
+
+_MADE_SECONDS = 30.0  # the keeper makes a mount within this
+_LINGER_SECONDS = 1.0  # with nothing to fill, the next mount is waited for
+_REFUSALS = {kind.__name__: kind for kind in (ErofsMissing, ErofsForbidden, MountFailed)}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A mount that waits at the keeper for whoever asked for it, and the image it shows."""
+
+    mount_id: str
+    reference: str  # as people write it, without digest
+    digest: str
+    config: Path | None
+    image: Path | None  # directory of its documents
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    name: str  # of the image it shows
+    request: dict[str, Any]  # to open that again
+
+
+class Filler:
+    """Fills *store* as long as `serve` runs, in the calling thread. The rest may be called by any other.
+
+    Parameters:
+        root: the state root; documents of images are kept there.
+        link: the connection to the keeper, which stays the caller's.
+    """
+
+    def __init__(self, store: ChunkStore, root: Path, link: FillerLink) -> None:
+        self._store = store
+        self._root = root
+        self._link = link
+        self._fillings = Fillings(store, self._tell_present, self._opened)
+        # Protects everything below. Nothing else is taken under it; no file, no remote, no message.
+        self._changed = threading.Condition(threading.Lock())
+        self._mounts: dict[str, _Mount] = {}
+        self._parked: list[Word] = []  # windows of images that are not open (yet)
+        self._answers: dict[str, Mapping[str, Any] | None] = {}  # of the keeper to `mount`, by id
+        self._facts: dict[str, dict[str, Any]] = {}  # of mounts that are complete, by id
+        self._making = 0
+        self._news = False  # `_tidy` has something to look at
+        self._leaving = False
+        self._quitting = False
+
+    def serve(self) -> None:
+        """Do what the keeper says, until it says to end or nothing is missing any more.
+
+        Raises:
+            KeeperFailed, PostTaken: the keeper is gone and does not come back.
+        """
+        threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
+        while True:
+            said = self._link.hear()
+            if self._quitting:
+                return
+            if said is None:
+                log.warning("the keeper is gone; having another one started")
+                self._forget_asked()
+                self._link.restore(self._requests())
+            elif isinstance(said, Word):
+                if said.kind == NEED:
+                    self._need(said)
+            elif said.get("end") or said.get("left"):
+                return
+            else:
+                self._heed(said)
+
+    def quit(self) -> None:
+        """Have `serve` return; somebody else may be the filler then."""
+        self._quitting = True
+        self._link.interrupt()
+
+    def make_mount(
+        self, request: ImageRequest, mount_id: str, open_it: Callable[[], LazyImage] | None = None
+    ) -> Made:
+        """Have the keeper make a mount of what *request* says; it waits there to be taken.
+
+        *open_it* returns the image, which is ours then; default: it is opened here.
+
+        Raises:
+            FillerEnds: this filler is about to; another one can be asked.
+            MountImpossible: the keeper did not answer.
+            ErofsError, ImageInvalid, RafsError, StoreError, and what `open_image` raises.
+        """
+        with self._changed:
+            if self._leaving or self._quitting:
+                raise FillerEnds("the filler was about to end; try again")
+            self._making += 1
+        try:
+            image = open_it() if open_it is not None else _opened(request, self._root)
+            return self._make(replace(request, reference=image.pinned), mount_id, image)
+        finally:
+            with self._changed:
+                self._making -= 1
+            self._wake()
+
+    def facts(self, mount_id: str) -> dict[str, Any] | None:
+        """What filling that mount has cost so far, by the names of `chunk_store.Progress`; None: unknown."""
+        filling = self._filling_of(mount_id)
+        return self._facts.get(mount_id) if filling is None else asdict(filling.attachment.progress())
+
+    def reads(self, mount_id: str) -> WindowReads | None:
+        """What was read of that mount first, as long as something of it is missing."""
+        filling = self._filling_of(mount_id)
+        return None if filling is None else filling.reads
+
+    def _filling_of(self, mount_id: str) -> Filling | None:
+        mount = self._mounts.get(mount_id)
+        return None if mount is None else self._fillings.of(mount.name)
+
+    def close(self) -> None:
+        """Fill nothing any more."""
+        self._fillings.close()
+
+    def _make(self, request: ImageRequest, mount_id: str, image: LazyImage) -> Made:
+        self._store.bound(request.cache_size)
+        size = sum(blob.uncompressed_size for blob in image.blobs)
+        if request.cache_size is not None and size > request.cache_size:
+            image.close()
+            raise CacheTooSmall(
+                f"the cache may have {human_size(request.cache_size)}, and a kernel mount of"
+                f" {image.reference.familiar()} comes to hold {human_size(size)}; use the driver fuse"
+            )
+        name = _name(request)
+        begun = self._fillings.begin(name, lambda: image, background=request.background)
+        path, devices = kept_image(image, self._root)
+        self._store.directory.reserve(device.id for device in devices)
+        mount = _Mount(name, request.to_json(secrets=True))
+        if begun.result().source is not image.source:
+            image.close()  # it was being filled already
+        with self._changed:
+            self._mounts[mount_id] = mount
+            self._answers[mount_id] = None
+        hold = make_hold(self._store.root, mount_id, path, request.to_json(secrets=False))
+        try:
+            self._link.say({"ask": "mount", "id": mount_id, "image": str(path), "request": mount.request})
+            self._await_made(mount_id)
+        except BaseException:
+            self._let_go(mount_id)
+            raise
+        finally:
+            os.close(hold)
+        return Made(
+            mount_id=mount_id,
+            reference=image.reference.familiar().partition("@")[0],
+            digest=image.digest,
+            config=image.config_path,
+            image=image.directory,
+            warnings=image.warnings,
+        )
+
+    def _await_made(self, mount_id: str) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._answers[mount_id] is not None, _MADE_SECONDS)
+            answer = self._answers.pop(mount_id)
+        if answer is None:
+            raise MountImpossible("the keeper did not answer when it was asked for a mount; try again")
+        if "refused" not in answer:
+            return
+        if answer.get("errno"):
+            raise OSError(answer["errno"], f"making a kernel mount: {os.strerror(answer['errno'])}")
+        raise _REFUSALS.get(str(answer.get("kind")), MountImpossible)(str(answer["refused"]))
+
+    def _heed(self, said: Mapping[str, Any]) -> None:
+        if "mount" in said:
+            self._take_on(str(said["mount"]), said["request"])
+        elif "gone" in said:
+            self._let_go(str(said["gone"]))
+        elif "made" in said:
+            with self._changed:
+                if str(said["made"]) in self._answers:
+                    self._answers[str(said["made"])] = said
+                    self._changed.notify_all()
+        elif "line" in said:
+            log.warning("keeper: %s", said["line"])
+        elif "left" in said:
+            with self._changed:
+                self._leaving = False
+
+    def _forget_asked(self) -> None:
+        """A keeper that is gone answers no more."""
+        with self._changed:
+            for mount_id, answer in self._answers.items():
+                if answer is None:
+                    self._answers[mount_id] = {"refused": "the keeper was killed meanwhile; try again"}
+            self._leaving = False
+            self._changed.notify_all()
+
+    def _requests(self) -> dict[str, Any]:
+        with self._changed:
+            return {mount_id: mount.request for mount_id, mount in self._mounts.items()}
+
+    def _take_on(self, mount_id: str, request: dict[str, Any]) -> None:
+        """The keeper has a mount that another filler has made."""
+        try:
+            wanted = from_json(request)
+        # Written by another version, or damaged: its windows stay absent, those of the others need not.
+        except Exception as error:  # noqa: BLE001
+            log.error("mount %s: what it shows cannot be told: %s", mount_id, error)
+            return
+        with self._changed:
+            self._mounts.setdefault(mount_id, _Mount(_name(wanted), request))
+        self._open(wanted)
+
+    def _open(self, wanted: ImageRequest) -> None:
+        self._store.bound(wanted.cache_size)
+
+        def opened() -> LazyImage:
+            try:
+                image = _opened(wanted, self._root)
+                if str(image.pinned) != str(wanted.reference):
+                    image.close()
+                    raise ImageInvalid(f"{wanted.reference} names another image by now")
+            except Exception as error:
+                log.error("what is mounted of %s cannot be filled: %s", wanted.reference, error)
+                raise
+            return image
+
+        self._fillings.begin(_name(wanted), opened, background=wanted.background)
+
+    def _let_go(self, mount_id: str) -> None:
+        """The mount is gone."""
+        with self._changed:
+            mount = self._mounts.pop(mount_id, None)
+            self._facts.pop(mount_id, None)
+            shared = mount is not None and any(other.name == mount.name for other in self._mounts.values())
+        if mount is not None and not shared:
+            self._fillings.let_go(mount.name)
+        for forgetting in (forget_hold, forget_reads):
+            with suppress(OSError):
+                forgetting(self._store.root, mount_id)
+        self._wake()
+
+    def _need(self, word: Word) -> None:
+        found = self._fillings.find(word.window_id)
+        if found is None:
+            self._park(word)
+            return
+        filling, number = found
+        filling.reads.note(word.window_id, word.end)
+
+        def tell(error: StoreError | None) -> None:
+            if error is None:
+                self._link.have(word.window_id, word.end)
+            else:
+                self._link.lost(word.window_id)
+                Later(lambda: self._log_lost(word, error))
+
+        filling.attachment.when_local(number, word.end, tell)
+
+    def _log_lost(self, word: Word, error: StoreError) -> None:
+        """Say which file's read has failed; who says it has to look through the image for that."""
+        with self._changed:
+            mounts = list(self._mounts.values())
+        for name in {mount.name for mount in mounts}:
+            filling = self._fillings.of(name)
+            if filling is None or word.window_id not in filling.numbers:
+                continue
+            request = from_json(next(mount.request for mount in mounts if mount.name == name))
+            image = _opened(replace(request, background=False), self._root)
+            image.close()
+            windows = [cut_windows(meta) for meta in image.blobs]
+            for read in files_of([(word.window_id, word.end, 0.0)], image.bootstrap, windows):
+                path = read.path.decode("utf-8", "backslashreplace")
+                log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})
+
+    def _park(self, word: Word) -> None:
+        """Its image is not open: it is being opened, or was let go when it was complete."""
+        with self._changed:
+            self._parked.append(word)
+            names = {mount.name: mount for mount in self._mounts.values()}
+        for name, mount in names.items():
+            if self._fillings.of(name) is None:
+                self._open(from_json(mount.request))
+        if not self._fillings.opening:
+            self._opened()
+
+    def _opened(self) -> None:
+        """An image was opened, could not be, or is complete: see what that means."""
+        with self._changed:
+            parked, self._parked = self._parked, []
+        for word in parked:
+            if self._fillings.find(word.window_id) is not None:
+                self._need(word)
+            elif self._fillings.opening:
+                with self._changed:
+                    self._parked.append(word)
+            else:
+                self._link.lost(word.window_id)
+        self._wake()
+
+    def _tell_present(self, window_id: str) -> None:
+        self._link.have(window_id, _WHOLE)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._news = True
+            self._changed.notify_all()
+
+    def _tidy(self) -> None:
+        """Let go of what is complete; with nothing left, ask whether to leave."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._news)
+                self._news = False
+            for name, filling in self._fillings.complete():
+                self._tell_facts(name, filling)
+                self._fillings.let_go(name)
+            with self._changed:
+                idle = self._is_idle() and not self._changed.wait_for(
+                    lambda: not self._is_idle(), _LINGER_SECONDS
+                )
+                self._leaving = idle
+            if idle:
+                self._link.say({"ask": "leave"})
+
+    def _tell_facts(self, name: str, filling: Filling) -> None:
+        """Leave what filling the image has cost, and what was read, to those who outlive this process."""
+        with self._changed:
+            mounts = [mount_id for mount_id, mount in self._mounts.items() if mount.name == name]
+        facts = asdict(filling.attachment.progress())
+        for mount_id in mounts:
+            self._facts[mount_id] = facts
+            self._link.say({"ask": "tell", "mount": mount_id, "facts": facts})
+            with suppress(OSError):
+                keep_reads(self._store.root, mount_id, filling.reads)
+
+    def _is_idle(self) -> bool:
+        return not self._making and not self._parked and not self._fillings.busy
+
+
+_WHOLE = (1 << 63) - 1  # bytes: more than any window has
+
+
+def _opened(request: ImageRequest, root: Path) -> LazyImage:
+    return open_image(
+        request.reference, request.options, root, request.platform, blob_dir=request.blob_dir
+    )
+
+
+def _name(request: ImageRequest) -> str:
+    return f"{request.reference} {request.platform} {request.blob_dir}"

@@ -1,0 +1,160 @@
+"""The process of a filler: forked by the first `nopull mount` of a store, or started by the store's keeper.
+
+    python -m launch.filler_life STORE ROOT
+
+Lives as long as something of some kernel mount is missing. Answers at `STORE/keeper/filler`: what `nopull
+mount` asks for, and what `ps` and `explain` want to know.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from chunk_store.doorway import DIRECTORY_MODE, KEEPER
+from erofs_fs.filler_link import FillerLink, PostTaken
+from launch.control import ControlServer
+from launch.error_relay import describe, is_known
+from launch.forking import Report, bound_memory
+from launch.image_request import ImageRequest, from_json
+from launch.keeper_start import ensure_keeper, keeper_program, take_filler_lock
+from launch.later import Later
+from launch.log_lines import TEXT, formatter
+from launch.opening import open_early
+from launch.root import state_directory
+
+if TYPE_CHECKING:
+    from launch.filler import Filler, Made
+    from launch.images import LazyImage
+
+log = logging.getLogger("nopull.filler")
+
+CONTROL = "filler"  # socket in the keeper's directory
+LOG_NAME = "filler"
+
+
+def control_path(place: Path) -> Path:
+    """Where the filler of the store *place* answers."""
+    return place / KEEPER / CONTROL
+
+
+def be_filler(
+    place: Path, root: Path, first: tuple[ImageRequest, str] | None = None, report: Report = lambda _: None
+) -> None:
+    """Be the filler of the store *place* of the state root *root*; return when it is not needed any more.
+
+    *first*: a mount to begin with, and its id; *report* is called with what was made.
+
+    Raises:
+        PostTaken: another process is the filler. Nothing was done.
+        KeeperFailed: there is no keeper.
+        with *first* also what keeps that from being made (`Filler.make_mount`).
+    """
+    with ExitStack() as undo:
+        for directory in (place, place / KEEPER):
+            directory.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+        lock = take_filler_lock(place)
+        if lock is None:
+            raise PostTaken(f"another process is the filler of {place}")
+        undo.callback(os.close, lock)
+        opening = None if first is None else open_early(first[0], root)
+        # Here, while the network works: loading these takes longer than a round trip.
+        from chunk_store import ChunkStore
+        from launch.filler import Filler
+
+        store = undo.enter_context(ChunkStore(place))
+        ensure_keeper(place, root, is_filler=True)
+        link = FillerLink(place, keeper_program(place, root), {})
+        undo.callback(link.close)
+        filler = Filler(store, root, link)
+        undo.callback(filler.close)
+        control = ControlServer(control_path(place), _Answers(filler))
+        undo.callback(control.close)
+        failed: list[BaseException] = []
+
+        def make_first(request: ImageRequest, mount_id: str, opening: Later[LazyImage]) -> None:
+            try:
+                report(made_json(filler.make_mount(request, mount_id, opening.result)))
+            except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+                failed.append(error)
+                filler.quit()
+
+        if first is not None and opening is not None:
+            request, mount_id = first
+            Later(lambda: make_first(request, mount_id, opening))
+        filler.serve()
+        if failed:
+            raise failed[0]
+
+
+def made_json(made: Made) -> dict[str, Any]:
+    """For whoever asked for the mount."""
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in asdict(made).items()
+    }
+
+
+class _Answers:
+    """A `control.Answer`: makes mounts, and tells how far they are filled. Thread-safe."""
+
+    def __init__(self, filler: Filler) -> None:
+        self._filler = filler
+
+    def __call__(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        asked, mount_id = question.get("ask"), str(question.get("mount"))
+        if asked == "mount":
+            return self._mount(question)
+        if asked == "trace":
+            reads = self._filler.reads(mount_id)
+            return {} if reads is None else reads.to_json()
+        return {"progress": self._filler.facts(mount_id)}
+
+    def _mount(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            request = from_json(question["request"])
+            return {"made": made_json(self._filler.make_mount(request, str(question["id"])))}
+        # Raised again where it was asked.
+        except Exception as error:
+            if not is_known(error):
+                log.exception("making a mount failed")
+            return {"error": describe(error)}
+
+
+def main(arguments: list[str]) -> int:
+    """What a keeper starts; the exit code."""
+    place, root = (Path(argument) for argument in arguments)
+    log_path = state_directory(root, "log") / f"{LOG_NAME}.log"
+    out = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for target in (1, 2):
+        os.dup2(out, target)
+    logging.basicConfig(stream=sys.stderr)
+    logging.getLogger().handlers[0].setFormatter(formatter(TEXT, LOG_NAME))
+    bound_memory()
+    with suppress(PostTaken):
+        be_filler(place, root)
+    return 0
+
+
+def run() -> NoReturn:
+    """`main`, as a program."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = main(sys.argv[1:])
+    # The outermost boundary of this process.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)  # threads that still fetch are of no use to anybody
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,139 @@
+"""Mount through the kernel an image that is still absent: the command's side of it.
+
+A filler makes the mount, the keeper has it, and here it is put where it belongs, in the mount namespace of
+whoever asks. The filler of the store is asked if there is one; else the command forks one, which outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from chunk_store.doorway import ask_keeper
+from erofs_fs.errors import KeeperFailed
+from erofs_fs.filler_link import PostTaken
+from erofs_fs.mount import attach
+from launch import mounts
+from launch.control import ask
+from launch.error_relay import rebuild
+from launch.errors import FillerEnds, MountImpossible, ServerSilent
+from launch.filler_life import LOG_NAME, be_filler, control_path
+from launch.forking import Forked
+from launch.image_request import absolute
+from launch.mountpoint import KERNEL_TYPE, mount_at
+from launch.mounts import MountRecord
+from launch.root import state_directory
+from launch.session import MountRequest, new_id
+from launch.store_options import store_root
+
+DRIVER = "erofs"
+_TRY_SECONDS = 20.0  # fillers that end just then are followed by others for this long
+_PAUSE_SECONDS = 0.05
+_MARGIN_SECONDS = 60.0  # beyond the registry's deadline: checking, localising, mounting
+
+
+class KernelMount:
+    """A mount that is being made. Begin it before the process has threads; `put` it in its place once."""
+
+    def __init__(self, request: MountRequest, reason: str) -> None:
+        self.root = request.root
+        self._log_format = request.log_format
+        self._reason = reason
+        self._id = new_id()
+        self._place = store_root(request.root, request.reference, isolate=request.isolate)
+        self._image = absolute(request.image)
+        self._log_path = state_directory(request.root, "log") / f"{LOG_NAME}.log"
+        self._put = False
+        self._forked = None if control_path(self._place).exists() else self._fork()
+
+    def cancel(self) -> None:
+        """Whatever has become of it, it is not needed; what was `put` stays."""
+        if self._put:
+            return
+        if self._forked is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._forked.pid, signal.SIGTERM)  # the keeper starts another, if one is needed
+        answered = ask_keeper(self._place, {"ask": "take", "mount": self._id})
+        for descriptor in [] if answered is None else answered[1]:
+            os.close(descriptor)
+
+    def put(self, mountpoint: Path, *, viewer: int | None = None) -> MountRecord:
+        """Wait until it is made, mount it on the directory *mountpoint*, and return its record, written.
+
+        *viewer*: the process whose mount namespace *mountpoint* is in, if that is not everybody's.
+
+        Raises:
+            what keeps the image from being opened or mounted, see `filler.Filler.make_mount`.
+            MountImpossible: the place was taken meanwhile.
+        """
+        made = self._await_made()
+        answered = ask_keeper(self._place, {"ask": "take", "mount": self._id})
+        if answered is None or not answered[1]:
+            raise KeeperFailed(f"mounting on {mountpoint}: the keeper was killed meanwhile; try again")
+        (descriptor,) = answered[1]
+        self._put = True
+        try:
+            attach(descriptor, mountpoint)
+        finally:
+            os.close(descriptor)
+        entry = mount_at(mountpoint)
+        if entry is None or entry.fstype != KERNEL_TYPE:
+            raise MountImpossible(f"{mountpoint} was unmounted or mounted over before it was ready")
+        record = MountRecord(
+            id=self._id,
+            mountpoint=mountpoint,
+            reference=str(made["reference"]),
+            digest=str(made["digest"]),
+            driver=DRIVER,
+            driver_reason=self._reason,
+            pids={},
+            births={},
+            started=time.time(),
+            device=entry.device,
+            control=control_path(self._place),
+            log=self._log_path,
+            config=None if made["config"] is None else Path(made["config"]),
+            image=None if made["image"] is None else Path(made["image"]),
+            store=self._place,
+            viewer=viewer,
+            warnings=tuple(made["warnings"]),
+        )
+        mounts.write_record(self.root, record)
+        return record
+
+    def _fork(self) -> Forked:
+        place, root, first = self._place, self.root, (self._image, self._id)
+        return Forked(
+            lambda report: be_filler(place, root, first, report),
+            self._log_path,
+            log_format=self._log_format,
+            log_id=LOG_NAME,
+        )
+
+    def _await_made(self) -> Mapping[str, Any]:
+        give_up = time.monotonic() + _TRY_SECONDS
+        while True:
+            try:
+                if self._forked is not None:
+                    return self._forked.await_report()
+                return self._asked()
+            except (ServerSilent, FillerEnds, PostTaken) as error:
+                if time.monotonic() >= give_up:
+                    raise MountImpossible(f"no filler of {self._place} takes the mount: {error}") from error
+                time.sleep(_PAUSE_SECONDS)
+                # One that has the post answers; where nobody does, ours can have it.
+                self._forked = self._fork() if isinstance(error, ServerSilent) else None
+
+    def _asked(self) -> Mapping[str, Any]:
+        question = {"ask": "mount", "id": self._id, "request": self._image.to_json(secrets=True)}
+        seconds = self._image.options.timeout + _MARGIN_SECONDS
+        answer = ask(control_path(self._place), question, seconds=seconds)
+        if "error" in answer:
+            raise rebuild(answer["error"])
+        made: Mapping[str, Any] = answer["made"]
+        return made
