@@ -154,6 +154,8 @@ def ask_keeper(root: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any],
             connection.send(json.dumps(question).encode())
             words, descriptors, _, _ = socket.recv_fds(connection, _ANSWER_LIMIT, 8, socket.MSG_CMSG_CLOEXEC)
             answer = json.loads(words)
+            if descriptors:
+                connection.recv(1)  # its end: the keeper has let go of what it gave away
         except OSError as error:
             if error.errno in _ABSENT or isinstance(error, TimeoutError | ConnectionError):
                 return None

@@ -296,9 +296,11 @@ class Keeper:
             return
         del self._clients[descriptor]
         self._poll.unregister(connection)
-        if isinstance(question, dict):
+        with connection:
+            if not isinstance(question, dict):
+                return
             answer, descriptors = self._answer(question)
-            with connection, suppress(OSError):
+            with suppress(OSError):
                 socket.send_fds(connection, [json.dumps(answer).encode()], descriptors)
             taken = self._untaken.get(str(question.get("mount")))
             if question.get("ask") == "take" and taken is not None:

@@ -18,12 +18,17 @@ from typing import Final, NoReturn
 
 from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, KEEPER
 from erofs_fs import handover, syscalls
+from erofs_fs.cgroups import leave_bounds
+from erofs_fs.errors import KeeperFailed
 from erofs_fs.gate import READER_SECONDS
 from erofs_fs.keeper import Keeper
 from erofs_fs.keeper_words import ALREADY, READY
+from erofs_fs.localised_file import LOCALISED
+from erofs_fs.mount import KIND
 
 LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
 SECONDS_VARIABLE: Final = "NOPULL_READER_SECONDS"
+MANAGED: Final = "NOTIFY_SOCKET"  # set by a service manager, which bounds and ends us as it was told
 _OOM_SCORE: Final = "-999"
 
 
@@ -32,6 +37,7 @@ def main(arguments: list[str]) -> int:
     root, command = Path(arguments[0]), arguments[1:]
     given = handover.received(os.environ)
     os.chdir("/")
+    refuse_lazy_home()
     lock = given.pop(handover.LOCK, -1)
     if lock < 0:
         lock = take_lock(root)
@@ -45,7 +51,7 @@ def main(arguments: list[str]) -> int:
         command,
         given,
         reader_seconds=seconds if seconds > 0 else READER_SECONDS,
-        stays="NOTIFY_SOCKET" in os.environ,
+        stays=MANAGED in os.environ,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.end())
@@ -71,8 +77,30 @@ def take_lock(root: Path) -> int:
     return descriptor
 
 
+def refuse_lazy_home(table: Path = Path("/proc/self/mountinfo")) -> None:
+    """Return if nothing this process runs on can be absent.
+
+    Raises:
+        KeeperFailed: its program or its modules lie on a mount of a localised image: to read them it would
+        wait for itself.
+    """
+    ours = set()
+    for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        kind, source = after.split(" ")[:2]
+        if kind == KIND and Path(source).name.startswith(LOCALISED):
+            ours.add(before.split(" ")[2])
+    for name in (sys.executable, os.__file__, __file__):
+        device = os.stat(name).st_dev  # noqa: PTH116 - metadata is always there
+        if f"{os.major(device)}:{os.minor(device)}" in ours:
+            raise KeeperFailed(f"a keeper cannot run from {name}, which lies on a mount it may have to fill")
+
+
 def stay_alive() -> None:
     """Stay in memory, and be the last to be killed for it, as far as this process is allowed to."""
+    if MANAGED not in os.environ:
+        with suppress(OSError, ValueError):
+            leave_bounds()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     with suppress(OSError):

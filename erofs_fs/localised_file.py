@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rafs.window_slots import WindowDevice, front_size, read_superblock, window_slots
 
+LOCALISED = "localised-"  # how their names begin
 _BLOCK = 4096
 
 

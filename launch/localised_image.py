@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from erofs_fs.localised_file import LOCALISED
 from launch.errors import ImageInvalid
 from launch.images import LazyImage
 from launch.root import state_directory
@@ -18,7 +19,7 @@ from rafs.windows import cut_windows
 
 log = logging.getLogger("nopull.kernel_mount")
 
-NAME = f"localised-{LOCALISED_VERSION}.erofs"
+NAME = f"{LOCALISED}{LOCALISED_VERSION}.erofs"
 
 
 def kept_image(image: LazyImage, root: Path) -> tuple[Path, tuple[WindowDevice, ...]]:
@@ -46,7 +47,7 @@ def kept_image(image: LazyImage, root: Path) -> tuple[Path, tuple[WindowDevice, 
     raw = localise(image.bootstrap, image.blobs, [cut_windows(meta) for meta in image.blobs])
     directory.mkdir(mode=0o700, exist_ok=True)
     write_whole(path, raw)
-    for older in directory.glob("localised-*.erofs"):
+    for older in directory.glob(f"{LOCALISED}*.erofs"):
         if older != path:
             older.unlink(missing_ok=True)  # mounts of it go on: they hold the file, not its name
     return path, read_devices(raw)

@@ -1,0 +1,566 @@
+"""The keeper: readers of absent windows wait, go on with right bytes or an error, and survive every death."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from chunk_store.doorway import Doorway, ask_keeper
+from chunk_store.window_file import Removal, WindowDirectory
+from erofs_fs import handover
+from erofs_fs.errors import ErofsMissing, KeeperFailed
+from erofs_fs.filler_link import PostTaken, start_keeper
+from erofs_fs.holds import hold_path, lives
+from erofs_fs.probe import probe_events
+from launch.keeper_start import keeper_status
+from launch.mountpoint import detach, mount_at
+from tests.system.kept_store import (
+    KIB,
+    PAGE,
+    KeptStore,
+    Reading,
+    Serving,
+    Shown,
+    content_of,
+    random_tree,
+    until,
+)
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[KeptStore]:
+    try:
+        probe_events(tmp_path)
+    except ErofsMissing as error:
+        pytest.skip(f"{error} (the place of these tests is chosen with TMPDIR)")
+    made = KeptStore(tmp_path)
+    try:
+        yield made
+    finally:
+        made.clear()
+
+
+@pytest.fixture
+def shown(store: KeptStore) -> Shown:
+    return store.show(random_tree(1))
+
+
+@pytest.mark.parametrize("how", ["pread", "mmap", "sendfile"])
+def test_a_reader_of_absent_data_waits_and_gets_it(store: KeptStore, shown: Shown, how: str) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        serving.held.update(shown.windows("f0"))
+        reading = Reading(top / "f0", 10_000, 500_000, how)
+        assert reading.waits
+        until(lambda: bool(serving.needed))
+        for window_id in shown.windows("f0"):
+            serving.held.discard(window_id)
+            serving.serve(window_id)
+        assert reading.result() == shown.content("f0")[10_000:510_000]
+        assert store.status()["counts"]["refused"] == 0
+
+
+def test_what_is_all_there_is_watched_by_nobody_and_asked_for_never(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown)
+        for entry in shown.root.children:
+            assert content_of(top / os.fsdecode(entry.name)) == entry.content
+        status = store.status()
+        assert (status["watched"], status["waiting"]) == (0, 0)
+        events = status["counts"]["events"]
+        with (top / "f1").open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert opened.read() == shown.content("f1")
+        assert store.status()["counts"]["events"] == events
+    # Nobody is needed.
+    store.kill(store.status()["pid"])
+    with (top / "f2").open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert opened.read() == shown.content("f2")
+
+
+def test_a_read_inside_a_verified_prefix_asks_no_filler(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        window_id = shown.windows("f0")[0]
+        store.fill(shown, window_id, 16 * PAGE)
+        link.have(window_id, 16 * PAGE)
+        until(lambda: store.status()["windows"] > 0)
+        for page in (0, 7, 15):
+            reading = Reading(top / "f0", page * PAGE, 100)
+            assert reading.result() == shown.content("f0")[page * PAGE : page * PAGE + 100]
+        counts = store.status()["counts"]
+        assert counts["at_once"] >= 3
+        assert counts["waited"] == 0
+
+
+def test_readers_of_one_window_wait_for_one_fill(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        tops = [store.mount(link, shown, f"mount{number}") for number in range(3)]
+        serving = Serving(store, link, shown)
+        window_id = shown.windows("f0")[0]
+        serving.held.add(window_id)
+        readings = [Reading(top / "f0", page * PAGE, 100) for top in tops for page in (0, 9)]
+        until(lambda: store.status()["waiting"] == len(readings))
+        serving.serve(window_id)
+        for number, reading in enumerate(readings):
+            at = (0, 9)[number % 2] * PAGE
+            assert reading.result() == shown.content("f0")[at : at + 100]
+
+
+def test_what_cannot_be_filled_is_an_error_and_right_the_next_time(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        window_id = shown.windows("f0")[0]
+        serving.held.add(window_id)
+        reading = Reading(top / "f0", 0, 100)
+        until(lambda: bool(serving.needed))
+        link.lost(window_id)
+        assert reading.result() == errno.EIO
+        time.sleep(0.3)
+        serving.held.clear()
+        assert Reading(top / "f0", 0, 100).result() == shown.content("f0")[:100]
+
+
+def test_a_reader_waits_for_the_limit_once_and_no_longer(store: KeptStore, shown: Shown) -> None:
+    store.reader_seconds = 1.0
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown).held.update(shown.right)
+        began = time.monotonic()
+        # The kernel asks for its readahead, then for one page of it.
+        reading = Reading(top / "f0", 0, 200_000)
+        assert reading.result() == errno.EIO
+        assert 0.9 < time.monotonic() - began < 1.9
+        assert any("nobody could fill it" in line for line in store.status()["lines"])
+
+
+def test_a_filler_that_dies_is_followed_and_asked_again(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        serving.held.update(shown.right)
+        reading = Reading(top / "f0", 5 * PAGE, 100)
+        until(lambda: bool(serving.needed))
+    until(serving.ended.is_set)
+    assert reading.waits
+    with store.link() as link:
+        again = Serving(store, link, shown)
+        assert reading.result() == shown.content("f0")[5 * PAGE : 5 * PAGE + 100]
+        assert {word.window_id for word in again.needed} == {serving.needed[0].window_id}
+
+
+def test_a_keeper_starts_fillers_until_one_serves(store: KeptStore, shown: Shown) -> None:
+    store.filler = ["/bin/sh", "-c", f"echo started >>{store.base}/fillers"]
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+    reading = Reading(top / "f0", 0, 100)
+    until(lambda: (store.base / "fillers").exists())
+    assert reading.waits
+    for _ in range(100):  # it may be held by one that is just starting
+        with suppress(PostTaken), store.link() as link:
+            Serving(store, link, shown)
+            assert reading.result() == shown.content("f0")[:100]
+            break
+
+
+def test_readers_wait_while_the_keeper_is_dead_and_go_on_with_the_next(
+    store: KeptStore, shown: Shown
+) -> None:
+    first = store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        serving.held.update(shown.right)
+        early = [Reading(top / f"f{number}", 0, 100) for number in range(3)]
+        until(lambda: store.status()["waiting"] == 3)
+        store.kill(first)
+        until(serving.ended.is_set)
+        late = Reading(top / "f3", 0, 100)  # nobody is there to take its event in
+        assert late.waits and all(reading.waits for reading in early)
+        second = store.start(link.held)
+        assert second != first
+        assert store.status()["waiting"] >= 3
+    with store.link() as link:
+        Serving(store, link, shown)
+        for number, reading in enumerate([*early, late]):
+            assert reading.result() == shown.content(f"f{number}")[:100]
+        assert store.status()["counts"]["refused"] == 0
+
+
+def test_an_answer_to_a_new_reader_never_reaches_one_who_waited_before(
+    store: KeptStore, shown: Shown
+) -> None:
+    """The kernel knows accesses by the descriptor numbers of who has read them: a successor has the same."""
+    first = store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown).held.update(shown.right)
+        old = [Reading(top / "f0", 0, 100), Reading(top / "f1", 0, 100)]
+        until(lambda: store.status()["waiting"] == 2)
+        store.kill(first)
+        store.start(link.held)
+    with store.link() as link:
+        serving = Serving(store, link, shown)
+        serving.held.update([*shown.windows("f0"), *shown.windows("f1")])
+        for number in (2, 3, 4):
+            assert Reading(top / f"f{number}", 0, 100).result() == shown.content(f"f{number}")[:100]
+        assert all(reading.waits for reading in old)
+        for number, reading in enumerate(old):
+            serving.serve(shown.windows(f"f{number}")[0])
+            assert reading.result() == shown.content(f"f{number}")[:100]
+
+
+def test_with_everybody_dead_absent_data_is_an_error_and_there_again_without_remounting(
+    store: KeptStore, shown: Shown
+) -> None:
+    keeper = store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        assert content_of(top / "f0") == shown.content("f0")
+        serving.held.update(shown.right)
+        waiting = Reading(top / "f1", 0, 100)
+        until(lambda: store.status()["waiting"] == 1)
+        store.kill(keeper)
+    assert waiting.result() == errno.EIO
+    for how in ("pread", "mmap", "sendfile"):
+        assert Reading(top / "f1", 0, 100, how).result() == errno.EIO
+    assert Reading(top / "f0", 0, 600 * KIB).result() == shown.content("f0")
+    store.start()
+    assert store.status()["mounts"] == {"mountpoint": len(shown.right)}
+    with store.link() as link:
+        Serving(store, link, shown)
+        for entry in shown.root.children:
+            assert content_of(top / os.fsdecode(entry.name)) == entry.content
+
+
+def test_a_keeper_that_starts_itself_anew_keeps_its_readers(store: KeptStore, shown: Shown) -> None:
+    pid = store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        serving.held.update(shown.right)
+        reading = Reading(top / "f0", 0, 100)
+        until(lambda: store.status()["waiting"] == 1)
+        before = store.status()["number"]
+        assert ask_keeper(store.root, {"ask": "restart", "command": store.program.command}) is not None
+        until(serving.ended.is_set)
+    until(lambda: Doorway(store.root).number > before and keeper_status(store.root) is not None)
+    assert store.status()["pid"] == pid
+    assert reading.waits
+    with store.link() as link:
+        Serving(store, link, shown)
+        assert reading.result() == shown.content("f0")[:100]
+
+
+def test_a_service_manager_keeps_what_readers_wait_on(store: KeptStore, shown: Shown) -> None:
+    """systemd's protocol, with this test in its place: NOTIFY_SOCKET, FDSTORE, LISTEN_FDS."""
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(store.base / "notify"))
+    manager.settimeout(10)
+    os.environ["NOTIFY_SOCKET"] = str(store.base / "notify")
+    try:
+        first = store.start()
+        stored: dict[str, int] = {}
+        words = []
+        for _ in range(4):
+            raw, descriptors, _, _ = socket.recv_fds(manager, 4096, 4)
+            words.append(raw.decode())
+            if descriptors:
+                stored[raw.decode().partition("FDNAME=")[2]] = descriptors[0]
+        assert words[0] == f"READY=1\nMAINPID={first}"
+        assert words[1:] == [f"FDSTORE=1\nFDNAME={name}" for name in handover.STORED]
+        with store.link() as link:
+            top = store.mount(link, shown)
+            serving = Serving(store, link, shown)
+            serving.held.update(shown.right)
+            reading = Reading(top / "f0", 0, 100)
+            until(lambda: store.status()["waiting"] == 1)
+            store.kill(first)
+        # Keeper and filler are dead; the manager alone holds on.
+        assert reading.waits
+        store.start(stored)
+        for descriptor in stored.values():
+            os.close(descriptor)
+        with store.link() as link:
+            Serving(store, link, shown)
+            assert reading.result() == shown.content("f0")[:100]
+    finally:
+        del os.environ["NOTIFY_SOCKET"]
+        manager.close()
+
+
+def test_there_is_one_keeper_per_store_and_one_filler(store: KeptStore) -> None:
+    assert store.start()
+    assert start_keeper(store.program, {}) == 0
+    with store.link(), pytest.raises(PostTaken, match="there is a filler"), store.link():
+        pass
+
+
+def test_a_keeper_is_small_locked_in_memory_and_of_the_standard_library(store: KeptStore) -> None:
+    pid = store.start()
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+    )
+    assert int(status["VmLck"].split()[0]) > 4000
+    assert int(status["RssAnon"].split()[0]) < 16_000
+    assert int(status["Threads"]) == 1
+    mapped = Path(f"/proc/{pid}/maps").read_text()
+    assert "site-packages" not in mapped
+    assert not [link for link in Path(f"/proc/{pid}/fd").iterdir() if "TCP" in str(link.readlink())]
+
+
+def test_more_readers_than_descriptors_wait_in_the_kernel(store: KeptStore) -> None:
+    shown = store.show(random_tree(2, files=90, size=4 * KIB), run=1)
+    limiting = "import os,resource as r,sys; r.setrlimit(7, (120, 120)); os.execv(sys.argv[1], sys.argv[1:])"
+    program = store.program
+    pid = start_keeper(program._replace(command=[sys.executable, "-c", limiting, *program.command]), {})
+    store.pids.add(pid)
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        serving.held.update(shown.right)
+        found: dict[int, bytes] = {}
+
+        def read(number: int) -> None:
+            found[number] = content_of(top / f"f{number}")
+
+        threads = [threading.Thread(target=read, args=(number,)) for number in range(90)]
+        for thread in threads:
+            thread.start()
+        until(lambda: store.status()["waiting"] == 120 - 64)
+        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < 120
+        serving.held.clear()
+        for window_id in shown.right:
+            serving.serve(window_id)
+        for thread in threads:
+            thread.join()
+        assert all(found[number] == shown.content(f"f{number}") for number in range(90))
+        assert store.status()["counts"]["refused"] == 0
+
+
+def test_who_fills_a_window_never_waits_for_it(store: KeptStore, shown: Shown) -> None:
+    """A process that opened a window before it could know of the keeper: its lock tells."""
+    store.start()
+    with store.link() as link:
+        store.mount(link, shown)
+        Serving(store, link, shown).held.update(shown.right)
+        window_id = shown.windows("f0")[0]
+        program = (
+            "import fcntl,os,sys; f=os.open(sys.argv[1],os.O_RDWR); fcntl.flock(f,fcntl.LOCK_EX);"
+            "os.pwrite(f,b'x'*4096,0); print('written')"
+        )
+        command = [sys.executable, "-c", program, str(store.window(window_id))]
+        assert subprocess.run(command, capture_output=True, timeout=10, check=True).stdout == b"written\n"
+        assert store.status()["counts"]["own"] == 1
+
+
+def test_what_goes_through_the_door_asks_nobody(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        store.mount(link, shown)
+        window_id = shown.windows("f0")[0]
+        locked = store.directory.try_lock(window_id, len(shown.right[window_id]))
+        assert locked is not None
+        locked.write(0, [shown.right[window_id][:PAGE]])
+        assert locked.read(0, PAGE) == shown.right[window_id][:PAGE]
+        assert locked.sync_or_empty()
+        locked.close()
+        descriptor = store.directory.open_read(window_id, None)
+        assert descriptor is not None
+        assert os.read(descriptor, PAGE) == shown.right[window_id][:PAGE]
+        os.close(descriptor)
+        assert store.status()["counts"]["events"] == 0
+
+
+def test_who_cuts_a_watched_window_is_not_kept_waiting(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown)
+        window_id = shown.windows("f0")[0]
+        store.fill(shown, window_id, 4 * PAGE)
+        subprocess.run(["truncate", "-s", "0", store.window(window_id)], check=True, timeout=10)
+        assert content_of(top / "f0") == shown.content("f0")
+
+
+def test_a_window_that_was_cut_behind_the_mount_is_watched_and_filled_again(
+    store: KeptStore, shown: Shown
+) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown)
+        window_id = shown.windows("f0")[0]
+        assert Reading(top / "f0", 0, 100).result() == shown.content("f0")[:100]
+        os.truncate(store.window(window_id), 0)
+        assert Reading(top / "f0", 60 * KIB, 100).result() == errno.EIO
+        answered = ask_keeper(store.root, {"ask": "watch"})
+        assert answered is not None and answered[0] == {"watched": 1}
+        assert Reading(top / "f0", 60 * KIB, 100).result() == shown.content("f0")[60 * KIB : 60 * KIB + 100]
+
+
+def test_a_mount_in_use_stays_and_a_lazy_unmount_lets_readers_wait_on(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        serving.held.update(shown.right)
+        reading = Reading(top / "f0", 0, 100)
+        until(lambda: store.status()["waiting"] == 1)
+        assert subprocess.run(["umount", top], capture_output=True, check=False).returncode != 0
+        detach(top, lazy=True)
+        assert mount_at(top) is None
+        assert reading.waits
+        assert lives(hold_path(store.root, "mountpoint"))
+        serving.serve(shown.windows("f0")[0])
+        assert reading.result() == shown.content("f0")[:100]
+        until(lambda: store.status()["mounts"] == {})
+        assert not lives(hold_path(store.root, "mountpoint"))
+
+
+def test_a_mount_is_known_by_its_hold_in_whatever_namespace(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown)
+        inside = subprocess.Popen(
+            ["unshare", "-m", "--propagation", "private", "sh", "-c", f"echo in; read x; cat {top}/f0"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert inside.stdout is not None and inside.stdout.readline() == b"in\n"
+        detach(top, lazy=False)
+        assert mount_at(top) is None
+        time.sleep(0.1)
+        assert store.status()["mounts"] == {"mountpoint": len(shown.right)}
+        output, _ = inside.communicate(b"go\n", timeout=20)
+        assert output == shown.content("f0")
+        until(lambda: store.status()["mounts"] == {})
+
+
+def test_windows_of_a_mount_are_not_evicted(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown)
+        assert content_of(top / "f0") == shown.content("f0")
+        directory = WindowDirectory(store.root)
+        assert {directory.remove(window_id) for window_id in shown.right} == {Removal.HELD}
+        detach(top, lazy=False)
+        until(lambda: store.status()["mounts"] == {})
+        assert {directory.remove(window_id) for window_id in shown.right} == {Removal.REMOVED}
+        directory.close()
+
+
+def test_images_that_share_windows_are_watched_until_the_last_is_gone(store: KeptStore) -> None:
+    one, two = (store.show(random_tree(3, files=3)) for _ in range(2))
+    assert one.right.keys() == two.right.keys()
+    store.start()
+    with store.link() as link:
+        first, second = store.mount(link, one, "one"), store.mount(link, two, "two")
+        Serving(store, link, one, two)
+        assert store.status()["windows"] == len(one.right)
+        assert content_of(first / "f0") == one.content("f0")
+        detach(first, lazy=False)
+        until(lambda: list(store.status()["mounts"]) == ["two"])
+        assert content_of(second / "f0") == one.content("f0")
+        assert content_of(second / "f1") == one.content("f1")
+        detach(second, lazy=False)
+        until(lambda: store.status()["windows"] == 0)
+
+
+def test_a_mount_that_nobody_takes_does_not_stay(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        store.mount(link, shown, attached=False)
+        answered = ask_keeper(store.root, {"ask": "take", "mount": "mountpoint"})
+        assert answered is not None
+        os.close(answered[1][0])
+        until(lambda: store.status()["mounts"] == {})
+        again = ask_keeper(store.root, {"ask": "take", "mount": "mountpoint"})
+        assert again is not None and "refused" in again[0] and not again[1]
+
+
+def test_an_image_that_the_kernel_refuses_leaves_no_mark(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        missing = shown.windows("f0")[0]
+        store.window(missing).unlink()
+        with pytest.raises(AssertionError, match="refused"):
+            store.mount(link, shown)
+        store.directory.reserve([missing])
+        broken = bytearray(shown.path.read_bytes())
+        broken[1024 + 83] ^= 0x80  # a feature that no kernel has
+        shown.path.write_bytes(broken)
+        with pytest.raises(AssertionError, match="refused"):
+            store.mount(link, shown, "second")
+        status = store.status()
+        assert (status["windows"], status["watched"], status["mounts"]) == (0, 0, {})
+
+
+def test_a_reader_that_is_killed_leaves_nothing_behind(store: KeptStore, shown: Shown) -> None:
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown)
+        serving.held.update(shown.right)
+        reading = Reading(top / "f0", 0, 100)
+        until(lambda: store.status()["waiting"] == 1)
+        reading.kill()
+        again = Reading(top / "f0", 0, 100)
+        until(lambda: store.status()["waiting"] == 2)
+        serving.serve(shown.windows("f0")[0])
+        assert again.result() == shown.content("f0")[:100]
+        assert store.status()["waiting"] == 0
+
+
+def test_a_stopped_filler_is_replaced(store: KeptStore, shown: Shown) -> None:
+    program = (
+        "import sys,time; from pathlib import Path; from erofs_fs.filler_link import *;"
+        "link=FillerLink(Path(sys.argv[1]), KeeperProgram([], Path('/dev/null')), {}); time.sleep(3600)"
+    )
+    store.filler = [sys.executable, "-c", program, str(store.root)]
+    store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+    reading = Reading(top / "f0", 0, 100)
+    until(lambda: store.status()["filler"] is not None)
+    store.filler = ["/bin/true"]
+    silent = store.status()["filler"]
+    os.kill(silent, signal.SIGSTOP)
+    until(lambda: store.status()["filler"] != silent)
+    assert reading.waits
+    for _ in range(200):
+        with suppress(PostTaken, KeeperFailed), store.link() as link:
+            Serving(store, link, shown)
+            assert reading.result() == shown.content("f0")[:100]
+            break
+        filler = store.status()["filler"]
+        if filler:
+            with suppress(ProcessLookupError):
+                os.kill(filler, signal.SIGKILL)
