@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,14 +176,16 @@ class KeptStore:
 
 
 class Serving:
-    """A filler in a thread: fills what is needed with what is right, unless *hold* says to leave it."""
+    """A filler in a thread: fills what is needed with what is right, but for windows that are *held*."""
 
-    def __init__(self, store: KeptStore, link: FillerLink, *shown: Shown) -> None:
+    def __init__(
+        self, store: KeptStore, link: FillerLink, *shown: Shown, held: Iterable[str] = ()
+    ) -> None:
         self._store = store
         self.link = link
         self._shown = shown
         self.needed: list[Word] = []
-        self.held: set[str] = set()  # windows that are not filled
+        self.held = set(held)
         self.ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
