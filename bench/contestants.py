@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.child import command_in
 from bench.containerd import Containerd
-from bench.result import FULL_PULL, NOPULL, Counters, Fetched
+from bench.result import FULL_PULL, NOPULL, NOPULL_FUSE, Counters, Fetched
 from bench.stage import Route, Stage, nopull_command, remove_scratch
 from launch import containers, control, mounts
 from launch.keeper_start import end_keeper
@@ -58,17 +59,18 @@ class FullPull:
 class LazyStart:
     """`nopull run` of the converted image, with a state directory that is new each time."""
 
-    name = NOPULL
-
-    def __init__(self, stage: Stage, argv: Sequence[str]) -> None:
+    def __init__(self, stage: Stage, argv: Sequence[str], driver: str | None = None) -> None:
+        """*driver* None: the one that nopull takes by itself."""
+        self.name = NOPULL if driver is None else NOPULL_FUSE
         self._stage = stage
         self._argv = list(argv)
+        self._driver = [] if driver is None else ["--driver", driver]
         self._root = stage.scratch
 
     @contextlib.contextmanager
     def prepared(self, route: Route, number: int) -> Iterator[Commands]:
-        self._root = self._stage.scratch / f"n{number}"
-        options = ["--root", str(self._root), "--plain-http", "--interactive"]
+        self._root = self._stage.scratch / f"n{number}{'-'.join(self._driver)}"
+        options = ["--root", str(self._root), "--plain-http", "--interactive", *self._driver]
         command = nopull_command("run", *options, self._stage.lazy(route), *self._argv)
         try:
             yield [command_in(route.namespace, command)]
@@ -88,7 +90,8 @@ def read_counters(root: Path) -> Counters | None:
         if record.pids:
             return counters_of(control.ask(record.control)["progress"], peak_memory(record.pids.values()))
         facts = kernel_facts(record)
-        return counters_of(facts.progress or {}, peak_memory(facts.pids.values()))
+        counters = counters_of(facts.progress or {}, peak_memory(facts.pids.values()))
+        return replace(counters, touched_bytes=None)
     return None
 
 

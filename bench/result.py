@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.errors import BenchError
 
-NOPULL = "nopull"
+NOPULL = "nopull"  # by the driver that it takes by itself
+NOPULL_FUSE = "nopull, FUSE"
 FULL_PULL = "containerd"
 
 
@@ -33,7 +34,7 @@ class Counters:
     demand: Fetched
     hot: Fetched
     background: Fetched
-    touched_bytes: int
+    touched_bytes: int | None  # None: the kernel does not tell
     image_bytes: int
     waited_seconds: float
     peak_memory_bytes: int

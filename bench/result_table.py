@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from bench.result import NOPULL, Result, Run
+from bench.result import NOPULL, NOPULL_FUSE, Result, Run
 
 HEADINGS = ("", "ready s", "range", "demanded", "background", "requests", "touched", "received")
 
@@ -42,8 +42,11 @@ def _cells(runs: Sequence[Run]) -> tuple[str, ...]:
     if counted:
         demanded = _mb(statistics.median(one.demanded_bytes for one in counted))
         background = _mb(statistics.median(one.background.bytes for one in counted))
-        touched = f"{statistics.median(100 * one.touched_bytes / one.image_bytes for one in counted):.0f} %"
-    elif all(run.contestant != NOPULL for run in runs):
+        shares = [
+            100 * one.touched_bytes / one.image_bytes for one in counted if one.touched_bytes is not None
+        ]
+        touched = f"{statistics.median(shares):.0f} %" if shares else "–"
+    elif all(run.contestant not in (NOPULL, NOPULL_FUSE) for run in runs):
         demanded, background, touched = _mb(received), "–", "100 %"
     return (
         f"{statistics.median(seconds):.2f}",

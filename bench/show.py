@@ -99,7 +99,11 @@ def show(wish: Wish, narrator: Narrator) -> Result:
 def choose_contestants(stage: Stage, wish: Wish, narrator: Narrator) -> list[Contestant]:
     """Return who takes part for this user; say who does not and why."""
     if os.geteuid() == 0:
-        return [LazyStart(stage, wish.argv), FullPull(stage, wish.argv)]
+        return [
+            LazyStart(stage, wish.argv),
+            LazyStart(stage, wish.argv, "fuse"),
+            FullPull(stage, wish.argv),
+        ]
     narrator.say(
         "not root, so left out: the container (files of a FUSE mount are read instead), containerd (a plain "
         "download instead), the link with the kernel's own TCP (a shaping proxy instead)"

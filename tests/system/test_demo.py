@@ -17,7 +17,7 @@ import pytest
 from bench.containerd import mounts_below
 from bench.link import NETNS
 from bench.oci_directory import write_oci_directory
-from bench.result import FULL_PULL, NOPULL, read_result
+from bench.result import FULL_PULL, NOPULL, NOPULL_FUSE, read_result
 from bench.stage import SCRATCH, SCRATCH_PARENT
 from registry_client.platform import host_platform
 
@@ -101,12 +101,14 @@ def test_demo_compares_both_ways_over_both_links_and_leaves_nothing(tmp_path: Pa
     assert running.returncode == 0, told
     result = read_result(tmp_path / "result.json")
     assert {(run.link, run.contestant) for run in result.runs} == {
-        (link, contestant) for link in ("loopback", "20ms-200mbit") for contestant in (NOPULL, FULL_PULL)
+        (link, contestant)
+        for link in ("loopback", "20ms-200mbit")
+        for contestant in (NOPULL, NOPULL_FUSE, FULL_PULL)
     }
     for run in result.runs:
         assert run.seconds > 0
         assert run.logged_requests > 0
-        assert (run.counters is not None) == (run.contestant == NOPULL)
+        assert (run.counters is not None) == (run.contestant != FULL_PULL)
     assert all(run.wire_bytes for run in result.runs if run.link == "20ms-200mbit")
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["machine"]["cores"]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -290,7 +290,7 @@ def test_a_service_manager_keeps_what_readers_wait_on(store: KeptStore, shown: S
         assert words[1:] == [f"FDSTORE=1\nFDNAME={name}" for name in handover.STORED]
         with store.link() as link:
             top = store.mount(link, shown)
-            serving = Serving(store, link, shown, held=shown.right)
+            Serving(store, link, shown, held=shown.right)
             reading = Reading(top / "f0", 0, 100)
             until(lambda: store.status()["waiting"] == 1)
             store.kill(first)
