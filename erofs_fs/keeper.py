@@ -371,6 +371,8 @@ class Keeper:
             socket.send_fds(connection, [words], list(stored.values()))
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self._post.take(connection, _CREDENTIALS.unpack(raw)[0])
+        # What was completed while nobody was there to say so.
+        self._windows.settle(window for window in self._windows if window.watched)
         for mount in self._mounts.values():
             self._post.tell(json.dumps({"mount": mount.id, "request": mount.request}).encode())
         for window, end in self._gate.waited_for():

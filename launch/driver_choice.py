@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from contextlib import suppress
 from enum import Enum
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chunk_store.boot import current_boot
-from chunk_store.doorway import DIRECTORY_MODE, KEEPER
-from erofs_fs.errors import ErofsError, ErofsMissing
+from chunk_store.doorway import KEEPER
+from erofs_fs.errors import ErofsMissing
 from launch.errors import MountImpossible
 from launch.whole_file import read_json_object, write_whole
-
-log = logging.getLogger("nopull.driver")
 
 PROBE_VERSION = 1  # raised when `erofs_fs.probe` asks for more
 SEEN = "probe.json"  # in the keeper's directory: what the last probe has found under this boot
@@ -44,10 +41,11 @@ def choose_driver(asked: str, place: Path, *, metrics: bool) -> Choice:
     case; if it cannot be filled while it is read, it is filled before. *metrics*: somebody wants to watch a
     server, which only FUSE has for each mount.
 
+    If it is not known what the kernel does, it is taken to do all: `require_events` finds out, and refuses.
+
     Raises:
         ErofsError: "erofs" was asked for, and this machine cannot do it at all.
         MountImpossible: "erofs" was asked for, and metrics.
-        OSError: the place of the store cannot be written.
     """
     if asked == "fuse":
         return Choice(Driver.FUSE, "asked for")
@@ -61,21 +59,47 @@ def choose_driver(asked: str, place: Path, *, metrics: bool) -> Choice:
 
             require_root()
         return Choice(Driver.FUSE, "mounts of the kernel need root")
-    try:
-        missing = _what_is_missing(place)
-    except (ErofsError, OSError) as error:
-        if asked == "erofs":
-            raise
-        return Choice(Driver.FUSE, f"the kernel's mounts could not be tried: {error}")
-    if missing is None:
+    seen = _seen(place)
+    if seen is None or seen.missing is None:
         reason = "asked for" if asked == "erofs" else "the kernel does all that is relied on"
         return Choice(Driver.EROFS, reason)
     if asked == "auto":
-        return Choice(Driver.FUSE, missing)
+        return Choice(Driver.FUSE, seen.missing)
     from erofs_fs.probe import probe
 
     probe(place)
-    return Choice(Driver.FILLED, f"asked for; filled before it is mounted, because {missing}")
+    return Choice(Driver.FILLED, f"asked for; filled before it is mounted, because {seen.missing}")
+
+
+def require_events(place: Path) -> None:
+    """Return if windows in *place* can be filled while the kernel reads; asked of the kernel once under each
+    boot and by each version of the probe. `choose_driver` knows the answer from then on.
+
+    Raises:
+        ErofsMissing: they cannot.
+        OSError: the place cannot be written.
+    """
+    seen = _seen(place)
+    if seen is None:
+        from erofs_fs.probe import probe_events
+
+        missing = None
+        try:
+            probe_events(place)
+        except ErofsMissing as error:
+            missing = str(error)
+        seen = _Seen(missing)
+        with suppress(OSError):
+            # A torn one is none.
+            write_whole(
+                place / KEEPER / SEEN, json.dumps({**now(), "missing": missing}).encode(), durable=False
+            )
+    if seen.missing is not None:
+        raise ErofsMissing(seen.missing)
+
+
+class _Seen(NamedTuple):
+    missing: str | None  # what the kernel does not do; None: it does all
 
 
 def now() -> dict[str, object]:
@@ -83,25 +107,10 @@ def now() -> dict[str, object]:
     return {"boot": current_boot(), "kernel": os.uname().release, "probe": PROBE_VERSION}
 
 
-def _what_is_missing(place: Path) -> str | None:
-    """Why windows in *place* cannot be filled while the kernel reads; None if they can.
-
-    Asked of the kernel once under each boot and each of our versions.
-    """
-    path = place / KEEPER / SEEN
-    seen = read_json_object(path) or {}
-    if all(seen.get(key) == value for key, value in now().items()):
-        missing = seen.get("missing")
-        return None if missing is None else str(missing)
-    for directory in (place, place / KEEPER):
-        directory.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
-    from erofs_fs.probe import probe_events
-
-    missing = None
-    try:
-        probe_events(place)
-    except ErofsMissing as error:
-        missing = str(error)
-    with suppress(OSError):
-        write_whole(path, json.dumps({**now(), "missing": missing}).encode())
-    return missing
+def _seen(place: Path) -> _Seen | None:
+    """What the last probe has found, if that still holds."""
+    seen = read_json_object(place / KEEPER / SEEN)
+    if seen is None or any(seen.get(key) != value for key, value in now().items()):
+        return None
+    missing = seen.get("missing")
+    return _Seen(None if missing is None else str(missing))

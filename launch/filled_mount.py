@@ -36,11 +36,13 @@ from launch.store_options import store_root
 from rafs.window_slots import WindowDevice
 
 
-def mount_filled(request: MountRequest, reason: str, progress: Progress) -> MountRecord:
+def mount_filled(
+    request: MountRequest, reason: str, progress: Progress, *, viewer: int | None = None
+) -> MountRecord:
     """Mount what *request* says; return when it is mounted, with its record, in which there is no process.
 
     What is not local is fetched first, unless the request forbids fetching in the background. Interrupted or
-    failed, it leaves no mount; what was fetched stays.
+    failed, it leaves no mount; what was fetched stays. *viewer*: as in `KernelMount.put`.
 
     Raises:
         erofs_fs.ErofsError: this machine cannot do it; nothing was fetched.
@@ -58,7 +60,7 @@ def mount_filled(request: MountRequest, reason: str, progress: Progress) -> Moun
             request.reference, request.options, request.root, request.platform, blob_dir=request.blob_dir
         )
         undo.callback(image.close)
-        path, devices = kept_image(image, request.root)
+        path, devices = kept_image(image, request.root, store.directory)
 
         def incomplete(missing: int) -> ImageIncomplete:
             return ImageIncomplete(
@@ -78,7 +80,10 @@ def mount_filled(request: MountRequest, reason: str, progress: Progress) -> Moun
         mount(path, store.directory.path, names, hold_path(place, mount_id), claim.mountpoint)
         try:
             _require_whole(image, store.directory, devices)
-            return _recorded(request, reason, image, claim.mountpoint, mount_id, store.root)
+            record = _recorded(request, reason, image, claim.mountpoint, mount_id, store.root)
+            record = replace(record, viewer=viewer)
+            mounts.write_record(request.root, record)
+            return record
         except BaseException:
             detach(claim.mountpoint, lazy=True)
             raise
@@ -101,7 +106,7 @@ def _recorded(
     entry = mount_at(mountpoint)
     if entry is None or entry.fstype != KERNEL_TYPE:
         raise MountImpossible(f"{mountpoint} was unmounted or mounted over before it was ready")
-    record = MountRecord(
+    return MountRecord(
         id=mount_id,
         mountpoint=mountpoint,
         reference=image.reference.familiar().partition("@")[0],
@@ -120,5 +125,3 @@ def _recorded(
         store=place,
         warnings=image.warnings,
     )
-    mounts.write_record(request.root, record)
-    return record

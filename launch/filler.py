@@ -20,7 +20,8 @@ from chunk_store.byte_size import human_size
 from erofs_fs.errors import CacheTooSmall, ErofsForbidden, ErofsMissing, MountFailed
 from erofs_fs.filler_link import FillerLink
 from erofs_fs.holds import forget_hold, make_hold
-from erofs_fs.keeper_words import NEED, Word
+from erofs_fs.keeper_words import HAVE, LOST, NEED, Word
+from launch.driver_choice import require_events
 from launch.errors import FillerEnds, ImageInvalid, MountImpossible
 from launch.fillings import Filling, Fillings
 from launch.image_request import ImageRequest, from_json
@@ -56,17 +57,14 @@ class _Mount:
 
 
 class Filler:
-    """Fills *store* as long as `serve` runs, in the calling thread. The rest may be called by any other.
-
-    Parameters:
-        root: the state root; documents of images are kept there.
-        link: the connection to the keeper, which stays the caller's.
+    """Fills *store*; documents of images are kept in the state root *root*. `serve` belongs to one thread,
+    the rest may be called by any other, also before it.
     """
 
-    def __init__(self, store: ChunkStore, root: Path, link: FillerLink) -> None:
+    def __init__(self, store: ChunkStore, root: Path) -> None:
         self._store = store
         self._root = root
-        self._link = link
+        self._link: FillerLink | None = None  # while it serves
         self._fillings = Fillings(store, self._tell_present, self._opened)
         # Protects everything below. Nothing else is taken under it; no file, no remote, no message.
         self._changed = threading.Condition(threading.Lock())
@@ -79,21 +77,25 @@ class Filler:
         self._leaving = False
         self._quitting = False
 
-    def serve(self) -> None:
-        """Do what the keeper says, until it says to end or nothing is missing any more.
+    def serve(self, link: FillerLink) -> None:
+        """Do what the keeper at the other end of *link* says, until it says to end or nothing is missing any
+        more. The link stays the caller's.
 
         Raises:
             KeeperFailed, PostTaken: the keeper is gone and does not come back.
         """
+        with self._changed:
+            self._link = link
+            self._changed.notify_all()
         threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
-        while True:
-            said = self._link.hear()
+        while not self._quitting:
+            said = link.hear()
             if self._quitting:
                 return
             if said is None:
                 log.warning("the keeper is gone; having another one started")
                 self._forget_asked()
-                self._link.restore(self._requests())
+                link.restore(self._requests())
             elif isinstance(said, Word):
                 if said.kind == NEED:
                     self._need(said)
@@ -104,15 +106,23 @@ class Filler:
 
     def quit(self) -> None:
         """Have `serve` return; somebody else may be the filler then."""
-        self._quitting = True
-        self._link.interrupt()
+        with self._changed:
+            self._quitting = True
+            self._changed.notify_all()
+        if self._link is not None:
+            self._link.interrupt()
 
     def make_mount(
-        self, request: ImageRequest, mount_id: str, open_it: Callable[[], LazyImage] | None = None
+        self,
+        request: ImageRequest,
+        mount_id: str,
+        open_it: Callable[[], LazyImage] | None = None,
+        prove: Callable[[], object] | None = None,
     ) -> Made:
         """Have the keeper make a mount of what *request* says; it waits there to be taken.
 
-        *open_it* returns the image, which is ours then; default: it is opened here.
+        *open_it* returns the image, which is ours then; default: it is opened here. *prove* is called before
+        the mount is asked for; default: `require_events`.
 
         Raises:
             FillerEnds: this filler is about to; another one can be asked.
@@ -125,7 +135,8 @@ class Filler:
             self._making += 1
         try:
             image = open_it() if open_it is not None else _opened(request, self._root)
-            return self._make(replace(request, reference=image.pinned), mount_id, image)
+            prove = prove or (lambda: require_events(self._store.root))
+            return self._make(replace(request, reference=image.pinned), mount_id, image, prove)
         finally:
             with self._changed:
                 self._making -= 1
@@ -149,7 +160,9 @@ class Filler:
         """Fill nothing any more."""
         self._fillings.close()
 
-    def _make(self, request: ImageRequest, mount_id: str, image: LazyImage) -> Made:
+    def _make(
+        self, request: ImageRequest, mount_id: str, image: LazyImage, prove: Callable[[], object]
+    ) -> Made:
         self._store.bound(request.cache_size)
         size = sum(blob.uncompressed_size for blob in image.blobs)
         if request.cache_size is not None and size > request.cache_size:
@@ -160,17 +173,18 @@ class Filler:
             )
         name = _name(request)
         begun = self._fillings.begin(name, lambda: image, background=request.background)
-        path, devices = kept_image(image, self._root)
-        self._store.directory.reserve(device.id for device in devices)
+        path, _ = kept_image(image, self._root, self._store.directory)
         mount = _Mount(name, request.to_json(secrets=True))
         if begun.result().source is not image.source:
             image.close()  # it was being filled already
+        prove()
         with self._changed:
+            self._changed.wait_for(lambda: self._link is not None or self._quitting)
             self._mounts[mount_id] = mount
             self._answers[mount_id] = None
         hold = make_hold(self._store.root, mount_id, path, request.to_json(secrets=False))
         try:
-            self._link.say({"ask": "mount", "id": mount_id, "image": str(path), "request": mount.request})
+            self._say({"ask": "mount", "id": mount_id, "image": str(path), "request": mount.request})
             self._await_made(mount_id)
         except BaseException:
             self._let_go(mount_id)
@@ -278,9 +292,9 @@ class Filler:
 
         def tell(error: StoreError | None) -> None:
             if error is None:
-                self._link.have(word.window_id, word.end)
+                self._tell(HAVE, word.window_id, word.end)
             else:
-                self._link.lost(word.window_id)
+                self._tell(LOST, word.window_id)
                 Later(lambda: self._log_lost(word, error))
 
         filling.attachment.when_local(number, word.end, tell)
@@ -323,11 +337,23 @@ class Filler:
                 with self._changed:
                     self._parked.append(word)
             else:
-                self._link.lost(word.window_id)
+                self._tell(LOST, word.window_id)
         self._wake()
 
     def _tell_present(self, window_id: str) -> None:
-        self._link.have(window_id, _WHOLE)
+        self._tell(HAVE, window_id, _WHOLE)
+
+    def _tell(self, kind: int, window_id: str, end: int = 0) -> None:
+        if self._link is None:
+            return  # there is no mount yet that it could be news for
+        if kind == HAVE:
+            self._link.have(window_id, end)
+        else:
+            self._link.lost(window_id)
+
+    def _say(self, words: Mapping[str, Any]) -> None:
+        if self._link is not None:
+            self._link.say(words)
 
     def _wake(self) -> None:
         with self._changed:
@@ -349,7 +375,7 @@ class Filler:
                 )
                 self._leaving = idle
             if idle:
-                self._link.say({"ask": "leave"})
+                self._say({"ask": "leave"})
 
     def _tell_facts(self, name: str, filling: Filling) -> None:
         """Leave what filling the image has cost, and what was read, to those who outlive this process."""
@@ -358,7 +384,7 @@ class Filler:
         facts = asdict(filling.attachment.progress())
         for mount_id in mounts:
             self._facts[mount_id] = facts
-            self._link.say({"ask": "tell", "mount": mount_id, "facts": facts})
+            self._say({"ask": "tell", "mount": mount_id, "facts": facts})
             with suppress(OSError):
                 keep_reads(self._store.root, mount_id, filling.reads)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from chunk_store.doorway import DIRECTORY_MODE, KEEPER
 from erofs_fs.filler_link import FillerLink, PostTaken
 from launch.control import ControlServer
+from launch.driver_choice import require_events
 from launch.error_relay import describe, is_known
 from launch.forking import Report, bound_memory
 from launch.image_request import ImageRequest, from_json
@@ -55,6 +56,7 @@ def be_filler(
 
     Raises:
         PostTaken: another process is the filler. Nothing was done.
+        ErofsMissing: this kernel cannot be filled while it reads.
         KeeperFailed: there is no keeper.
         with *first* also what keeps that from being made (`Filler.make_mount`).
     """
@@ -65,24 +67,21 @@ def be_filler(
         if lock is None:
             raise PostTaken(f"another process is the filler of {place}")
         undo.callback(os.close, lock)
+        # All at the same time: the keeper, the kernel and the network answer while Python loads.
         opening = None if first is None else open_early(first[0], root)
-        # Here, while the network works: loading these takes longer than a round trip.
+        keeping = Later(lambda: ensure_keeper(place, root, is_filler=True))
+        proving = Later(lambda: require_events(place))
         from chunk_store import ChunkStore
         from launch.filler import Filler
 
         store = undo.enter_context(ChunkStore(place))
-        ensure_keeper(place, root, is_filler=True)
-        link = FillerLink(place, keeper_program(place, root), {})
-        undo.callback(link.close)
-        filler = Filler(store, root, link)
+        filler = Filler(store, root)
         undo.callback(filler.close)
-        control = ControlServer(control_path(place), _Answers(filler))
-        undo.callback(control.close)
         failed: list[BaseException] = []
 
         def make_first(request: ImageRequest, mount_id: str, opening: Later[LazyImage]) -> None:
             try:
-                report(made_json(filler.make_mount(request, mount_id, opening.result)))
+                report(made_json(filler.make_mount(request, mount_id, opening.result, proving.result)))
             except BaseException as error:  # noqa: BLE001 - raised again in the main thread
                 failed.append(error)
                 filler.quit()
@@ -90,7 +89,12 @@ def be_filler(
         if first is not None and opening is not None:
             request, mount_id = first
             Later(lambda: make_first(request, mount_id, opening))
-        filler.serve()
+        keeping.result()
+        link = FillerLink(place, keeper_program(place, root), {})
+        undo.callback(link.close)
+        control = ControlServer(control_path(place), _Answers(filler))
+        undo.callback(control.close)
+        filler.serve(link)
         if failed:
             raise failed[0]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from chunk_store.window_file import WindowDirectory
 from erofs_fs.localised_file import LOCALISED
+from launch.apart import apart
 from launch.errors import ImageInvalid
 from launch.images import LazyImage
 from launch.root import state_directory
@@ -22,21 +24,35 @@ log = logging.getLogger("nopull.kernel_mount")
 NAME = f"{LOCALISED}{LOCALISED_VERSION}.erofs"
 
 
-def kept_image(image: LazyImage, root: Path) -> tuple[Path, tuple[WindowDevice, ...]]:
-    """The localised form of *image* and its windows: as it was kept, or checked, made and kept now.
+def kept_image(
+    image: LazyImage, root: Path, windows: WindowDirectory
+) -> tuple[Path, tuple[WindowDevice, ...]]:
+    """The localised form of *image* and its windows: as it was kept, or checked, made and kept now. Each
+    window has a file among *windows* then.
+
+    Checking and making takes a while, during which other threads go on undisturbed.
 
     Raises:
         ImageInvalid: the check found something; nothing is kept.
         rafs.RafsError: it has too many windows, or blocks of another size.
+        OSError: a file cannot be made.
     """
     directory = image.directory or state_directory(root, "bare") / image.digest.partition(":")[2]
     path = directory / NAME
     try:
-        return path, read_devices(path.read_bytes())
-    except FileNotFoundError:
-        pass
-    except FormatInvalid as error:
-        log.warning("%s is made again: %s", path, error)
+        devices = read_devices(path.read_bytes())
+    except (FileNotFoundError, FormatInvalid) as error:
+        if isinstance(error, FormatInvalid):
+            log.warning("%s is made again: %s", path, error)
+    else:
+        windows.reserve(device.id for device in devices)
+        return path, devices
+    store = windows.path.parent
+    apart(lambda: _make(image, path, store))
+    return path, read_devices(path.read_bytes())
+
+
+def _make(image: LazyImage, path: Path, store: Path) -> None:
     findings = check_bootstrap(image.bootstrap.raw) or check_chunks(image.bootstrap.raw, image.blobs)
     if findings:
         more = f" and {len(findings) - 1} more" if len(findings) > 1 else ""
@@ -44,10 +60,12 @@ def kept_image(image: LazyImage, root: Path) -> tuple[Path, tuple[WindowDevice, 
             f"{image.reference.familiar()} breaks its format, so it is not mounted: {findings[0]}{more};"
             " `nopull check` lists them; convert the image again"
         )
-    raw = localise(image.bootstrap, image.blobs, [cut_windows(meta) for meta in image.blobs])
-    directory.mkdir(mode=0o700, exist_ok=True)
-    write_whole(path, raw)
-    for older in directory.glob(f"{LOCALISED}*.erofs"):
+    cut = [cut_windows(meta) for meta in image.blobs]
+    raw = localise(image.bootstrap, image.blobs, cut)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    # Its sum tells whether it is whole.
+    write_whole(path, raw, durable=False)
+    for older in path.parent.glob(f"{LOCALISED}*.erofs"):
         if older != path:
             older.unlink(missing_ok=True)  # mounts of it go on: they hold the file, not its name
-    return path, read_devices(raw)
+    WindowDirectory(store).reserve(device.id for device in read_devices(raw))

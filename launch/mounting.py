@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from erofs_fs.errors import ErofsError
+from erofs_fs.errors import ErofsError, ErofsMissing
 from erofs_fs.holds import hold_path, lives
 from launch import mounts
 from launch.claim import Claim
-from launch.driver_choice import Driver, choose_driver
+from launch.driver_choice import Choice, Driver, choose_driver
 from launch.errors import MountImpossible, NotMounted
 from launch.kernel_mount import KernelMount
 from launch.mountpoint import detach
@@ -38,10 +38,18 @@ def mount_image(
         what the drivers raise: `server.start_mount`, `kernel_mount.KernelMount`, `filled_mount.mount_filled`.
         MountImpossible: a kernel mount has no server of its own that could serve metrics.
     """
-    place = store_root(request.root, request.reference, isolate=request.isolate)
-    choice = choose_driver(request.driver, place, metrics=request.metrics_address is not None)
+    choice = choose(request)
+    if choice.driver is Driver.EROFS:
+        try:
+            with Claim(request.mountpoint) as claim:
+                record = KernelMount(request, choice.reason).put(claim.mountpoint)
+        except UNSUITABLE as error:
+            choice = instead(request, error)
     if choice.driver is Driver.FUSE:
-        _serve(request, choice.reason, foreground=foreground, on_ready=on_ready)
+        from launch.server import start_mount
+
+        served = replace(request, driver_reason=choice.reason)
+        start_mount(served, foreground=foreground, on_ready=on_ready)
         return
     if choice.driver is Driver.FILLED:
         from builder.progress import shown_progress
@@ -49,26 +57,30 @@ def mount_image(
 
         with shown_progress(sys.stderr) as progress:
             record = mount_filled(request, choice.reason, progress)
-    else:
-        try:
-            with Claim(request.mountpoint) as claim:
-                record = KernelMount(request, choice.reason).put(claim.mountpoint)
-        except UNSUITABLE as error:
-            if request.driver != "auto":
-                raise
-            _serve(request, str(error), foreground=foreground, on_ready=on_ready)
-            return
     on_ready(record)
     if foreground:
         _stay(request, record)
 
 
-def _serve(
-    request: MountRequest, reason: str, *, foreground: bool, on_ready: Callable[[MountRecord], None]
-) -> None:
-    from launch.server import start_mount
+def choose(request: MountRequest) -> Choice:
+    """`choose_driver` for *request*."""
+    place = store_root(request.root, request.reference, isolate=request.isolate)
+    return choose_driver(request.driver, place, metrics=request.metrics_address is not None)
 
-    start_mount(replace(request, driver_reason=reason), foreground=foreground, on_ready=on_ready)
+
+def instead(request: MountRequest, error: Exception) -> Choice:
+    """What may show the image after a kernel mount of it failed with *error*, one of `UNSUITABLE`.
+
+    Raises:
+        error: nothing may.
+    """
+    if request.driver == "auto":
+        return Choice(Driver.FUSE, str(error))
+    if isinstance(error, ErofsMissing):
+        choice = choose(request)
+        if choice.driver is not Driver.EROFS:
+            return choice
+    raise error
 
 
 def _stay(request: MountRequest, record: MountRecord) -> None:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch import containers, overlay
+from launch.driver_choice import Choice, Driver
 from launch.errors import LaunchError, NotMounted
 from launch.kernel_mount import KernelMount
 from launch.log_lines import TEXT
@@ -80,11 +81,11 @@ def run_image(request: RunRequest) -> int:
             try:
                 directory = containers.create(request.root, request.name, runtime)
                 undo.callback(_tidily, directory.remove)
-                begun = _begin_mount(request)
-                if isinstance(begun, KernelMount):
-                    undo.callback(begun.cancel)
+                wanted, how = _begin_mount(request, directory.path)
+                if isinstance(how, KernelMount):
+                    undo.callback(how.cancel)
                 overlay.enter_private_namespace()
-                config = _mount_image(begun, directory.path, undo)
+                config = _mount_image(wanted, how, undo)
                 spec = _prepare(request.wanted, config, directory.path, undo)
                 _write_spec(directory.path / "config.json", spec)
                 return run_container(
@@ -114,18 +115,20 @@ def this_host() -> Host:
     )
 
 
-def _begin_mount(request: RunRequest) -> KernelMount | MountRequest:
-    """The image's mount, begun if it is the kernel's: a filler must not live in the container's namespace."""
-    from launch.driver_choice import Driver, choose_driver
+def _begin_mount(request: RunRequest, directory: Path) -> tuple[MountRequest, KernelMount | Choice]:
+    """What is to be mounted, and how: begun already if it is the kernel's, because a filler must not live in
+    the container's namespace.
+    """
+    from launch.mounting import choose
     from launch.session import MountRequest
-    from launch.store_options import store_root
 
     wanted = MountRequest(
         reference=request.reference,
-        mountpoint=Path(),
+        mountpoint=directory / "lower",
         options=request.options,
         root=request.root,
         platform=request.platform,
+        driver=request.driver,
         blob_dir=request.blob_dir,
         cache_size=request.cache_size,
         isolate=request.isolate,
@@ -133,29 +136,33 @@ def _begin_mount(request: RunRequest) -> KernelMount | MountRequest:
         log_format=request.log_format,
         bound=True,
     )
-    place = store_root(request.root, request.reference, isolate=request.isolate)
-    choice = choose_driver(request.driver, place, metrics=request.metrics_address is not None)
+    choice = choose(wanted)
     if choice.driver is Driver.EROFS:
-        return KernelMount(wanted, choice.reason)
-    return replace(wanted, driver_reason=choice.reason)
+        return wanted, KernelMount(wanted, choice.reason)
+    return wanted, choice
 
 
-def _mount_image(begun: KernelMount | MountRequest, directory: Path, undo: ExitStack) -> ImageConfig:
-    """Put the image on the directory's `lower`; return what it says of containers."""
-    from launch.session import MountRequest
+def _mount_image(wanted: MountRequest, how: KernelMount | Choice, undo: ExitStack) -> ImageConfig:
+    """Mount the image; return what it says of containers."""
+    from launch.mounting import UNSUITABLE, instead
     from launch.umount import unmount
 
-    lower = directory / "lower"
-    if isinstance(begun, MountRequest):
+    if isinstance(how, KernelMount):
+        _load_the_rest()
+        try:
+            record = how.put(real_path(wanted.mountpoint), viewer=os.getpid())
+        except UNSUITABLE as error:
+            how = instead(wanted, error)
+    if isinstance(how, Choice) and how.driver is Driver.FILLED:
+        from builder.progress import SilentProgress
+        from launch.filled_mount import mount_filled
+
+        record = mount_filled(wanted, how.reason, SilentProgress(), viewer=os.getpid())
+    elif isinstance(how, Choice):
         from launch.server import start_mount
 
-        root = begun.root
-        record = start_mount(replace(begun, mountpoint=lower), meanwhile=_load_the_rest)
-    else:
-        root = begun.root
-        _load_the_rest()
-        record = begun.put(real_path(lower), viewer=os.getpid())
-    undo.callback(_tidily, lambda: unmount(lower, root, lazy=True))
+        record = start_mount(replace(wanted, driver_reason=how.reason), meanwhile=_load_the_rest)
+    undo.callback(_tidily, lambda: unmount(wanted.mountpoint, wanted.root, lazy=True))
     for warning in record.warnings:
         log.warning("%s", warning)
     if record.config is None:

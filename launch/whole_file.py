@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Make *path* hold *content*, or leave it as it was. Durable on return."""
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Make *path* hold *content*, or leave it as it was. What is not *durable* may be torn after a power cut:
+    for content that tells by itself whether it is whole.
+    """
     draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        write_synced(draft, content)
+        if durable:
+            write_synced(draft, content)
+        else:
+            draft.write_bytes(content)
         draft.rename(path)
     except BaseException:
         with suppress(OSError):
             draft.unlink()
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def write_synced(path: Path, content: bytes) -> None:
