@@ -25,6 +25,7 @@ from erofs_fs.keeper import Keeper
 from erofs_fs.keeper_words import ALREADY, READY
 from erofs_fs.localised_file import LOCALISED
 from erofs_fs.mount import KIND
+from erofs_fs.namespace import TABLE, leave_starters_namespace
 
 LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
 SECONDS_VARIABLE: Final = "NOPULL_READER_SECONDS"
@@ -37,6 +38,8 @@ def main(arguments: list[str]) -> int:
     root, command = Path(arguments[0]), arguments[1:]
     given = handover.received(os.environ)
     os.chdir("/")
+    if handover.GROUP not in given:
+        leave_starters_namespace(root)
     refuse_lazy_home()
     lock = given.pop(handover.LOCK, -1)
     if lock < 0:
@@ -77,7 +80,7 @@ def take_lock(root: Path) -> int:
     return descriptor
 
 
-def refuse_lazy_home(table: Path = Path("/proc/self/mountinfo")) -> None:
+def refuse_lazy_home(table: Path = TABLE) -> None:
     """Return if nothing this process runs on can be absent.
 
     Raises:

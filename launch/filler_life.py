@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chunk_store.doorway import DIRECTORY_MODE, KEEPER
 from erofs_fs.filler_link import FillerLink, PostTaken
+from erofs_fs.namespace import leave_starters_namespace
 from launch.control import ControlServer
 from launch.driver_choice import require_events
 from launch.error_relay import describe, is_known
@@ -63,6 +64,7 @@ def be_filler(
     with ExitStack() as undo:
         for directory in (place, place / KEEPER):
             directory.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+        leave_starters_namespace(place)
         lock = take_filler_lock(place)
         if lock is None:
             raise PostTaken(f"another process is the filler of {place}")
@@ -89,6 +91,7 @@ def be_filler(
         if first is not None and opening is not None:
             request, mount_id = first
             Later(lambda: make_first(request, mount_id, opening))
+        proving.result()
         keeping.result()
         link = FillerLink(place, keeper_program(place, root), {})
         undo.callback(link.close)

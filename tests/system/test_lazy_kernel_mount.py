@@ -1,0 +1,425 @@
+"""`nopull mount --driver erofs` of what is still absent: the whole way, with real processes, which die."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chunk_store.doorway import KEEPER
+from erofs_fs.errors import ErofsMissing
+from erofs_fs.probe import probe_events
+from launch import mounts
+from launch.keeper_start import end_keeper, keeper_status
+from launch.mountpoint import detach, mount_at, mount_table
+from launch.mounts import MountRecord, State
+from tests.launch.published import publish
+from tests.support.debian_registry import DebianRegistry
+from tests.support.images import Image, image_of
+from tests.support.trees import Entry, directory, file, tree
+from tests.system.kept_store import content_of, until
+from tests.system.test_kernel_mount import EVERYTHING, assert_shows
+
+pytestmark = pytest.mark.system
+
+CHECKOUT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
+MIB = 1 << 20
+RANDOM = random.Random(11)
+FILES = {b"f%d" % number: RANDOM.randbytes(3 * MIB) for number in range(6)}
+LARGE = tree(
+    *(file(name, content) for name, content in FILES.items()), directory(b"d", file(b"small", b"little"))
+)
+
+
+@dataclass
+class Place:
+    """A state root, a registry, and mountpoints below one directory."""
+
+    base: Path
+    registry: DebianRegistry
+
+    @property
+    def root(self) -> Path:
+        return self.base / "root"
+
+    def publish(self, source: Entry | Image, tag: str = "v1") -> str:
+        image = source
+        if isinstance(image, Entry):
+            image = image_of(image, chunk_size=256 << 10, batch_size=MIB)
+        return publish(image, f"docker://{self.registry.host}/app:{tag}", self.base).reference
+
+    def command(self, *words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *map(str, words), "--root", str(self.root)],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == code, done
+        return done
+
+    def mount(self, reference: str, name: str = "mountpoint", *options: str) -> Path:
+        where = self.base / name
+        where.mkdir(exist_ok=True)
+        self.command("mount", reference, where, *(options or ("--driver", "erofs", "--no-background")))
+        return where
+
+    def record(self, where: Path) -> MountRecord:
+        found = mounts.find(self.root, where)
+        assert found is not None
+        return found
+
+    def explained(self, where: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("explain", where, "--json").stdout)
+        return found
+
+    def pids(self) -> tuple[int, int]:
+        """Of the keeper and the filler."""
+        until(lambda: (keeper_status(self.root) or {}).get("filler") is not None)
+        status = keeper_status(self.root)
+        assert status is not None
+        return status["pid"], status["filler"]
+
+    def blob_requests(self) -> int:
+        return sum(one.method == "GET" and "/blobs/" in one.path for one in self.registry.accesses())
+
+    def clear(self) -> None:
+        for entry in reversed(mount_table()):
+            if entry.mountpoint.is_relative_to(self.base):
+                detach(entry.mountpoint, lazy=True)
+        for record in mounts.records(self.root):
+            if mounts.server_lives(record):
+                os.kill(record.server, signal.SIGKILL)
+        if (self.root / KEEPER).exists():
+            end_keeper(self.root)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    try:
+        probe_events(tmp_path)
+    except ErofsMissing as error:
+        pytest.skip(f"{error} (the place of these tests is chosen with TMPDIR)")
+    with DebianRegistry() as registry:
+        made = Place(tmp_path, registry)
+        try:
+            yield made
+        finally:
+            made.clear()
+
+
+def assert_right(where: Path, *names: bytes) -> None:
+    """Every byte of these files, default: all."""
+    for name in names or FILES:
+        assert content_of(where / os.fsdecode(name)) == FILES[name], name
+
+
+def test_an_absent_image_is_shown_at_once_and_filled_as_it_is_read(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    record = place.record(where)
+    assert (record.driver, record.driver_reason) == ("erofs", "asked for")
+    assert mounts.state_of(record) is State.MOUNTED
+    before = place.explained(where)
+    progress = before["progress"]
+    assert progress["bytes_present"] < MIB
+    assert [one["role"] for one in before["pids"]] == ["filler", "keeper"]
+    assert content_of(where / "d" / "small") == b"little"
+    assert_right(where, b"f3")
+    after = place.explained(where)["progress"]
+    assert 3 * MIB <= after["bytes_present"] < 8 * MIB
+    assert after["demand"]["windows"] >= 3 and after["background"]["windows"] == 0
+    assert_right(where)
+    done = place.explained(where)["progress"]
+    assert done["complete"]
+    text = place.command("explain", where).stdout
+    assert re.search(r"^kernel   asked \d+ times, of which \d+ waited, .* 0 windows are watched", text, re.M)
+
+
+def test_auto_takes_the_kernel_and_says_why(place: Place) -> None:
+    where = place.mount(place.publish(LARGE), "mountpoint", "--driver", "auto")
+    assert place.record(where).driver == "erofs"
+    assert "erofs: the kernel does all that is relied on" in place.command("explain", where).stdout
+    assert_right(where)
+
+
+def test_auto_takes_fuse_where_the_kernel_lacks_something_and_says_what(
+    place: Place, tmp_path: Path
+) -> None:
+    memory = Path("/dev/shm") / f"nopull-{os.getpid()}"
+    memory.mkdir()
+    try:
+        where = tmp_path / "mountpoint"
+        where.mkdir()
+        reference = place.publish(LARGE)
+        words = ["mount", reference, str(where), "--root", str(memory), "--no-background"]
+        subprocess.run([*COMMAND, *words], check=True, capture_output=True, timeout=60)
+        words = ["explain", str(where), "--root", str(memory)]
+        said = subprocess.run([*COMMAND, *words], check=True, capture_output=True, text=True).stdout
+        assert re.search(r"^driver   fuse: .*no pre-content events", said, re.MULTILINE), said
+        assert_right(where, b"f1")
+        subprocess.run([*COMMAND, "umount", str(where), "--root", str(memory)], check=True, timeout=60)
+    finally:
+        for path in sorted(memory.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        memory.rmdir()
+
+
+def test_every_kind_of_file_is_shown_before_its_data_is_here(place: Place) -> None:
+    where = place.mount(place.publish(image_of(EVERYTHING)))
+    assert_shows(bytes(where), EVERYTHING)
+
+
+def test_the_background_completes_the_image_and_everybody_leaves(place: Place) -> None:
+    where = place.mount(place.publish(LARGE), "mountpoint", "--driver", "erofs")
+    until(lambda: (keeper_status(place.root) or {}).get("watched") == 0)
+    until(lambda: (keeper_status(place.root) or {}).get("filler", 1) is None)
+    requests = place.blob_requests()
+    place.registry.stop()
+    assert_right(where)
+    status = keeper_status(place.root)
+    assert status is not None and status["counts"]["waited"] == 0
+    assert requests > 0
+    # What was counted is known although nobody is there who has counted.
+    progress = place.explained(where)["progress"]
+    assert progress["background"]["windows"] > 10
+    place.command("umount", where)
+    until(lambda: keeper_status(place.root) is None)
+
+
+def test_the_filler_is_killed_while_somebody_waits_and_nobody_notices(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    os.kill(filler, signal.SIGSTOP)
+    reading = threading.Thread(target=assert_right, args=(where,))
+    reading.start()
+    until(lambda: (keeper_status(place.root) or {}).get("waiting", 0) > 0)
+    os.kill(filler, signal.SIGKILL)
+    reading.join(60)
+    assert not reading.is_alive()
+    status = keeper_status(place.root)
+    assert status is not None
+    assert (status["pid"], status["counts"]["refused"]) == (keeper, 0)
+    assert_right(where)
+
+
+def test_the_keeper_is_killed_while_somebody_waits_and_nobody_notices(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    os.kill(filler, signal.SIGSTOP)
+    reading = threading.Thread(target=assert_right, args=(where,))
+    reading.start()
+    until(lambda: (keeper_status(place.root) or {}).get("waiting", 0) > 0)
+    os.kill(keeper, signal.SIGKILL)
+    time.sleep(0.1)
+    os.kill(filler, signal.SIGCONT)
+    reading.join(60)
+    assert not reading.is_alive()
+    assert_right(where)
+    status = keeper_status(place.root)
+    assert status is not None and status["pid"] != keeper and status["counts"]["refused"] == 0
+
+
+def test_after_everybody_was_killed_nopull_takes_the_mounts_up_again(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    assert_right(where, b"f0")
+    keeper, filler = place.pids()
+    os.kill(filler, signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
+    os.kill(filler, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{filler}").exists())
+    absent = subprocess.run(["cat", where / "f4"], capture_output=True, check=False, timeout=30)
+    assert absent.returncode != 0 and b"Input/output error" in absent.stderr
+    assert FILES[b"f4"].startswith(absent.stdout)
+    assert_right(where, b"f0")
+    said = place.command("ps").stderr
+    assert "had no keeper any more; they have one again" in said
+    assert_right(where)
+    assert mounts.state_of(place.record(where)) is State.MOUNTED
+
+
+def test_mounting_another_image_takes_up_what_has_lost_its_keeper(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    os.kill(filler, signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
+    os.kill(filler, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{filler}").exists())
+    other = place.mount(place.publish(tree(file(b"f", b"other")), "v2"), "other")
+    assert content_of(other / "f") == b"other"
+    assert_right(where)
+
+
+def test_both_drivers_miss_the_same_windows_at_the_same_time(place: Place) -> None:
+    reference = place.publish(LARGE)
+    kernel = place.mount(reference, "kernel")
+    fuse = place.mount(reference, "fuse", "--driver", "fuse", "--no-background")
+    failed: list[BaseException] = []
+
+    def read(where: Path, names: list[bytes]) -> None:
+        try:
+            assert_right(where, *names)
+        except BaseException as error:  # noqa: BLE001
+            failed.append(error)
+
+    for names in ([b"f0", b"f1"], [b"f3", b"f2"]):
+        readers = [
+            threading.Thread(target=read, args=(where, names))
+            for where in (kernel, fuse, kernel, fuse)
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(60)
+    assert failed == []
+    # What one of them has fetched, the other finds: each way round.
+    before = place.blob_requests()
+    assert_right(fuse, b"f4")
+    fetched = place.blob_requests()
+    assert_right(kernel, b"f4")
+    assert place.blob_requests() == fetched > before
+    assert_right(kernel, b"f5")
+    fetched = place.blob_requests()
+    assert_right(fuse, b"f5")
+    assert place.blob_requests() == fetched
+    status = keeper_status(place.root)
+    assert status is not None and status["counts"]["refused"] == 0
+
+
+def test_what_the_registry_serves_wrong_is_an_error_with_the_files_name_and_right_when_it_is(
+    place: Place,
+) -> None:
+    image = image_of(tree(file(b"wrong", FILES[b"f0"])), chunk_size=256 << 10, batch_size=MIB)
+    layout = f"oci:{place.base / 'layout'}:v1"
+    reference = publish(image, layout, place.base).reference
+    (blob,) = image.objects
+    stored = place.base / "layout" / "blobs" / "sha256" / blob
+    right = stored.read_bytes()
+    stored.chmod(0o600)
+    stored.write_bytes(right[: len(right) // 2] + bytes(len(right) - len(right) // 2))
+    where = place.mount(reference)
+    read = subprocess.run(["cat", where / "wrong"], capture_output=True, check=False, timeout=60)
+    assert read.returncode != 0 and b"Input/output error" in read.stderr
+    assert FILES[b"f0"].startswith(read.stdout)
+    log = place.record(where).log
+    until(lambda: "read /wrong: Chunk" in log.read_text())
+    stored.write_bytes(right)
+    time.sleep(0.3)
+    assert content_of(where / "wrong") == FILES[b"f0"]
+
+
+def test_secrets_are_in_no_argument_no_file_and_no_log(place: Place) -> None:
+    secret = "a-very-secret-word"
+    where = place.base / "mountpoint"
+    where.mkdir()
+    how = ["--driver", "erofs", "--no-background", "--creds", f"me:{secret}"]
+    place.command("mount", place.publish(LARGE), where, *how)
+    keeper, filler = place.pids()
+    os.kill(filler, signal.SIGKILL)
+    assert_right(where)  # by the next filler, which has it from the keeper
+    for path in place.root.rglob("*"):
+        if path.is_file() and "windows" not in path.parts:
+            assert secret.encode() not in path.read_bytes(), path
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                assert secret.encode() not in (entry / "cmdline").read_bytes()
+    assert keeper
+
+
+def test_a_trace_names_files_in_the_order_in_which_they_were_missed(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    for name in (b"f4", b"f1", b"f2"):
+        assert_right(where, name)
+    told = place.command("explain", "--trace", where)
+    assert told.stdout.split() == ["/f4", "/f1", "/f2"]
+    assert "does not tell what was local already" in told.stderr
+    assert_right(where)
+    until(lambda: (keeper_status(place.root) or {}).get("filler", 1) is None)
+    assert place.command("explain", "--trace", where).stdout.split()[:3] == ["/f4", "/f1", "/f2"]
+
+
+def test_many_mounts_have_one_keeper_and_one_filler(place: Place) -> None:
+    references = [
+        place.publish(tree(file(b"own", b"%d" % number * 5000), file(b"shared", FILES[b"f0"])), f"v{number}")
+        for number in range(5)
+    ]
+    tops = [place.mount(reference, f"m{number}") for number, reference in enumerate(references)]
+    status = keeper_status(place.root)
+    assert status is not None and len(status["mounts"]) == 5
+    for number, where in enumerate(tops):
+        assert content_of(where / "own") == b"%d" % number * 5000
+        assert content_of(where / "shared") == FILES[b"f0"]
+    status = keeper_status(place.root)
+    assert status is not None and status["fillers_started"] == 0
+    for where in tops:
+        place.command("umount", where)
+    assert mounts.records(place.root) == []
+    until(lambda: keeper_status(place.root) is None)
+
+
+def test_a_foreground_mount_stays_until_it_is_told_to_end(place: Place) -> None:
+    where = place.base / "mountpoint"
+    where.mkdir()
+    words = [*COMMAND, "mount", place.publish(LARGE), str(where), "--driver", "erofs", "--foreground"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        command = [*words, "--root", str(place.root)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as staying:
+            assert staying.stdout is not None
+            assert staying.stdout.readline().endswith("(erofs)\n")
+            assert_right(where, b"f2")
+            staying.send_signal(number)
+            assert staying.wait(20) == 0
+        assert mount_at(where) is None
+        assert mounts.records(place.root) == []
+
+
+def test_a_mount_in_a_namespace_of_its_own_is_filled_and_forgotten_with_it(place: Place) -> None:
+    where = place.base / "mountpoint"
+    where.mkdir()
+    mount = " ".join([*COMMAND, "mount", place.publish(LARGE), str(where), "--root", str(place.root),
+                      "--driver", "erofs", "--no-background"])  # fmt: skip
+    inside = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", f"{mount} >/dev/null && cat {where}/f3"],
+        capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert inside.stdout == FILES[b"f3"]
+    assert mount_at(where) is None
+    until(lambda: keeper_status(place.root) is None)
+
+
+def test_state_of_an_earlier_boot_is_cleaned_away(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    assert end_keeper(place.root)
+    detach(where, lazy=False)
+    held = place.root / KEEPER / "mounts"
+    assert len(list(held.iterdir())) == 1  # nobody was there to see it go
+    listed = place.command("ps").stdout
+    assert "gone" in listed
+    assert list(held.iterdir()) == [] and mounts.records(place.root) == []
+    assert keeper_status(place.root) is None
+
+
+def test_a_dead_registry_is_an_error_within_the_limit_and_no_hang(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOPULL_READER_SECONDS", "4")
+    where = place.mount(place.publish(LARGE))
+    assert_right(where, b"f0")
+    place.registry.stop()
+    began = time.monotonic()
+    read = subprocess.run(["cat", where / "f5"], capture_output=True, check=False, timeout=60)
+    assert b"Input/output error" in read.stderr
+    assert time.monotonic() - began < 8
+    assert_right(where, b"f0")
