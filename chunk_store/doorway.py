@@ -20,6 +20,7 @@ import os
 import socket
 import struct
 import threading
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ DIRECTORY_MODE = 0o700
 _NUMBER = struct.Struct("<Q")
 _ASK_SECONDS = 5.0
 _ANSWER_LIMIT = 1 << 16  # bytes
+_MOST_DESCRIPTORS = 8  # with one message
 _ABSENT = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.EACCES, errno.EPERM})
 
 
@@ -152,7 +154,7 @@ def ask_keeper(root: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any],
             with short_name(root / KEEPER / SOCKET) as name:
                 connection.connect(name)
             connection.send(json.dumps(question).encode())
-            words, descriptors, _, _ = socket.recv_fds(connection, _ANSWER_LIMIT, 8, socket.MSG_CMSG_CLOEXEC)
+            words, descriptors = receive(connection, _ANSWER_LIMIT)
             answer = json.loads(words)
             if descriptors:
                 connection.recv(1)  # its end: the keeper has let go of what it gave away
@@ -163,6 +165,24 @@ def ask_keeper(root: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any],
         except ValueError:
             return None
     return answer, descriptors
+
+
+def receive(connection: socket.socket, limit: int) -> tuple[bytes, list[int]]:
+    """A message of at most *limit* bytes and the descriptors that came with it, the caller's, closed on exec.
+
+    Not `socket.recv_fds`, which takes flags and ignores them: whoever inherits a keeper's group keeps readers
+    waiting for ever.
+
+    Raises:
+        OSError: as `recvmsg`.
+    """
+    found = array("i")
+    space = socket.CMSG_SPACE(_MOST_DESCRIPTORS * found.itemsize)
+    words, ancillary, _, _ = connection.recvmsg(limit, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) // found.itemsize * found.itemsize])
+    return words, list(found)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from chunk_store.doorway import KEEPER, SOCKET, short_name
+from chunk_store.doorway import KEEPER, SOCKET, receive, short_name
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.keeper_words import (
@@ -134,9 +134,7 @@ class FillerLink:
                 with short_name(self._root / KEEPER / SOCKET) as name:
                     connection.connect(name)
                 connection.send(json.dumps({"ask": "fill", "requests": dict(requests)}).encode())
-                words, descriptors, _, _ = socket.recv_fds(
-                    connection, MESSAGE_BYTES, 8, socket.MSG_CMSG_CLOEXEC
-                )
+                words, descriptors = receive(connection, MESSAGE_BYTES)
                 hired = json.loads(words)
                 connection.settimeout(None)
             except (OSError, ValueError) as error:
@@ -172,9 +170,7 @@ def start_keeper(program: KeeperProgram, descriptors: Mapping[str, int]) -> int:
     errors = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = handover.spawn_with(
-            program.command, descriptors, os.environ, output=writing, errors=errors
-        )
+        pid = handover.spawn_with(program.command, descriptors, os.environ, output=writing, errors=errors)
     except OSError as error:
         os.close(reading)
         raise KeeperFailed(f"starting a keeper: {error.strerror}: {program.command[0]}") from error

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
     """Be the keeper of the store ROOT until told to end; the exit code."""
     root, command = Path(arguments[0]), arguments[1:]
     given = handover.received(os.environ)
+    _close_others(given)
     os.chdir("/")
     if handover.GROUP not in given:
         leave_starters_namespace(root)
@@ -108,6 +110,13 @@ def stay_alive() -> None:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     with suppress(OSError):
         syscalls.lock_memory()
+
+
+def _close_others(given: Mapping[str, int]) -> None:
+    """Let go of what was inherited by mistake: a group of events nobody reads would hold readers for ever."""
+    wanted = sorted({2, *given.values()})
+    for low, high in zip(wanted, [*wanted[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(low + 1, high)
 
 
 def _raise_limit() -> None:

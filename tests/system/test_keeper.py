@@ -553,3 +553,24 @@ def test_a_stopped_filler_is_replaced(store: KeptStore, shown: Shown) -> None:
         if filler:
             with suppress(ProcessLookupError):
                 os.kill(filler, signal.SIGKILL)
+
+
+def test_what_a_keeper_gives_away_is_inherited_by_nobody(store: KeptStore, shown: Shown) -> None:
+    """A group of events in the hands of somebody who does not read it keeps readers waiting for ever."""
+    store.start()
+    with store.link() as link:
+        store.mount(link, shown)
+        assert store.directory.open_read(shown.windows("f0")[0], None) is not None
+        listing = (
+            "import os; print([os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')])"
+        )
+        child = subprocess.run(
+            [sys.executable, "-c", listing], capture_output=True, text=True, check=False, close_fds=False
+        )
+        assert "fanotify" not in child.stdout and "memfd:journal" not in child.stdout
+        for number in range(4):
+            store.kill(store.status()["pid"])
+            pid = store.start(link.held)
+            store.pids.add(pid)
+            groups = [one for one in Path(f"/proc/{pid}/fd").iterdir() if "fanotify" in str(one.readlink())]
+            assert len(groups) == 1, number
