@@ -133,8 +133,12 @@ class Run:
             seed = f"{self.seed}-{self.tally.rounds}-{number}"
             reader = subprocess.Popen(
                 [sys.executable, "-m", "tests.kills.reader", str(self.mount), str(self.right), seed],
-                cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-            )  # fmt: skip
+                cwd=CHECKOUT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
             readers.append(reader)
             threads.append(threading.Thread(target=self._take_down, args=(reader,)))
             threads[-1].start()
