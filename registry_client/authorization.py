@@ -1,8 +1,8 @@
 """The Authorization header for one registry: learnt from its challenges, renewed before it expires.
 
-One exchange at a time per scope; whoever comes meanwhile waits for it, or goes on with the old token
-while that is valid. Failures are remembered for a moment, so that 64 readers do not try a wrong password
-64 times.
+One exchange at a time per scope; whoever comes meanwhile waits for it and gets its token or its failure, or
+goes on with the old token while that is valid. Refusals are remembered for a moment, so that 64 readers do
+not try a wrong password 64 times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from registry_client.challenge import Challenge, basic, parse_challenges, prefer
 from registry_client.connections import Origin, Pools
 from registry_client.credentials import files_stamp, find_account
 from registry_client.deadline import Deadline
-from registry_client.errors import Unauthorized
+from registry_client.errors import RegistryError, Unauthorized
 from registry_client.options import RegistryOptions
 from registry_client.wire import WireFailure
 
@@ -27,6 +27,9 @@ FAILURE_MEMORY = 5.0
 
 GIVEN_TOKEN_LIFE = 300.0
 """Seconds for which a token found in a credentials file is used before the file is read again."""
+
+Access = tuple[str, frozenset[str]]
+"""What a scope is about, `repository:NAME`, and the actions on it."""
 
 
 class Authorization:
@@ -47,8 +50,9 @@ class Authorization:
         self._challenge: Challenge | None = None
         self._basic: str | None = None
         self._tokens: dict[str, Token] = {}
-        self._asked: dict[str, list[str]] = {}  # by actions, the scopes their token was asked with
-        self._failure: tuple[float, str] | None = None
+        self._asked: dict[str, frozenset[Access]] = {}  # by actions, what their token was asked for
+        self._failure: tuple[float, str, tuple[object, ...]] | None = None  # when, what, by which files
+        self._missed: tuple[float, RegistryError] | None = None  # when an exchange last brought nothing
         self._refused: tuple[float, str | None, tuple[object, ...]] | None = None
         self._no_post: set[Origin] = set()
 
@@ -70,8 +74,8 @@ class Authorization:
             return "Bearer " + token.value
         if token is not None and token.valid(now) and self._lock.locked():
             return "Bearer " + token.value
-        with self._held(deadline):
-            return self._bearer(challenge, actions, token, deadline)
+        with self._held(deadline) as came:
+            return self._bearer(challenge, actions, token, came, deadline)
 
     def answer(
         self, headers: Sequence[str], used: str | None, actions: str, deadline: Deadline
@@ -84,7 +88,7 @@ class Authorization:
         challenge = preferred(parse_challenges(headers))
         if challenge is None:
             return None
-        with self._held(deadline):
+        with self._held(deadline) as came:
             if challenge.scheme == "basic":
                 if used is not None and used.startswith("Bearer "):
                     # Harbor answers an expired token with a Basic challenge; asked anonymously it names
@@ -98,7 +102,7 @@ class Authorization:
                 if self._grants_too_little(refused, challenge, actions):
                     return None
                 del self._tokens[actions]
-            return self._bearer(challenge, actions, None, deadline)
+            return self._bearer(challenge, actions, None, came, deadline)
 
     def ask_again(self, used: str | None, deadline: Deadline) -> str | None:
         """The account as it is now, if it differs from *used*: for registries that say 403 when it
@@ -108,12 +112,15 @@ class Authorization:
             return self._basic_header(Challenge("basic", {}), used)
 
     @contextmanager
-    def _held(self, deadline: Deadline) -> Iterator[None]:
-        """The lock. Whoever has it may be waiting for a token server, so nobody waits beyond *deadline*."""
+    def _held(self, deadline: Deadline) -> Iterator[float]:
+        """The lock; yields when it was asked for. Whoever has it may be waiting for a token server, so
+        nobody waits beyond *deadline*.
+        """
+        came = time.monotonic()
         if not self._lock.acquire(timeout=max(deadline.remaining(), 0)):
             raise WireFailure("no credentials came in time")
         try:
-            yield
+            yield came
         finally:
             self._lock.release()
 
@@ -136,21 +143,32 @@ class Authorization:
         self._challenge, self._basic = challenge, header
         return header
 
-    def _bearer(self, challenge: Challenge, actions: str, seen: Token | None, deadline: Deadline) -> str:
-        """Under the lock: the token another thread got meanwhile, else a new one."""
+    def _bearer(
+        self, challenge: Challenge, actions: str, seen: Token | None, came: float, deadline: Deadline
+    ) -> str:
+        """Under the lock, waited for since *came*: what another thread got meanwhile, else a new token."""
         now = time.monotonic()
         token = self._tokens.get(actions)
         if token is not None and token is not seen and token.valid(now):
             return "Bearer " + token.value
-        if self._failure is not None and now - self._failure[0] < FAILURE_MEMORY:
-            raise Unauthorized(self._failure[1])
+        stamp = files_stamp(self._options)
+        if self._failure is not None:
+            when, said, by = self._failure
+            if by == stamp and now - when < FAILURE_MEMORY:
+                raise Unauthorized(said)
+        if self._missed is not None and came < self._missed[0]:
+            error = self._missed[1]
+            raise type(error)(
+                str(error), temporary=error.temporary, retry_after=error.retry_after
+            ) from error
         account = self._account()
         if account is not None and account.registry_token:
             # Looked up again now and then, since nobody says when it expires.
             token = Token(account.registry_token, now, now + GIVEN_TOKEN_LIFE)
             self._tokens[actions] = token
             return "Bearer " + token.value
-        scopes = self._asked[actions] = self._scopes(challenge, actions)
+        scopes = self._scopes(challenge, actions)
+        self._asked[actions] = frozenset(map(_access, scopes))
         try:
             token = exchange(
                 challenge,
@@ -162,9 +180,12 @@ class Authorization:
                 self._no_post,
             )
         except Unauthorized as error:
-            self._failure = (now, str(error))
+            self._failure = (now, str(error), stamp)
             raise
-        self._failure = None
+        except RegistryError as error:
+            self._missed = (time.monotonic(), error)
+            raise
+        self._failure = self._missed = None
         self._tokens[actions] = token
         return "Bearer " + token.value
 
@@ -172,7 +193,7 @@ class Authorization:
         """Whether the token server has just been asked for all this and granted less: it will again."""
         return (
             challenge.parameters.get("error") == "insufficient_scope"
-            and self._asked.get(actions) == self._scopes(challenge, actions)
+            and self._asked.get(actions) == frozenset(map(_access, self._scopes(challenge, actions)))
             and time.monotonic() - token.issued < FAILURE_MEMORY
         )
 
@@ -181,9 +202,18 @@ class Authorization:
         one.
         """
         wanted = f"repository:{self._repository}:{actions}"
-        covered = {wanted, f"repository:{self._repository}:pull"}
+        ours, granted = _access(wanted)
         asked = challenge.parameters.get("scope", "").split()
-        return [*(scope for scope in dict.fromkeys(asked) if scope not in covered), wanted]
+        beyond = [
+            one for one in dict.fromkeys(asked) if _access(one)[0] != ours or not _access(one)[1] <= granted
+        ]
+        return [*beyond, wanted]
 
     def _account(self) -> Account | None:
         return find_account(self._host, self._repository, self._options)
+
+
+def _access(scope: str) -> Access:
+    """What *scope* is about. Actions come in any order: docker-registry takes another one each time."""
+    what, _, actions = scope.rpartition(":")
+    return what, frozenset(actions.split(","))

@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 
 from registry_client import open_source
+from registry_client.authorization import Authorization
 from registry_client.bearer import is_internal
+from registry_client.connections import Origin, Pools
+from registry_client.deadline import Deadline
 from registry_client.errors import ResponseInvalid, Unauthorized, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, store
+from tests.registry_client.sample import SampleImage, publish, store
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 ACCOUNT = ("alice", 'pa:ss,wo"rd')
@@ -101,6 +104,22 @@ def test_a_scope_beyond_ours_is_asked_for_first(server: ScriptedRegistry, opened
     server.lie(more, "GET /v2/")
     opened().resolve()
     assert server.seen(TOKEN)[0].query["scope"] == ["repository:base/image:pull", "repository:demo/py:pull"]
+
+
+@pytest.mark.parametrize("asked", ["pull,push", "push,pull", "push", "pull"])
+@case(13)
+def test_actions_may_be_named_in_any_order(
+    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions, asked: str
+) -> None:
+    server.require_token()
+
+    def worded(request: Request, reply: Reply) -> Reply:
+        challenge = f'Bearer realm="{server.url}/token",scope="repository:demo/py:{asked}"'
+        return reply.having(WWW_Authenticate=challenge) if reply.status == 401 else reply
+
+    server.lie(worded, "/v2/")
+    publish(image, f"{server.host}/demo/py:v1", options)
+    assert [one.query["scope"] for one in server.seen(TOKEN)] == [["repository:demo/py:pull,push"]]
 
 
 def test_an_account_gets_a_token_and_only_the_token_server_sees_it(
@@ -211,6 +230,46 @@ def test_readers_go_on_with_a_valid_token_while_another_is_fetched(
     assert used == ["Bearer token-1"] * 5 + ["Bearer token-2"]
 
 
+@case(15)
+def test_whoever_waits_for_a_token_gets_its_failure_too(
+    server: ScriptedRegistry, options: RegistryOptions
+) -> None:
+    readers = 16
+    waiting = threading.Barrier(readers + 1)
+    server.require_token()
+
+    def busy(request: Request, reply: Reply) -> Reply:
+        waiting.wait(5)
+        return Reply(503)
+
+    class Coming(Deadline):
+        """Says once when its reader is about to wait."""
+
+        come = False
+
+        def remaining(self) -> float:
+            if not self.come:
+                self.come = True
+                threading.Thread(target=waiting.wait, args=(5,), daemon=True).start()
+            return super().remaining()
+
+    server.lie(busy, TOKEN, times=1)
+    origin = Origin("http", "127.0.0.1", int(server.host.rpartition(":")[2]))
+    pools = Pools(options)
+    authorization = Authorization(origin, server.host, "demo/py", options, pools)
+
+    def ask(_: int) -> str:
+        with pytest.raises(Unreachable, match="answered 503") as caught:
+            authorization.answer([f'Bearer realm="{server.url}/token"'], None, "pull", Coming(5))
+        return str(caught.value)
+
+    with ThreadPoolExecutor(readers) as threads:
+        assert len(set(threads.map(ask, range(readers)))) == 1
+    assert len(server.seen(TOKEN)) == 1
+    assert authorization.answer([f'Bearer realm="{server.url}/token"'], None, "pull", Deadline(5))
+    pools.close()
+
+
 @case(18)
 def test_harbors_basic_challenge_to_an_expired_token_leads_to_a_new_token(
     server: ScriptedRegistry, opened: Opener, image: SampleImage
@@ -249,6 +308,28 @@ def test_an_account_replaced_on_disk_is_found_without_a_restart(
         read(source, image)
     write("second")
     read(source, image)
+
+
+@case(20)
+def test_an_account_whose_token_was_refused_is_asked_for_again_as_soon_as_its_file_changes(
+    server: ScriptedRegistry, opened: Opener, tmp_path: Path
+) -> None:
+    file = tmp_path / "auth.json"
+
+    def write(password: str) -> None:
+        entry = {"username": "alice", "password": password}
+        file.write_text(json.dumps({"auths": {server.host: entry}}))
+
+    write("planted-wrong")
+    server.require_token(account=ACCOUNT)
+    source = opened(authfile=file)
+    for _ in range(3):
+        with pytest.raises(Unauthorized):
+            source.resolve()
+    assert len(server.seen(TOKEN)) == 1
+    write(ACCOUNT[1])
+    source.resolve()
+    assert len(server.seen(TOKEN)) == 2
 
 
 @case(18)
