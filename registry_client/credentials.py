@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,24 +112,35 @@ def _ask_program(name: str, host: str) -> Account | None:
     program = f"docker-credential-{name}"
     server = "https://index.docker.io/v1/" if host == "docker.io" else host
     try:
-        done = subprocess.run(
-            [program, "get"], input=server.encode(), capture_output=True, timeout=PROGRAM_TIMEOUT, check=False
+        # A session of its own: programs are often scripts, and what those started has to end with them.
+        running = subprocess.Popen(
+            [program, "get"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except FileNotFoundError:
         _log.warning("the credential program %s is not on the PATH; it is skipped", program)
         return None
-    except subprocess.TimeoutExpired:
-        _log.warning("%s did not answer within %g s; it was stopped", program, PROGRAM_TIMEOUT)
-        return None
     except OSError as error:
         _log.warning("cannot run %s: %s", program, error.strerror)
         return None
-    if done.returncode != 0:
-        if _NOT_FOUND not in done.stdout.decode("utf-8", "replace"):
-            _log.warning("%s failed with exit code %d; it is skipped", program, done.returncode)
+    with running:
+        try:
+            said, _ = running.communicate(server.encode(), timeout=PROGRAM_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            _log.warning("%s did not answer within %g s; it was stopped", program, PROGRAM_TIMEOUT)
+            return None
+        finally:
+            if running.returncode is None:
+                os.killpg(running.pid, signal.SIGKILL)
+    if running.returncode != 0:
+        if _NOT_FOUND not in said.decode("utf-8", "replace"):
+            _log.warning("%s failed with exit code %d; it is skipped", program, running.returncode)
         return None
     try:
-        answer = json.loads(done.stdout)
+        answer = json.loads(said)
         username, secret = answer["Username"], answer["Secret"]
         if not isinstance(username, str) or not isinstance(secret, str):
             raise TypeError("not a string")

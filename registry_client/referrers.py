@@ -18,7 +18,7 @@ from typing import Final
 from registry_client.deadline import Deadline
 from registry_client.digest import Digest
 from registry_client.endpoint import Endpoint
-from registry_client.errors import ResponseInvalid
+from registry_client.errors import ResponseInvalid, Unreachable
 from registry_client.listing import fallback_tag, read_fallback
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.media_type import MediaType
@@ -86,6 +86,8 @@ def _write(
             return stored.status not in (409, 412)
         except WireFailure as failure:
             attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
+        except Unreachable as error:
+            attempts.pause_or_raise(error)
 
 
 def _is_there(

@@ -28,12 +28,25 @@ class Region:
     file: Path
     offset: int
     size: int
+    whole: bool = False
+    """It is all that *file* has."""
 
     def read(self, what: str, limit: int) -> bytes:
-        """All of it, if it has at most *limit* bytes; *what* names it in errors."""
-        if self.size > limit:
-            raise LayoutInvalid(f"{what} has {self.size} bytes, more than the {limit} that make sense")
-        return b"".join(self.pieces(what, 0, self.size))
+        """All of it, if it has at most *limit* bytes; *what* names it in errors.
+
+        Of a whole file, what it has now: documents are replaced while others read them.
+        """
+        size = self.size
+        if self.whole:
+            try:
+                with self.file.open("rb") as opened:
+                    raw = opened.read(limit + 1)
+                    size = max(len(raw), os.fstat(opened.fileno()).st_size)
+            except OSError as error:
+                raise LayoutInvalid(f"cannot read {what} in {self.file}: {error.strerror}") from error
+        if size > limit:
+            raise LayoutInvalid(f"{what} has {size} bytes, more than the {limit} that make sense")
+        return raw if self.whole else b"".join(self.pieces(what, 0, size))
 
     def pieces(self, what: str, offset: int, size: int) -> Iterator[bytes]:
         """*size* bytes from *offset* within the region, in pieces of at most 256 KiB.
@@ -86,7 +99,7 @@ class DirectoryTree:
             return None
         except OSError as error:
             raise LayoutInvalid(f"cannot look at {path}: {error.strerror}") from error
-        return Region(path, 0, size) if path.is_file() else None
+        return Region(path, 0, size, whole=True) if path.is_file() else None
 
 
 class TarTree:

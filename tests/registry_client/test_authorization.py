@@ -348,17 +348,22 @@ def test_ecrs_way_of_saying_expired_is_understood(
     read(source, image)
 
 
+@pytest.mark.parametrize("status", [400, 401, 404, 405])
 @case(16, 19)
-def test_an_identity_token_is_posted_and_falls_back_to_get(
-    server: ScriptedRegistry, opened: Opener, tmp_path: Path
+def test_an_identity_token_is_posted_and_a_token_server_that_wants_get_is_remembered(
+    server: ScriptedRegistry, opened: Opener, image: SampleImage, tmp_path: Path, status: int
 ) -> None:
     file = tmp_path / "auth.json"
     file.write_text(json.dumps({"auths": {server.host: {"identitytoken": "planted-refresh"}}}))
     server.require_token()
-    opened(authfile=file).resolve()
-    post, get = server.seen(TOKEN)
+    server.lie(lambda request, reply: Reply(status), "POST /token")
+    source = opened(authfile=file)
+    source.resolve()
+    server.revoke_tokens()
+    read(source, image)
+    post, get, again = server.seen(TOKEN)
     assert b"grant_type=refresh_token&refresh_token=planted-refresh" in post.body
-    assert (post.method, get.method) == ("POST", "GET")
+    assert (post.method, get.method, again.method) == ("POST", "GET", "GET")
 
 
 @case(19)

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import os
+import select
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +206,30 @@ def test_a_program_that_fails_is_left_for_the_next_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(credentials, "PROGRAM_TIMEOUT", 0.3)
-    program(programs, "bad", script.replace("sleep", "exec sleep"))
+    program(programs, "bad", script)
     write(home / ".docker/config.json", credsStore="bad")
     write(home / ".config/containers/auth.json", auths={"registry.example": auth("podman")})
     with caplog.at_level(logging.DEBUG):
         assert user_at("registry.example") == "podman"
     assert bool(caplog.records) is logged
     assert SECRET not in caplog.text
+
+
+@case(19, on=Server.NONE)
+def test_what_a_program_that_hangs_has_started_is_stopped_with_it(
+    home: Path, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "PROGRAM_TIMEOUT", 0.5)
+    life = tmp_path / "life"
+    os.mkfifo(life)
+    reading = os.open(life, os.O_RDONLY | os.O_NONBLOCK)
+    program(programs, "bad", f"(exec 3>'{life}'; echo born >&3; sleep 30) & wait")
+    write(home / ".docker/config.json", credsStore="bad")
+    assert user_at("registry.example") is None
+    assert os.read(reading, 10) == b"born\n"
+    ended, _, _ = select.select([reading], [], [], 10)
+    assert ended and os.read(reading, 10) == b"", "the pipe has no other end any more"
+    os.close(reading)
 
 
 @pytest.mark.parametrize("name", ["not-installed", "../../bin/sh", "", "-x"])

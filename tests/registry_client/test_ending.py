@@ -15,6 +15,7 @@ from registry_client.errors import RegistryError
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
+from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, store
 from tests.support.scripted_registry import Reply, ScriptedRegistry
 
@@ -66,6 +67,7 @@ def end(source: RegistrySource, read: Callable[[int], object]) -> float:
     ],
     ids=["stall", "pause", "drip"],
 )
+@case(40)
 def test_blocked_readers_end_when_their_source_is_closed(
     server: ScriptedRegistry,
     image: SampleImage,

@@ -25,6 +25,7 @@ from registry_client.layout import REF_NAME
 from registry_client.manifest import Manifest, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
+from registry_client.region import DirectoryTree
 from registry_client.source import ImageSource
 from tests.registry_client.sample import SampleImage, describe, noise, opener, publish, sample_image
 
@@ -133,6 +134,21 @@ def test_concurrent_writers_lose_no_entry(tmp_path: Path) -> None:
         list(threads.map(put, range(24)))
     names = {entry["annotations"][REF_NAME] for entry in index(tmp_path / "shared")["manifests"]}
     assert names == {f"t{number}" for number in range(24)}
+
+
+@pytest.mark.parametrize("newer", [b"{}", b'{"manifests": [], "more": "' + b"x" * 500_000 + b'"}'])
+def test_a_document_that_is_replaced_while_it_is_looked_for_is_read_whole(
+    tmp_path: Path, newer: bytes
+) -> None:
+    (tmp_path / "index.json").write_bytes(b'{"manifests": []}')
+    found = DirectoryTree(tmp_path).find("index.json")
+    assert found is not None
+    (tmp_path / "new").write_bytes(newer)
+    (tmp_path / "new").rename(tmp_path / "index.json")
+    assert found.read("the index", 600_000) == newer
+    if len(newer) > 100:
+        with pytest.raises(LayoutInvalid, match="more than the 100"):
+            found.read("the index", 100)
 
 
 def test_a_strangers_directory_is_not_made_a_layout(tmp_path: Path) -> None:

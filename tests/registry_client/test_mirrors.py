@@ -357,6 +357,18 @@ def test_a_broken_file_leaves_the_registry_itself(
 
 
 @case(37, on=Server.NONE)
+def test_the_most_particular_directory_counts_and_default_for_the_rest(
+    tmp_path: Path, options: RegistryOptions
+) -> None:
+    options = replace(options, hosts_dir=tmp_path)
+    assert find_directory("registry.example:5000", options) is None
+    for name in ("_default", "registry.example:5000", "registry.example_5000_"):
+        (tmp_path / name).mkdir()
+        assert find_directory("registry.example:5000", options) == tmp_path / name
+        assert find_directory("other.example", options) == tmp_path / "_default"
+
+
+@case(37, on=Server.NONE)
 def test_dockers_layout_of_certificates_is_read_as_well(tmp_path: Path, options: RegistryOptions) -> None:
     for name in ("a.crt", "me.cert", "me.key"):
         (tmp_path / name).touch()
@@ -452,6 +464,34 @@ def test_a_fleet_without_its_peers_does_not_fall_upon_the_registry(
         one.join()
     assert asked(server) == 9
     assert time.monotonic() - started >= 5 / 20, "six of them had to wait for their turn"
+
+
+@case(38)
+def test_a_peer_that_is_well_again_is_asked_again(
+    server: ScriptedRegistry,
+    mirror: ScriptedRegistry,
+    source: RegistrySource,
+    image: SampleImage,
+    hosts: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health.Health, "_next_rest", lambda self: 0.05)
+    hosts(server.host, mirror.url, more=f'[host."{mirror.url}".header]\nX-Dragonfly-Registry = "x"')
+    ill = (("X-Dragonfly-Error-Type", "dfdaemon"),)
+    mirror.lie(lambda request, reply: Reply(500, ill), ".")
+    for offset in range(3):
+        read(source, image, offset)
+    before = asked(mirror)
+    assert (before, asked(server)) == (2, 3)
+    mirror.honest()
+    end = time.monotonic() + 5
+    while asked(mirror) == before and time.monotonic() < end:
+        read(source, image)
+        time.sleep(0.02)
+    direct = asked(server)
+    read(source, image)
+    assert asked(mirror) > before
+    assert asked(server) == direct
 
 
 @case(38)

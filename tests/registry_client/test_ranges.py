@@ -184,6 +184,20 @@ def test_the_whole_blob_for_a_range_far_into_it_is_refused_but_not_for_ever(
     source.close()
 
 
+@case(26)
+def test_the_whole_of_a_huge_blob_for_a_range_far_into_it_is_neither_read_nor_waited_for(
+    server: ScriptedRegistry, source: RegistrySource, image: SampleImage
+) -> None:
+    huge = replace(image.layers[0], size=3_000_001_000)
+    announced = (("Content-Length", str(huge.size)),)
+    server.lie(lambda request, reply: Reply(200, announced, bytes(50_000), cut=50_000, stall=True), BLOBS)
+    with pytest.raises(ResponseInvalid, match="serves no ranges"):
+        list(source.read_range(huge, 3_000_000_000, 1000))
+    assert source.bytes_received == 0
+    assert server.connections == len(server.seen(BLOBS)) == 4, "closed, not drained, and each time a range"
+    assert {one.headers["range"] for one in server.requests} == {"bytes=3000000000-3000000999"}
+
+
 @case(27)
 def test_a_part_marked_200_is_taken_if_it_fits(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
@@ -191,6 +205,16 @@ def test_a_part_marked_200_is_taken_if_it_fits(
     server.lie(lambda request, reply: replace(reply, status=200), BLOBS, times=1)
     read(source, image)
     assert len(server.seen(BLOBS)) == 1
+
+
+@pytest.mark.parametrize("name", ["start", "end beyond", "unknown total", "short length", "long length"])
+@case(27)
+def test_a_part_marked_200_that_does_not_fit_is_not_taken(
+    server: ScriptedRegistry, source: RegistrySource, image: SampleImage, name: str
+) -> None:
+    server.lie(lambda request, reply: replace(LIES[name](request, reply), status=200), BLOBS, times=1)
+    read(source, image)
+    assert len(server.seen(BLOBS)) == 2
 
 
 def test_a_whole_blob_that_breaks_off_is_continued_with_a_range(
@@ -353,6 +377,7 @@ def test_a_closed_source_says_so(source: RegistrySource, image: SampleImage) -> 
         read(source, image)
 
 
+@case(40)
 def test_a_forked_child_opens_connections_of_its_own(
     server: ScriptedRegistry, source: RegistrySource, image: SampleImage
 ) -> None:

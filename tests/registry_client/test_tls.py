@@ -5,9 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from registry_client import open_destination, open_source
 from registry_client.errors import Unreachable
@@ -80,6 +86,38 @@ def test_a_certificate_that_is_not_trusted_is_final(
     assert not caught.value.temporary
     assert server.connections == 1
     assert not server.requests
+
+
+@case(33)
+def test_an_expired_certificate_is_final_however_well_it_is_known(
+    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=20))
+        .not_valid_after(now - timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    server.certificate = (tmp_path / "old.crt", tmp_path / "old.key")
+    server.certificate[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    server.certificate[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    settings = replace(options, plain_http=False, ca_file=server.certificate[0])
+    with pytest.raises(Unreachable, match=r"its certificate is not trusted \(.*expired.*\)") as caught:
+        use(store(image, server), image, settings)
+    assert not caught.value.temporary
+    assert (server.connections, server.requests) == (1, [])
 
 
 @case(33)
