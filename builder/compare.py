@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from builder.file_chunks import Digest
 from builder.merged_image import MergedImage
 from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
@@ -20,7 +19,6 @@ from rafs.errors import RafsError
 from rafs.findings import Finding
 from rafs.inode import Inode, Nid
 from rafs.tree import Node, split_device_number, walk
-from rafs.units import digest_of
 
 FINDINGS_LIMIT: Final = 1000  # images that have nothing in common would fill the memory with complaints
 _KINDS: Final = {
@@ -52,9 +50,6 @@ def compare(
 
     *metas* are its blobs' chunks; files in a blob that is not among them are not compared by content, since
     somebody has found that blob broken already. *advance* is told the bytes compared.
-
-    Raises:
-        SpoolFailed: the ordinary image's files cannot be read any more.
     """
     comparison = _Comparison(bootstrap, metas, ordinary, advance)
     try:
@@ -154,7 +149,8 @@ class _Comparison:
         metas = [self._metas.get(self._bootstrap.blobs[extent.blob_index].id) for extent in extents]
         if not extents or None in metas:
             return
-        digests = self._ordinary.chunks(node, self._bootstrap.chunk_size, _digest_of(metas))
+        assert metas[0] is not None
+        digests = self._ordinary.digests(node, metas[0].digester)
         for extent, meta, wanted in zip(extents, metas, digests, strict=True):
             assert meta is not None
             chunk = meta.chunk(extent.chunk_index)
@@ -182,12 +178,6 @@ def _link_counts(root: Node) -> Mapping[Node, int]:
             counts[node] = counts.get(node, 1) + 1
         seen.add(node)
     return counts
-
-
-def _digest_of(metas: Sequence[BlobMeta | None]) -> Digest:
-    first = metas[0]
-    assert first is not None
-    return digest_of(first.digester)
 
 
 def _kind(mode: int) -> str:

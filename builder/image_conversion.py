@@ -1,9 +1,9 @@
 """One image of one platform, converted: layers come in, are merged and packed; blobs and documents go out.
 
-Three things happen at once: the next layers are fetched and unpacked, the current one is packed on all
-cores, finished blobs are pushed. The manifest is put last, so a failure at any point publishes nothing.
-Scratch space needed is the unpacked image and the blobs that are being pushed. Not here: indexes and tags
-(`convert`).
+Four things happen at once: the next layers are fetched and cut into chunks, those that were are compressed on
+all cores, finished blobs are pushed, and one thread merges the tree and writes the bootstrap of it. The
+manifest is put last, so a failure at any point publishes nothing. Scratch space needed is that of the chunks
+that are new and of the blobs. Not here: indexes and tags (`convert`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from builder.bootstrap_layer import write_bootstrap_layer
+from builder.chunk_spool import ChunkSpool
 from builder.copying import bring_blob
 from builder.crew import Crew
 from builder.discovery import Spelling
@@ -35,18 +36,16 @@ from builder.image_documents import (
 )
 from builder.known_image import KnownBlob
 from builder.layer_blob import ImagePacker, LayerBlob, PackOptions, StoredBlob
+from builder.layer_reader import ReadLayer, read_layer
 from builder.layer_record import ANNOTATION, LayerFacts, Record, encode, note
 from builder.overlay import empty_tree, merge_layer
 from builder.prefetch_list import find_wished
 from builder.progress import Progress, megabytes
 from builder.report import ImageReport, LayerReport
 from builder.reuse import Dictionary, Start, repository_of, start_from_dictionaries, start_from_shelf, way
-from builder.scratch import ScratchFile
 from builder.shelf import Shelf
-from builder.spool import spool_layer
-from builder.tar_index import read_entries
 from builder.tree_undo import snapshot, undo_to
-from rafs.bootstrap_writer import write_bootstrap
+from rafs.bootstrap_writer import BootstrapDraft
 from rafs.tree import split_ref, walk
 from registry_client.digest import Digest, digest_of
 from registry_client.manifest import Descriptor, Manifest, MediaType
@@ -91,7 +90,19 @@ def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | N
     check_layers(manifest)
     config = read_config(manifest, b"".join(work.source.read_blob(manifest.config)))
     with ExitStack() as owned, Crew() as crew:
-        return _Conversion(work, manifest, config, crew, owned).run(platform or str(config.platform), tag)
+        conversion = _Conversion(work, manifest, config, crew, owned)
+        try:
+            return conversion.run(platform or str(config.platform), tag)
+        except BaseException as error:
+            conversion.give_up(error)
+            raise
+
+
+class _Fetched(NamedTuple):
+    """A layer, and its chunks that were not known yet."""
+
+    read: ReadLayer
+    spool: ChunkSpool
 
 
 class _Conversion:
@@ -107,8 +118,9 @@ class _Conversion:
         self._owned = owned
         self._fetchers = crew.pool(_FETCHERS, "fetch")
         self._pushers = crew.pool(_PUSHERS, "push")
+        pool = crew.pool(work.jobs, "pack")
         self._packer = ImagePacker(
-            work.pack, crew.pool(work.jobs, "pack"), jobs=work.jobs, directory=work.directory
+            work.pack, lambda unit: crew.submit(pool, unit), directory=work.directory
         )
         self._start = self._find_start()
         self._root = self._start.root
@@ -127,16 +139,23 @@ class _Conversion:
             return start_from_shelf(work.shelf, diff_ids, work.pack, self._packer, work.destination)
         return Start(empty_tree(), (), None)
 
+    def give_up(self, error: BaseException) -> None:
+        """Nobody need wait any more for a blob."""
+        for stored in self._packer.blobs:
+            if isinstance(stored, LayerBlob):
+                stored.fail(error)
+
     def run(self, platform: str, tag: str | None) -> ImageReport:
         count = len(self._manifest.layers)
         known = len(self._start.layers)
-        spools: dict[Digest, Future[ScratchFile]] = {}
+        reading: dict[Digest, Future[_Fetched]] = {}
         for number, layer in enumerate(self._manifest.layers[known:], known):
-            if layer.digest not in spools:
-                spools[layer.digest] = self._crew.submit(self._fetchers, self._fetch, number)
-        reports = [self._known_layer(number) for number in range(known)]
-        reports += [self._layer(number, spools) for number in range(known, count)]
-        keyed = [stored.blob for stored in self._packer.blobs]
+            if layer.digest not in reading:
+                reading[layer.digest] = self._crew.submit(self._fetchers, self._fetch, number)
+        for number in range(known):
+            self._known_layer(number)
+        for number in range(known, count):
+            self._layer(number, reading)
         with _timed(self._seconds, "writing"):
             looks = FileLooks(self._packer.read, self._start.looks)
             wished, unmatched = find_wished(self._root, self._work.prefetch)
@@ -144,11 +163,18 @@ class _Conversion:
             if wished != [self._root]:
                 found = find_hot_files(self._root, self._config.document, looks)
                 hot = list(dict.fromkeys([*wished, *found]))
-            bootstrap = write_bootstrap(
-                self._root, keyed, chunk_size=self._work.pack.chunk_size, prefetch=hot
+            draft = BootstrapDraft(
+                self._root,
+                [stored.tables for stored in self._packer.blobs],
+                chunk_size=self._work.pack.chunk_size,
+                prefetch=hot,
             )
+        with _timed(self._seconds, "packing"):
+            keyed = [stored.blob() for stored in self._packer.blobs]
+        with _timed(self._seconds, "writing"):
+            bootstrap = draft.finish(keyed)
             stored = self._listed_blobs()
-            blobs = [one.blob for one in stored]
+            blobs = [one.blob() for one in stored]
             record = Record(tuple(blob.id for blob in keyed), tuple(self._facts), looks.answers)
             last = write_bootstrap_layer(
                 bootstrap, blobs, self._work.directory, encode(record, len(bootstrap))
@@ -174,7 +200,7 @@ class _Conversion:
             digest=put.digest,
             manifest_bytes=put.size,
             already_converted=False,
-            layers=tuple(reports),
+            layers=tuple(self._report(number, known) for number in range(count)),
             bootstrap_bytes=len(bootstrap),
             bootstrap_layer_bytes=last.content.size,
             hot_files=len(hot),
@@ -191,14 +217,18 @@ class _Conversion:
         used = {split_ref(ref)[0] for _, node in walk(self._root) for ref in node.chunks}
         return [self._packer.blobs[key] for key in dict.fromkeys([*own, *sorted(used)])]
 
-    def _known_layer(self, number: int) -> LayerReport:
-        layer, facts = self._manifest.layers[number], self._facts[number]
-        self._dropped.update(facts.dropped)
-        blob = None if facts.blob is None else self._packer.blobs[facts.blob].blob
+    def _known_layer(self, number: int) -> None:
+        self._dropped.update(self._facts[number].dropped)
         self._work.progress.begin(f"layer {self._of(number)}", None)
         self._work.progress.finish(f"layer {self._of(number)}", "converted already")
+
+    def _report(self, number: int, known: int) -> LayerReport:
+        layer, facts = self._manifest.layers[number], self._facts[number]
+        blob = None if facts.blob is None else self._packer.blobs[facts.blob].blob()
         name, size = (None, 0) if blob is None else (f"sha256:{blob.id}", blob.object_size)
-        return LayerReport(layer.digest, layer.size, facts.tar_bytes, facts.files, name, size, reused=True)
+        return LayerReport(
+            layer.digest, layer.size, facts.tar_bytes, facts.files, name, size, reused=number < known
+        )
 
     def _bring(self, known: KnownBlob) -> None:
         work = self._work
@@ -211,34 +241,33 @@ class _Conversion:
             progress=work.progress,
         )
 
-    def _layer(self, number: int, spools: dict[Digest, Future[ScratchFile]]) -> LayerReport:
+    def _layer(self, number: int, reading: dict[Digest, Future[_Fetched]]) -> None:
         layer = self._manifest.layers[number]
         with _timed(self._seconds, "fetching"):
-            spool = spools[layer.digest].result()
+            read, spool = reading[layer.digest].result()
         step = f"pack layer {self._of(number)}"
         with _timed(self._seconds, "merging"):
-            entries = list(read_entries(spool, layer.digest))
+            several = sum(one.digest == layer.digest for one in self._manifest.layers) > 1
+            entries = read.again() if several else read.entries
             before = snapshot(self._root) if number else None
             dropped: Counter[str] = Counter()
             files = merge_layer(self._root, entries, layer=layer.digest, dropped=dropped)
             undo = undo_to(before, self._root) if before is not None else None
             self._dropped.update(dropped)
-        self._work.progress.begin(step, sum(file.node.size for file in files if file.node is not None))
-        with _timed(self._seconds, "packing"):
+            self._work.progress.begin(step, sum(file.node.size for file in files if file.node is not None))
             made = self._packer.pack(files, spool, self._proceed(step))
+            if not several:
+                read.entries.clear()
         diff_id = self._config.diff_ids[number]
         key = None if made is None else len(self._packer.blobs) - 1
-        self._facts.append(LayerFacts(diff_id, key, spool.size, len(files), dropped, undo))
+        self._facts.append(LayerFacts(diff_id, key, read.tar_bytes, len(files), dropped, undo))
         if made is None:
             self._work.progress.finish(step, "nothing new")
-            return LayerReport(layer.digest, layer.size, spool.size, len(files), None, 0)
+            return
         self._owned.callback(made.content.close)
         self._pushes.append(self._crew.submit(self._pushers, self._push, made, number))
-        self._work.progress.finish(step, f"blob of {megabytes(made.content.size)}")
-        blob = f"sha256:{made.blob.id}"
-        return LayerReport(layer.digest, layer.size, spool.size, len(files), blob, made.content.size)
 
-    def _fetch(self, number: int) -> ScratchFile:
+    def _fetch(self, number: int) -> _Fetched:
         layer = self._manifest.layers[number]
         step = f"fetch layer {self._of(number)}"
         self._work.progress.begin(step, layer.size)
@@ -249,24 +278,30 @@ class _Conversion:
                 yield piece
                 advance(len(piece))
 
-        spool = spool_layer(
+        spool = ChunkSpool(self._work.directory, self._packer.known)
+        self._owned.callback(spool.close)
+        read = read_layer(
             counted(),
             layer=layer.digest,
             diff_id=self._config.diff_ids[number],
-            directory=self._work.directory,
+            chunk_size=self._work.pack.chunk_size,
+            take=spool.take,
             proceed=self._crew.check,
         )
-        self._owned.callback(spool.close)
-        self._work.progress.finish(step, f"unpacked to {megabytes(spool.size)}")
-        return spool
+        spool.flush()
+        self._work.progress.finish(step, f"unpacked to {megabytes(read.tar_bytes)}")
+        return _Fetched(read, spool)
 
     def _push(self, made: LayerBlob, number: int) -> None:
+        blob = made.blob()
+        self._work.progress.finish(
+            f"pack layer {self._of(number)}", f"blob of {megabytes(blob.object_size)}"
+        )
         step = f"push layer {self._of(number)}"
-        self._work.progress.begin(step, made.content.size)
+        self._work.progress.begin(step, blob.object_size)
         with made.content:
-            self._work.destination.put_blob(blob_descriptor(made.blob.id, made.content.size),
-            made.content.open)
-        self._work.progress.finish(step, made.blob.id[:12])
+            self._work.destination.put_blob(blob_descriptor(blob.id, blob.object_size), made.content.open)
+        self._work.progress.finish(step, blob.id[:12])
 
     def _publish(
         self, layers: list[Descriptor], diff_ids: list[str], kept: tuple[list[bool], int], tag: str | None

@@ -40,11 +40,15 @@ class KnownBlob:
     """A blob that exists: its tables, and its bytes unit by unit. Not thread-safe: the last unit is kept."""
 
     def __init__(self, blob: FinishedBlob, meta: BlobMeta, source: ImageSource, entry: Descriptor) -> None:
-        self.blob = blob
+        self.tables = blob
         self.entry = entry
         self.source = source
         self._meta = meta
         self._last: tuple[int, bytes] = -1, b""
+
+    def blob(self) -> FinishedBlob:
+        """All about it."""
+        return self.tables
 
     def chunk(self, index: int) -> bytes:
         """The bytes of one chunk, verified; costs a range of one unit.

@@ -1,59 +1,35 @@
 """One layer's files packed into one blob, on several cores, in an order that only the content decides.
 
-Chunks that an earlier layer of the same image has are not stored again, so a blob depends on its layer and
-on those below it, never on what lies above, on timing or on the number of workers. Memory is bounded by the
-units in flight.
+Which chunks a blob has and where its units end is decided first, from digests alone; then units are
+compressed by any thread in any order, and written in theirs. Chunks that an earlier layer of the same image
+has are not stored again, so a blob depends on its layer and on those below it, never on what lies above, on
+timing or on the number of workers. Memory is bounded by the units in flight.
 
 Not here: unit borders, compression and the blob's tables (`rafs`), and uploading.
 """
 
 from __future__ import annotations
 
+import threading
 from array import array
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from builder.file_chunks import NOWHERE, file_chunks
+from builder.chunk_spool import ChunkSpool
 from builder.layer_record import packed_refs
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry
-from rafs.blob_writer import BlobWriter, PackedUnit, pack_unit
+from rafs.blob_writer import BlobWriter, PackedUnit, pack_content
+from rafs.chunk_lists import ChunkLists, ChunkTables
+from rafs.codes import DIGEST_SIZE
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref, split_ref
 from rafs.unit_cutter import UnitCutter
 
-_REPORT_EVERY: Final = 1 << 20  # bytes; small files are packed faster than they are reported
-
-
-@dataclass(frozen=True, slots=True)
-class LayerBlob:
-    """A finished blob with its object in a scratch file, and where its chunks came from."""
-
-    blob: FinishedBlob
-    content: ScratchFile  # the whole blob object, owned by whoever has this
-    spool: ScratchFile  # the layer's tar, not owned
-    origins: array[int]  # per chunk: byte offset in spool
-
-    def chunk(self, index: int) -> bytes | None:
-        """The bytes of one chunk; None where they are not in one piece."""
-        if self.origins[index] == NOWHERE:
-            return None
-        return self.spool.read(self.origins[index], self.blob.sizes[index])
-
-
-class StoredBlob(Protocol):
-    """A blob of the image in the making, packed in this run or long ago."""
-
-    @property
-    def blob(self) -> FinishedBlob: ...
-
-    def chunk(self, index: int) -> bytes | None:
-        """The bytes of one chunk; None where they are hard to get at."""
+_UNITS_EARLY: Final = 16  # how many may be compressed before one in front of them is
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,58 +41,163 @@ class PackOptions:
     level: int
 
 
+class Submit(Protocol):
+    """Has work done by another thread, in the order of the calls; its failure is everybody's."""
+
+    def __call__(self, work: Callable[[], None], /) -> object: ...
+
+
+class StoredBlob(Protocol):
+    """A blob of the image in the making, packed in this run or long ago."""
+
+    @property
+    def tables(self) -> ChunkTables:
+        """Its chunks."""
+
+    def blob(self) -> FinishedBlob:
+        """All about it; waits while it is being written, and raises why it could not be."""
+
+    def chunk(self, index: int) -> bytes | None:
+        """The bytes of one chunk; None where they are hard to get at."""
+
+
+class LayerBlob:
+    """A blob that is being written by the threads that compress its units."""
+
+    def __init__(self, options: PackOptions, spool: ChunkSpool, content: ScratchFile) -> None:
+        self.tables: ChunkLists = ChunkLists(options.chunk_size)
+        self.content = content  # the blob object, owned by whoever has this
+        self.places = array("Q")  # per chunk: where it lies in the spool
+        self._spool = spool  # not owned
+        self._level = options.level
+        self._writer = BlobWriter(chunk_size=options.chunk_size)
+        self._finished: Future[FinishedBlob] = Future()
+        # Protects the four fields below; nothing else is taken or done while it is held.
+        self._turn = threading.Condition()
+        self._units: int | None = None  # how many there will be, once known
+        self._ready: dict[int, PackedUnit] = {}
+        self._written = 0
+        self._writing = False
+
+    def blob(self) -> FinishedBlob:
+        """All about it; waits until it is written.
+
+        Raises:
+            SpoolFull, SpoolFailed, ImageTooLarge: it could not be.
+        """
+        return self._finished.result()
+
+    def chunk(self, index: int) -> bytes:
+        """The bytes of one chunk."""
+        return self._spool.read(self.places[index : index + 1], self.tables.sizes[index : index + 1])
+
+    def pack(self, number: int, first: int, end: int, proceed: Callable[[int], None]) -> None:
+        """Compress unit *number*, chunks *first* to *end*; any thread, units started in their order.
+
+        *proceed* is told the bytes, and may raise.
+        """
+        try:
+            with self._turn:
+                while number > self._written + _UNITS_EARLY and not self._finished.done():
+                    self._turn.wait()
+            sizes = self.tables.sizes[first:end]
+            content = self._spool.read(self.places[first:end], sizes)
+            digests = bytes(self.tables.digests[first * DIGEST_SIZE : end * DIGEST_SIZE])
+            packed = pack_content(content, sizes, digests, level=self._level)
+            proceed(len(content))
+            with self._turn:
+                self._ready[number] = packed
+            self._write()
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def close(self, units: int) -> None:
+        """There are *units* units and no more."""
+        with self._turn:
+            self._units = units
+        try:
+            self._write()
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """Whoever waits for the blob gets *error*; the first one counts."""
+        with self._turn:
+            if not self._finished.done():
+                self._finished.set_exception(error)
+            self._turn.notify_all()
+
+    def _write(self) -> None:
+        """Append what is ready and next, unless another thread is at it, who then does."""
+        with self._turn:
+            if self._writing:
+                return
+            self._writing = True
+        while True:
+            with self._turn:
+                unit = self._ready.pop(self._written, None)
+                complete = self._written == self._units and not self._finished.done()
+                if unit is None and not complete:
+                    self._writing = False
+                    return
+            if unit is None:
+                tail, blob = self._writer.finish()
+                self.content.append(tail)
+                with self._turn:
+                    self._finished.set_result(blob)
+                    self._writing = False
+                return
+            self.content.append(self._writer.add_unit(unit))
+            with self._turn:
+                self._written += 1
+                self._turn.notify_all()
+
+
 class ImagePacker:
     """Packs the layers of one image, lowest first, into blobs numbered from 0. Used by one thread."""
 
-    def __init__(
-        self, options: PackOptions, pool: ThreadPoolExecutor, *, jobs: int, directory: Path | None
-    ) -> None:
-        """*pool* compresses, with at most *jobs* units at a time; blobs are made in *directory*."""
+    def __init__(self, options: PackOptions, submit: Submit, *, directory: Path | None) -> None:
+        """*submit* has units compressed; blobs are made in *directory*."""
         self._options = options
-        self._pool = pool
-        self._in_flight = jobs + 2
+        self._submit = submit
         self._directory = directory
-        self._known: dict[bytes, int] = {}
+        self.known: dict[bytes, int] = {}  # references by digest; others may look things up meanwhile
         self.blobs: list[StoredBlob] = []  # by key
         self.chunks_shared = 0
 
     def adopt(self, stored: StoredBlob) -> None:
         """Give a blob that exists the next key; its chunks are referred to, not stored again."""
-        key = len(self.blobs)
-        for index in range(stored.blob.chunk_count):
-            self._known.setdefault(stored.blob.digest(index), chunk_ref(key, index))
+        first = chunk_ref(len(self.blobs), 0)
+        digests = bytes(stored.tables.digests)
+        for index in range(len(stored.tables.sizes)):
+            self.known.setdefault(digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE], first + index)
         self.blobs.append(stored)
 
     def pack(
-        self, files: Sequence[TarEntry], spool: ScratchFile, proceed: Callable[[int], None]
+        self, files: Sequence[TarEntry], spool: ChunkSpool, proceed: Callable[[int], None]
     ) -> LayerBlob | None:
-        """Store what is new in *files*, whose bytes lie in *spool*, and set the nodes' chunks.
+        """Have what is new in *files*, whose new chunks lie in *spool*, stored, and set the nodes' chunks.
 
-        None if nothing was new; such a layer has no blob. *proceed* is told the bytes read, and may raise.
+        None if nothing was new; such a layer has no blob. *proceed* is told the bytes that were compressed, by
+        any thread, and may raise. Nothing is waited for.
 
         Raises:
-            SpoolFull, SpoolFailed: of the blob's scratch file or the spool.
+            SpoolFull, SpoolFailed: no room for the blob's scratch file.
             ImageTooLarge: the blob has more chunks than the format can number.
         """
-        run = _BlobRun(self._options, self._pool, self._in_flight, ScratchFile(self._directory))
+        made = LayerBlob(self._options, spool, ScratchFile(self._directory))
         try:
-            unreported = 0
-            for entry in files:
-                assert entry.node is not None
-                entry.node.chunks = self._store(entry, spool, run)
-                unreported += entry.node.size
-                if unreported >= _REPORT_EVERY:
-                    proceed(unreported)
-                    unreported = 0
-            proceed(unreported)
-            if not run.count:
-                run.content.close()
-                return None
-            made = LayerBlob(run.finish(), run.content, spool, run.origins)
-        except BaseException:
-            run.abandon()
+            units = self._plan(made, files, spool, proceed)
+        except BaseException as error:
+            made.fail(error)
             raise
+        if not units:
+            made.content.close()
+            return None
         self.blobs.append(made)
+        made.close(units)
         return made
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
@@ -132,67 +213,44 @@ class ImagePacker:
         start = offset % chunk_size
         return b"".join(found)[start : start + size]
 
-    def _store(self, entry: TarEntry, spool: ScratchFile, run: _BlobRun) -> Sequence[int]:
-        known = self._known
-        key = len(self.blobs)
-        refs = []
-        for origin, content, digest in file_chunks(entry, spool, self._options.chunk_size):
-            ref = known.get(digest)
-            if ref is None:
-                ref = known[digest] = chunk_ref(key, run.count)
-                run.add(content, digest, origin)
-            else:
-                self.chunks_shared += 1
-            refs.append(ref)
-        return packed_refs(refs)
+    def _plan(
+        self, made: LayerBlob, files: Sequence[TarEntry], spool: ChunkSpool, proceed: Callable[[int], None]
+    ) -> int:
+        """Set the chunks of all files, submit the units, and say how many."""
+        known, places, tables = self.known, spool.places, made.tables
+        first_ref = chunk_ref(len(self.blobs), 0)
+        chunk_size = self._options.chunk_size
+        cutter = UnitCutter(self._options.batch_size)
+        units = begun = shared = 0
+        for entry in files:
+            node = entry.node
+            assert node is not None
+            left = node.size
+            refs = []
+            for digest in entry.digests:
+                ref = known.get(digest)
+                if ref is None:
+                    size = min(left, chunk_size)
+                    if cutter.begins_unit(size, digest) and tables.sizes:
+                        end = len(tables.sizes)
+                        self._submit(_job(made, units, begun, end, proceed))
+                        units, begun = units + 1, end
+                    ref = known[digest] = first_ref + tables.add(size, digest)
+                    made.places.append(places[digest])
+                else:
+                    shared += 1
+                refs.append(ref)
+                left -= chunk_size
+            node.chunks = packed_refs(refs)
+        self.chunks_shared += shared
+        end = len(tables.sizes)
+        if end:
+            self._submit(_job(made, units, begun, end, proceed))
+            units += 1
+        return units
 
 
-class _BlobRun:
-    """One blob in the making: chunks go in, units are compressed by the pool and written in order."""
-
-    def __init__(
-        self, options: PackOptions, pool: ThreadPoolExecutor, in_flight: int, content: ScratchFile
-    ) -> None:
-        self.content = content
-        self.count = 0
-        self.origins: array[int] = array("Q")
-        self._writer = BlobWriter(chunk_size=options.chunk_size)
-        self._cutter = UnitCutter(options.batch_size)
-        self._pack = partial(pack_unit, level=options.level)
-        self._pool = pool
-        self._in_flight = in_flight
-        self._waiting: deque[Future[PackedUnit]] = deque()
-        self._chunks: list[bytes] = []
-        self._digests: list[bytes] = []
-
-    def add(self, content: bytes, digest: bytes, origin: int) -> None:
-        if self._cutter.begins_unit(len(content), digest):
-            self._submit()
-        self._chunks.append(content)
-        self._digests.append(digest)
-        self.origins.append(origin)
-        self.count += 1
-
-    def finish(self) -> FinishedBlob:
-        self._submit()
-        while self._waiting:
-            self._write_next()
-        tail, blob = self._writer.finish()
-        self.content.append(tail)
-        return blob
-
-    def abandon(self) -> None:
-        for future in self._waiting:
-            future.cancel()
-        self.content.close()
-
-    def _submit(self) -> None:
-        if not self._chunks:
-            return
-        if len(self._waiting) >= self._in_flight:
-            self._write_next()
-        self._waiting.append(self._pool.submit(self._pack, self._chunks, self._digests))
-        self._chunks, self._digests = [], []
-
-    def _write_next(self) -> None:
-        self.content.append(self._writer.add_unit(self._waiting.popleft().result()))
+def _job(
+    made: LayerBlob, number: int, first: int, end: int, proceed: Callable[[int], None]
+) -> Callable[[], None]:
+    return lambda: made.pack(number, first, end, proceed)

@@ -1,44 +1,44 @@
-"""An ordinary image as a container would see it: all layers merged, and the bytes of every file at hand.
+"""An ordinary image as a container would see it: all layers merged, and the digests of every file's chunks.
 
-It is what a converted image is compared with. Layers are fetched and unpacked one after the other into
-scratch files, which takes the room of the unpacked image; the tree is in memory. The rules of merging are
-the builder's own (`overlay`), so what they get wrong no comparison shows.
+It is what a converted image is compared with. Layers are fetched, unpacked and hashed one after the other;
+only the tree and the digests are kept, so no disk is needed. The rules of merging are the builder's own
+(`overlay`), so what they get wrong no comparison shows.
 """
 
 from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Sequence
 
 from builder.errors import SourceUnsupported
-from builder.file_chunks import Digest, file_chunks
 from builder.image_documents import check_layers, is_converted, read_config
+from builder.layer_reader import read_layer
 from builder.overlay import empty_tree, merge_layer
 from builder.progress import Progress, megabytes
-from builder.scratch import ScratchFile
-from builder.spool import spool_layer
-from builder.tar_index import TarEntry, read_entries
+from rafs.codes import DIGEST_SIZE, Digester
+from rafs.digests import digest_of
 from rafs.tree import Node
 from registry_client.manifest import Manifest
 from registry_client.source import ImageSource
 
 
 class MergedImage:
-    """The files of one ordinary image; used by one thread, and to be closed."""
+    """The files of one ordinary image; used by one thread."""
 
     def __init__(
-        self, source: ImageSource, manifest: Manifest, directory: Path | None, progress: Progress
+        self,
+        source: ImageSource,
+        manifest: Manifest,
+        chunk_size: int,
+        digesters: Sequence[Digester],
+        progress: Progress,
     ) -> None:
-        """Fetch and merge the layers of *manifest*; scratch files lie in *directory*.
+        """Fetch and merge the layers of *manifest*, cut every *chunk_size* bytes; each chunk has its digest by all
+        of *digesters*.
 
         Raises:
             SourceUnsupported, LayerInvalid, LayerUnsupported: no image that could be converted.
-            SpoolFull, SpoolFailed: no room, or no such directory.
             RegistryError: of the source.
         """
         if is_converted(manifest):
@@ -49,48 +49,32 @@ class MergedImage:
         config = read_config(manifest, b"".join(source.read_blob(manifest.config)))
         self.root = empty_tree()
         self.dropped: Counter[str] = Counter()  # xattrs the format has no place for, by name
-        self._files: dict[Node, tuple[TarEntry, ScratchFile]] = {}
-        with ExitStack() as owned:
-            for number, layer in enumerate(manifest.layers):
-                step = f"unpack layer {number + 1}/{len(manifest.layers)}"
-                progress.begin(step, layer.size)
-                spool = owned.enter_context(
-                    spool_layer(
-                        _counted(source.read_blob(layer), progress, step),
-                        layer=layer.digest,
-                        diff_id=config.diff_ids[number],
-                        directory=directory,
-                        proceed=_nothing,
-                    )
-                )
-                progress.finish(step, megabytes(spool.size))
-                entries = list(read_entries(spool, layer.digest))
-                merge_layer(self.root, entries, layer=layer.digest, dropped=self.dropped)
-                for entry in entries:
-                    if entry.node is not None and stat.S_ISREG(entry.node.mode):
-                        self._files[entry.node] = entry, spool
-            self._owned = owned.pop_all()
+        self._digesters = tuple(digesters)
+        self._digests: dict[Node, Sequence[bytes]] = {}
+        for number, layer in enumerate(manifest.layers):
+            step = f"unpack layer {number + 1}/{len(manifest.layers)}"
+            progress.begin(step, layer.size)
+            read = read_layer(
+                _counted(source.read_blob(layer), progress, step),
+                layer=layer.digest,
+                diff_id=config.diff_ids[number],
+                chunk_size=chunk_size,
+                take=self._take,
+                proceed=_nothing,
+            )
+            progress.finish(step, megabytes(read.tar_bytes))
+            merge_layer(self.root, read.entries, layer=layer.digest, dropped=self.dropped)
+            for entry in read.entries:
+                if entry.node is not None and stat.S_ISREG(entry.node.mode):
+                    self._digests[entry.node] = entry.digests
 
-    def chunks(self, node: Node, chunk_size: int, digest: Digest) -> Iterator[bytes]:
-        """The *digest* of each *chunk_size* bytes of a regular file of the tree.
+    def digests(self, node: Node, digester: Digester) -> Iterator[bytes]:
+        """Those of the chunks of a regular file of the tree, by one of the digesters it was made for."""
+        start = self._digesters.index(digester) * DIGEST_SIZE
+        return (every[start : start + DIGEST_SIZE] for every in self._digests[node])
 
-        Raises:
-            SpoolFailed: the disk reported an error.
-        """
-        entry, spool = self._files[node]
-        return (found for _, _, found in file_chunks(entry, spool, chunk_size, digest))
-
-    def close(self) -> None:
-        """Give the space back."""
-        self._owned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _take(self, chunk: bytes | memoryview) -> bytes:
+        return b"".join(digest_of(digester)(chunk) for digester in self._digesters)
 
 
 def _counted(pieces: Iterator[bytes], progress: Progress, step: str) -> Iterator[bytes]:

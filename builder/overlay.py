@@ -26,6 +26,7 @@ from rafs.tree import Node
 _WHITEOUT: Final = b".wh."
 _METADATA: Final = b".wh..wh."  # AUFS' own bookkeeping, which docker skips, too
 _OPAQUE: Final = b".wh..wh..opq"
+_TYPE_MASK: Final = 0o170000  # as stat.S_IFMT takes it, without a call per entry
 
 
 def empty_tree() -> Node:
@@ -50,25 +51,30 @@ def merge_layer(
     current = b""
     try:
         targets = _lower_targets(root, entries)
+        marks = {id(entry) for entry in entries if _may_hide(entry)}
         for entry in entries:
-            current = entry.path
-            _apply_whiteout(root, entry)
+            if id(entry) in marks:
+                current = entry.path
+                _apply_whiteout(root, entry)
         files: dict[bytes, TarEntry] = {}
         linked: set[Node] = set()
         renamed: list[TarEntry] = []
+        placing = _Placing(root)
         for entry in entries:
             current = entry.path
-            if _is_whiteout(entry):
+            if id(entry) in marks and _is_whiteout(entry):
                 continue
-            if (replaced := files.pop(entry.path, None)) is not None and replaced.node in linked:
+            if (replaced := files.pop(current, None)) is not None and replaced.node in linked:
                 renamed.append(replaced)
-            if entry.node is None:
-                linked.add(_link(root, entry, targets))
+            node = entry.node
+            if node is None:
+                linked.add(_link(root, placing, entry, targets))
                 continue
-            entry.node.xattrs = kept_xattrs(entry.node.xattrs, dropped)
-            _place(root, entry.path, entry.node)
-            if stat.S_ISREG(entry.node.mode):
-                files[entry.path] = entry
+            if node.xattrs is not None:
+                node.xattrs = kept_xattrs(node.xattrs, dropped)
+            placing.place(current, node)
+            if node.mode & _TYPE_MASK == stat.S_IFREG:
+                files[current] = entry
     except Unresolvable as error:
         raise LayerInvalid(_at(layer, current, error)) from error
     except (LayerInvalid, LayerUnsupported) as error:
@@ -84,6 +90,14 @@ def _blob_order(entry: TarEntry) -> tuple[bytes, bytes]:
     folder, _, name = entry.path.rpartition(b"/")
     # NUL, which no name has, sorts a folder's subfolders right behind it.
     return folder.replace(b"/", b"\0"), name
+
+
+def _may_hide(entry: TarEntry) -> bool:
+    """False for nearly all that hide nothing; cheap, since every entry is asked."""
+    node = entry.node
+    return _WHITEOUT in entry.path or (
+        node is not None and (node.xattrs is not None or node.mode & _TYPE_MASK == stat.S_IFCHR)
+    )
 
 
 def _is_whiteout(entry: TarEntry) -> bool:
@@ -132,30 +146,44 @@ def _lower_targets(root: Node, entries: Iterable[TarEntry]) -> dict[bytes, Node]
     return found
 
 
-def _link(root: Node, entry: TarEntry, lower: dict[bytes, Node]) -> Node:
+def _link(root: Node, placing: _Placing, entry: TarEntry, lower: dict[bytes, Node]) -> Node:
     target = name_at(root, entry.link) or lower.get(entry.link)
     if target is None:
         raise LayerInvalid(f"a hard link to {repr(entry.link[:200])[1:]}, which is in no layer up to here")
     if target.is_directory:
         raise LayerInvalid(f"a hard link to the directory {repr(entry.link[:200])[1:]}")
-    _place(root, entry.path, target)
+    placing.place(entry.path, target)
     return target
 
 
-def _place(root: Node, path: bytes, node: Node) -> None:
-    folder, _, name = path.rpartition(b"/")
-    if not name:
-        if not node.is_directory:
-            raise LayerInvalid("the root is not a directory")
-        _take_attributes(root, node)
-        return
-    parent = directory_at(root, folder, create=True)
-    assert parent is not None
-    there = parent.children.get(name)
-    if there is not None and there.is_directory and node.is_directory:
-        _take_attributes(there, node)
-    else:
-        parent.children[name] = node
+class _Placing:
+    """Puts nodes into the tree, and remembers the last folder: the entries of one mostly come together."""
+
+    def __init__(self, root: Node) -> None:
+        self._root = root
+        self._folder: bytes | None = None
+        self._parent = root
+
+    def place(self, path: bytes, node: Node) -> None:
+        folder, _, name = path.rpartition(b"/")
+        if not name:
+            if not node.is_directory:
+                raise LayerInvalid("the root is not a directory")
+            _take_attributes(self._root, node)
+            return
+        if folder != self._folder:
+            parent = directory_at(self._root, folder, create=True)
+            assert parent is not None
+            self._folder, self._parent = folder, parent
+        children = self._parent.children
+        there = children.get(name)
+        if there is None:
+            children[name] = node
+        elif there.is_directory and node.is_directory:
+            _take_attributes(there, node)
+        else:
+            children[name] = node
+            self._folder = None  # what was replaced may have been on the way to it
 
 
 def _take_attributes(directory: Node, new: Node) -> None:

@@ -1,4 +1,4 @@
-"""Unnamed temporary files: the unpacked layers and the blobs made of them.
+"""Unnamed temporary files: the layers' chunks and the blobs made of them.
 
 They have no name from the start, so nothing is left behind whatever ends the program. Reads are positional
 and safe from any thread; appending is one thread's. Not for anything that has to survive.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,22 @@ class ScratchFile:
                 written = os.write(self._file.fileno(), rest)
                 self.size += written
                 rest = rest[written:]
+
+    def append_all(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Add *pieces*, at most 1024, one behind the other at the end.
+
+        Raises:
+            SpoolFull, SpoolFailed: they were not, or not wholly, written.
+        """
+        if not pieces:
+            return
+        with self._translated():
+            written = os.writev(self._file.fileno(), pieces)
+        self.size += written
+        for piece in pieces:
+            if written < len(piece):
+                self.append(memoryview(piece)[written:])
+            written = max(0, written - len(piece))
 
     def read(self, offset: int, size: int) -> bytes:
         """The *size* bytes from byte *offset*; fewer only where the file ends before that.

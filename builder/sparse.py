@@ -23,14 +23,6 @@ _SIZE_LIMIT: Final = 1 << 40  # bytes; each 256 KiB of zeros costs 8 bytes of bo
 Take = Callable[[int], bytes]  # the next n bytes of the tar, or Malformed
 
 
-class Piece(NamedTuple):
-    """Stored bytes: *size* of them belong at *file_offset* and lie at *tar_offset*; sizes in bytes."""
-
-    file_offset: int
-    size: int
-    tar_offset: int
-
-
 class SparseMap(NamedTuple):
     """A sparse file: its whole size and (file offset, size) of what is stored, in order."""
 
@@ -70,20 +62,15 @@ def pax_map(records: Records, take: Take) -> SparseMap | None:
     return None
 
 
-def place(sparse: SparseMap, start: int, stored_size: int) -> tuple[Piece, ...]:
-    """Where each stored piece lies when the stored bytes begin at byte *start* of the tar.
+def check_stored(sparse: SparseMap, stored_size: int) -> None:
+    """Return if the map covers exactly *stored_size* bytes.
 
     Raises:
-        Malformed: the map does not cover exactly *stored_size* bytes.
+        Malformed: it does not.
     """
-    pieces = []
-    at = start
-    for offset, size in sparse.stored:
-        pieces.append(Piece(offset, size, at))
-        at += size
-    if at - start != stored_size:
-        raise Malformed(f"sparse map covers {at - start} bytes, {stored_size} are stored")
-    return tuple(pieces)
+    covered = sum(size for _, size in sparse.stored)
+    if covered != stored_size:
+        raise Malformed(f"sparse map covers {covered} bytes, {stored_size} are stored")
 
 
 def _checked(size: int, pairs: Sequence[tuple[int, int]]) -> SparseMap:

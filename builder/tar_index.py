@@ -1,4 +1,4 @@
-"""What a layer's tar holds: its entries with bytes paths, exact times and the place of each file's bytes.
+"""What a layer's tar holds: its entries with bytes paths, exact times and the digests of each file's chunks.
 
 A reader of our own, since the standard library's `tarfile` decodes names to text, keeps times as floats,
 keeps every member in memory with its bookkeeping, and refuses streams that end without padding (`umoci
@@ -6,24 +6,23 @@ insert` writes them). Where dialects disagree it does what Go's archive/tar does
 directories and fifos have no body whatever their size field says; global PAX headers are skipped, not
 applied; `..` is resolved inside the root.
 
-Not here: whiteouts and layers (`overlay`), and the bytes of files, which stay in the spool.
+Not here: whiteouts and layers (`overlay`), and the bytes of chunks, which go to whoever asked for them.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from builder import pax, sparse
 from builder.errors import LayerInvalid, LayerUnsupported
-from builder.scratch import ScratchFile
-from builder.sparse import Piece
 from builder.tar_header import BLOCK, Header, Malformed, Unshowable, parse_header, text
-from rafs.tree import Node, PlanInvalid, device_number
+from builder.tar_stream import TarStream
+from rafs.tree import NO_CHILDREN, Node, PlanInvalid, device_number
 
-_READ_AHEAD: Final = 256 << 10  # bytes; one read serves the headers of many small files
 _NAME_LIMIT: Final = 255  # bytes, of EROFS and of Linux
 _PATH_LIMIT: Final = 4095  # bytes, Linux
 _TARGET_LIMIT: Final = 4095  # bytes of a symlink, Linux
@@ -48,54 +47,63 @@ _PAX_GLOBAL: Final = b"g"
 _LONG_NAME: Final = b"L"
 _LONG_LINK: Final = b"K"
 _LABEL: Final = b"V"
+_EXTENSIONS: Final = frozenset({_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _LABEL})
+_DOTS: Final = frozenset({b"", b".", b".."})
+_NO_FIELDS: Final[dict[bytes, bytes]] = {}
+
+
+# Gets the bytes of each chunk in the order of the tar, valid only during the call; returns their digest.
+TakeChunk = Callable[[bytes | memoryview], bytes]
 
 
 @dataclass(slots=True)
 class TarEntry:
     """One entry: a new inode in `node`, or a hard link to the path `link`.
 
-    Paths are normalised: no leading slash, no `.` or `..`; the root is `b""`. `pieces` says where a regular
-    file's bytes lie in the tar; what they do not cover is zeros.
+    Paths are normalised: no leading slash, no `.` or `..`; the root is `b""`. `digests` are those of a
+    regular file's chunks, in the order of the file; holes are chunks of zeros.
     """
 
     path: bytes
     node: Node | None
     link: bytes = b""
-    pieces: tuple[Piece, ...] = ()
+    digests: Sequence[bytes] = ()
 
 
-def read_entries(spool: ScratchFile, layer: str) -> Iterator[TarEntry]:
-    """The entries of the tar in *spool*, in its order; *layer* names it in errors.
+def read_entries(stream: TarStream, layer: str, *, chunk_size: int, take: TakeChunk) -> Iterator[TarEntry]:
+    """The entries of the tar in *stream*, in its order; *layer* names it in errors.
+
+    Files are cut every *chunk_size* bytes, and *take* gets each chunk. What *take* raises passes through.
 
     Raises:
         LayerInvalid: not a tar, truncated, or an entry breaks a rule of tar.
         LayerUnsupported: an entry that no Linux file system image can show.
     """
-    cursor = _Cursor(spool)
+    bodies = _Bodies(stream, chunk_size, take)
     named = b""
     began = 0
     try:
-        while (header := _next_header(cursor)) is not None:
-            began = cursor.at - BLOCK
+        while (header := _next_header(stream)) is not None:
+            began = stream.at - BLOCK
             named = _joined(header)
             extended: pax.Records = []
             long_name = long_link = None
-            while header.kind in (_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _LABEL):
-                body = cursor.body(header.size)
+            while header.kind in _EXTENSIONS:
+                body = _extension(stream, header.size)
                 if header.kind == _PAX:
                     extended = pax.parse_records(body)
                 elif header.kind == _LONG_NAME:
                     long_name = text(body)
                 elif header.kind == _LONG_LINK:
                     long_link = text(body)
-                following = _next_header(cursor)
+                following = _next_header(stream)
                 if following is None:
                     if header.kind in (_PAX_GLOBAL, _LABEL):
                         return
                     raise Malformed("the tar ends between an extended header and its entry")
                 header = following
-            named = long_name or dict(extended).get(b"path") or _joined(header)
-            yield _entry(cursor, header, extended, long_name, long_link)
+                named = long_name or dict(extended).get(b"path") or _joined(header)
+            yield _entry(bodies, header, extended, long_name, long_link)
     except Malformed as error:
         raise LayerInvalid(_at(layer, named, began, error)) from error
     except (Unshowable, PlanInvalid) as error:
@@ -109,6 +117,13 @@ def normal_path(name: bytes) -> bytes:
         Malformed: a NUL byte in it.
         Unshowable: longer than 4095 bytes, or a part longer than 255.
     """
+    folder, _, last = name.rstrip(b"/").rpartition(b"/")
+    if last in _DOTS or len(last) > _NAME_LIMIT or len(name) > _PATH_LIMIT or b"\0" in last:
+        return _normal(name)
+    return above + b"/" + last if (above := _normal_folder(folder)) else last
+
+
+def _normal(name: bytes) -> bytes:
     if b"\0" in name:
         raise Malformed("a name with a NUL byte")
     if len(name) > _PATH_LIMIT:
@@ -126,10 +141,13 @@ def normal_path(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
+_normal_folder: Final = lru_cache(maxsize=1 << 10)(_normal)  # files of one folder come together
+
+
 def _entry(
-    cursor: _Cursor, header: Header, records: pax.Records, long_name: bytes | None, long_link: bytes | None
+    bodies: _Bodies, header: Header, records: pax.Records, long_name: bytes | None, long_link: bytes | None
 ) -> TarEntry:
-    fields = dict(records)
+    fields = dict(records) if records else _NO_FIELDS
     name = long_name or fields.get(b"GNU.sparse.name") or fields.get(b"path") or _joined(header)
     link = long_link or fields.get(b"linkpath") or header.link
     path = normal_path(name)
@@ -144,7 +162,7 @@ def _entry(
         file_type = stat.S_IFDIR
     node = _node(header, fields, records, file_type)
     if file_type == stat.S_IFREG:
-        return TarEntry(path, node, pieces=_pieces(cursor, header, fields, records, node))
+        return TarEntry(path, node, b"", _digests(bodies, header, fields, records, node))
     if file_type == stat.S_IFLNK:
         if not 0 < len(link) <= _TARGET_LIMIT or b"\0" in link:
             raise Unshowable(f"a symbolic link of {len(link)} bytes, possible are 1 to {_TARGET_LIMIT}")
@@ -162,33 +180,89 @@ def _node(header: Header, fields: dict[bytes, bytes], records: pax.Records, file
     mtime, nanoseconds = pax.seconds(fields[b"mtime"]) if fields.get(b"mtime") else (header.mtime, 0)
     if not -_SECONDS_LIMIT <= mtime < _SECONDS_LIMIT:
         raise Malformed(f"mtime {mtime} has more than 64 bits")
+    # Linux has no other mode for symbolic links, whatever a tar says.
+    mode = 0o777 if file_type == stat.S_IFLNK else header.mode & 0o7777
     return Node(
-        mode=file_type | header.mode & 0o7777,
-        uid=uid,
-        gid=gid,
-        mtime=mtime,
-        mtime_ns=nanoseconds,
+        file_type | mode,
+        uid,
+        gid,
+        mtime,
+        nanoseconds,
         xattrs=pax.xattrs(records) if records else None,
+        children={} if file_type == stat.S_IFDIR else NO_CHILDREN,
     )
 
 
-def _pieces(
-    cursor: _Cursor, header: Header, fields: dict[bytes, bytes], records: pax.Records, node: Node
-) -> tuple[Piece, ...]:
+def _digests(
+    bodies: _Bodies, header: Header, fields: dict[bytes, bytes], records: pax.Records, node: Node
+) -> Sequence[bytes]:
+    """Those of the chunks of a regular file, whose size is set."""
     stored = pax.decimal(fields[b"size"], "size") if fields.get(b"size") else header.size
-    body_at = cursor.at
+    stream = bodies.stream
+    body_at = stream.at
     if header.kind == b"S":
-        shape: sparse.SparseMap | None = sparse.old_gnu_map(header, cursor.take)
-        body_at = cursor.at
+        shape: sparse.SparseMap | None = sparse.old_gnu_map(header, stream.take)
+        body_at = stream.at
     else:
-        shape = sparse.pax_map(records, cursor.take) if records else None
-    start = cursor.at
-    cursor.skip(body_at, stored)
-    if shape is not None:
-        node.size = shape.size
-        return sparse.place(shape, start, stored - (start - body_at))
-    node.size = stored
-    return (Piece(0, stored, start),) if stored else ()
+        shape = sparse.pax_map(records, stream.take) if records else None
+    if shape is None:
+        node.size = stored
+        return bodies.plain(stored)
+    node.size = shape.size
+    sparse.check_stored(shape, stored - (stream.at - body_at))
+    return bodies.sparse(shape)
+
+
+class _Bodies:
+    """Reads the bodies of files, and cuts them into chunks."""
+
+    def __init__(self, stream: TarStream, chunk_size: int, take: TakeChunk) -> None:
+        self.stream = stream
+        self._chunk_size = chunk_size
+        self._take = take
+        self._hole = b""  # the digest of a whole chunk of zeros, once one was met
+
+    def plain(self, size: int) -> Sequence[bytes]:
+        if 0 < size <= self._chunk_size:
+            digests: Sequence[bytes] = (self._take(self.stream.view(size)),)
+        else:
+            step = self._chunk_size
+            digests = [self._take(self.stream.view(min(step, size - at))) for at in range(0, size, step)]
+        self._end(size)
+        return digests
+
+    def sparse(self, shape: sparse.SparseMap) -> Sequence[bytes]:
+        digests = []
+        pieces = iter([*shape.stored, (shape.size, 0)])
+        at, left = next(pieces)
+        for start in range(0, shape.size, self._chunk_size):
+            end = min(start + self._chunk_size, shape.size)
+            if at >= end:
+                digests.append(self._zeros(end - start))
+                continue
+            chunk = bytearray(end - start)
+            while at < end:
+                part = min(left, end - at)
+                chunk[at - start : at - start + part] = self.stream.view(part)
+                at, left = at + part, left - part
+                if not left:
+                    at, left = next(pieces)
+            digests.append(self._take(bytes(chunk)))
+        self._end(sum(size for _, size in shape.stored))
+        return digests
+
+    def _zeros(self, size: int) -> bytes:
+        if size < self._chunk_size:
+            return self._take(bytes(size))
+        # Hashed once: a sparse file may be all zeros for a terabyte.
+        self._hole = self._hole or self._take(bytes(size))
+        return self._hole
+
+    def _end(self, size: int) -> None:
+        """Pass over the padding of a body, which may be missing at the end of the tar."""
+        if size < 0:
+            raise Malformed(f"a body of {size} bytes")
+        self.stream.skip(-size % BLOCK)
 
 
 def _joined(header: Header) -> bytes:
@@ -199,11 +273,22 @@ def _at(layer: str, name: bytes, offset: int, error: Exception) -> str:
     return f"layer {layer}: tar entry {repr(name[:200])[1:]} at byte {offset}: {error}"
 
 
-def _next_header(cursor: _Cursor) -> Header | None:
+def _extension(stream: TarStream, size: int) -> bytes:
+    """The body of an extended header."""
+    if not 0 <= size <= pax.BODY_LIMIT:
+        raise Malformed(f"an extended header of {size} bytes, the limit is {pax.BODY_LIMIT}")
+    body = stream.take(size)
+    stream.skip(-size % BLOCK)
+    return body
+
+
+def _next_header(stream: TarStream) -> Header | None:
     """The next header, None at the end: two zero blocks, one at the very end, or no more bytes."""
-    block = cursor.block()
+    block = stream.block()
+    if len(block) == BLOCK and block[0]:
+        return parse_header(block)
     if block == _ZEROS:
-        if cursor.block().strip(b"\0"):
+        if stream.block().strip(b"\0"):
             raise Malformed("a single block of zeros between entries; the tar is corrupt here")
         return None
     if not block.strip(b"\0"):
@@ -211,48 +296,3 @@ def _next_header(cursor: _Cursor) -> Header | None:
     if len(block) < BLOCK:
         raise Malformed(f"the tar ends inside a header, {len(block)} bytes after the previous entry")
     return parse_header(block)
-
-
-class _Cursor:
-    """A position in the tar; small reads are served from one read-ahead buffer."""
-
-    def __init__(self, spool: ScratchFile) -> None:
-        self._spool = spool
-        self._buffer = b""
-        self._buffer_at = 0
-        self.at = 0
-
-    def block(self) -> bytes:
-        """The next block; shorter, down to empty, only at the end."""
-        start = self.at - self._buffer_at
-        if not 0 <= start <= len(self._buffer) - BLOCK:
-            self._buffer = self._spool.read(self.at, _READ_AHEAD)
-            self._buffer_at, start = self.at, 0
-        block = self._buffer[start : start + BLOCK]
-        self.at += len(block)
-        return block
-
-    def take(self, size: int) -> bytes:
-        """Exactly the next *size* bytes."""
-        taken = self._spool.read(self.at, size)
-        if len(taken) < size:
-            raise Malformed(f"the tar ends {size - len(taken)} bytes before the end of this entry")
-        self.at += size
-        return taken
-
-    def body(self, size: int) -> bytes:
-        """The body of an extended header, with its padding skipped."""
-        if not 0 <= size <= pax.BODY_LIMIT:
-            raise Malformed(f"an extended header of {size} bytes, the limit is {pax.BODY_LIMIT}")
-        body_at = self.at
-        body = self.take(size)
-        self.skip(body_at, size)
-        return body
-
-    def skip(self, body_at: int, size: int) -> None:
-        """Go behind a body of *size* bytes at *body_at* and its padding, which may be missing at the end."""
-        end = body_at + size
-        if size < 0 or self.at > end or end > self._spool.size:
-            there = self._spool.size - body_at
-            raise Malformed(f"a body of {size} bytes, the tar ends {there} bytes after its start")
-        self.at = min(end + -size % BLOCK, self._spool.size)

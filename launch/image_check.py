@@ -174,15 +174,14 @@ class ImageCheck:
                     self._add("chunk", f"blob {meta.id}", "more of it was not looked at")
                     break
 
-    def compare(self, source: ImageSource, directory: Path | None, progress: Progress) -> None:
+    def compare(self, source: ImageSource, progress: Progress) -> None:
         """Compare every path with the ordinary image *source* names, for the same platform; after `deep`.
 
-        *directory* takes the unpacked ordinary image meanwhile. An image that cannot be opened is not
-        compared: that is a finding already.
+        An image that cannot be opened is not compared: that is a finding already.
 
         Raises:
             rafs.FormatUnsupported: an image without digests of chunks.
-            builder.errors.BuildError: the ordinary image is none, is broken, or finds no room.
+            builder.errors.BuildError: the ordinary image is none, or is broken.
             what `registry_client` raises when it cannot be had.
         """
         if self._bootstrap is None:
@@ -190,13 +189,14 @@ class ImageCheck:
         if self._bootstrap.flags & RafsFlag.TARFS_MODE:
             raise FormatUnsupported("comparing a tarfs image", "it has no digests of chunks to compare by")
         manifest = find_ordinary(source, self._platform)
-        with MergedImage(source, manifest, directory, progress) as ordinary:
-            progress.begin("compare", None)
-            compared = compare(
-                self._bootstrap, self._metas, ordinary, lambda count: progress.advance("compare", count)
-            )
-            progress.finish("compare", f"{compared.paths} paths")
-            self.verdict.dropped_xattrs = dict(ordinary.dropped)
+        digesters = sorted({meta.digester for meta in self._metas})
+        ordinary = MergedImage(source, manifest, self._bootstrap.chunk_size, digesters, progress)
+        progress.begin("compare", None)
+        compared = compare(
+            self._bootstrap, self._metas, ordinary, lambda count: progress.advance("compare", count)
+        )
+        progress.finish("compare", f"{compared.paths} paths")
+        self.verdict.dropped_xattrs = dict(ordinary.dropped)
         self.verdict.against = manifest.digest
         self.verdict.findings += compared.findings
         self.verdict.paths_compared = compared.paths

@@ -63,12 +63,6 @@ Exit code 6 when anything is wrong; all findings are listed.
     metavar="OCI_IMAGE",
     help="Compare every path's type, bytes, mode, owner, time, links and xattrs with this image; reads all.",
 )
-@click.option(
-    "--work-dir",
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
-    metavar="DIR",
-    help="For --against: where that image is unpacked meanwhile [default: $TMPDIR or /tmp].",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @image_options
 @registry_options
@@ -78,7 +72,6 @@ def check(
     image: str,
     deep: bool,
     against: str | None,
-    work_dir: Path | None,
     as_json: bool,
     platform: str | None,
     blob_dir: Path | None,
@@ -104,7 +97,7 @@ def check(
             ) as bar:
                 looking.deep(bar.update)
         if ordinary is not None:
-            _compare(looking, ordinary, registry, work_dir)
+            _compare(looking, ordinary, registry)
     finally:
         looking.close()
     verdict = looking.verdict
@@ -276,16 +269,14 @@ def _explain_registry(host: str, registry: RegistryOptions, as_json: bool) -> No
         sys.exit(UNAUTHORISED if any(way["answered"] for way in facts["ways"]) else UNREACHABLE)
 
 
-def _compare(
-    looking: ImageCheck, ordinary: Reference, registry: RegistryOptions, work_dir: Path | None
-) -> None:
+def _compare(looking: ImageCheck, ordinary: Reference, registry: RegistryOptions) -> None:
     from builder.progress import shown_progress
     from registry_client import open_source
 
     source = open_source(ordinary, registry)
     try:
         with shown_progress(sys.stderr) as progress:
-            looking.compare(source, work_dir, progress)
+            looking.compare(source, progress)
     finally:
         source.close()
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .bootstrap_plan import ROOT_NID, Plan, PlannedInode, plan_inodes
+from .chunk_lists import ChunkTables
 from .chunk_placement import ChunkPlacement
 from .codes import (
     BLOCK,
@@ -42,13 +43,14 @@ from .records import (
     SUPERBLOCK,
     DeviceSlot,
     ExtendedSuperblock,
-    InodeExtended,
     Superblock,
 )
 from .tree import Node, PlanInvalid
 from .xattr_area import xattr_icount
 
 _U32 = 1 << 32
+
+_pack_inode = INODE_EXTENDED.struct.pack  # without a record of names: it is every inode's
 
 # Blobs of the flat form (bootstrap and blobs on one disk) begin at multiples of this, as Nydus has them.
 _FLAT_ALIGNMENT = 512 << 10
@@ -62,6 +64,7 @@ class _Places:
     prefetch_table: int
     inode_area: int
     chunk_table: int
+    chunk_table_size: int  # without what fills its last block
     end: int
 
 
@@ -78,29 +81,51 @@ def write_bootstrap(
         PlanInvalid: the tree cannot be expressed in the format, or does not fit the blobs.
         ImageTooLarge: too many blobs or too many bytes in them.
     """
-    if not MIN_CHUNK_SIZE <= chunk_size <= MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
-        raise PlanInvalid(
-            f"chunk size {chunk_size}, expected a power of two from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE}"
-        )
-    plan = plan_inodes(root, chunk_size)
-    files = (inode.node for inode in plan.inodes if stat.S_ISREG(inode.node.mode))
-    placement = ChunkPlacement(files, blobs, chunk_size)
-    nids = _prefetch_nids(plan, prefetch)
-    places = _place_parts(plan, placement, len(nids))
+    return BootstrapDraft(root, blobs, chunk_size=chunk_size, prefetch=prefetch).finish(blobs)
 
-    out = bytearray()
-    _write_superblocks(out, plan, placement, places, chunk_size, len(nids))
-    _pad_to(out, places.blob_table)
-    for index, blob in enumerate(placement.blobs):
-        out += BLOB_ENTRY.pack(blob.record(index).entry())
-    _pad_to(out, places.prefetch_table)
-    out += b"".join(nid.to_bytes(4, "little") for nid in nids)
-    _pad_to(out, places.inode_area)
-    _write_inodes(out, plan, placement, places.inode_area)
-    _pad_to(out, places.chunk_table)
-    out += placement.chunk_table()
-    _pad_to(out, places.end)
-    return bytes(out)
+
+class BootstrapDraft:
+    """A bootstrap that lacks only its blobs' names and sizes, as nobody knows while they are written."""
+
+    def __init__(
+        self, root: Node, blobs: Sequence[ChunkTables], *, chunk_size: int, prefetch: Sequence[Node] = ()
+    ) -> None:
+        """As `write_bootstrap`; nodes and chunks are read now and not again."""
+        if not MIN_CHUNK_SIZE <= chunk_size <= MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
+            raise PlanInvalid(
+                f"chunk size {chunk_size}, expected a power of two from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE}"
+            )
+        self._chunk_size = chunk_size
+        self._plan = plan = plan_inodes(root, chunk_size)
+        files = (inode.node for inode in plan.inodes if stat.S_ISREG(inode.node.mode))
+        self._placement = placement = ChunkPlacement(files, blobs, chunk_size)
+        self._prefetch = b"".join(nid.to_bytes(4, "little") for nid in _prefetch_nids(plan, prefetch))
+        self._places = places = _place_parts(plan, placement, len(self._prefetch))
+        self._body = body = bytearray()
+        _write_inodes(body, plan, placement, places.inode_area // BLOCK)
+        _pad_to(body, places.chunk_table - places.inode_area)
+        body += placement.chunk_table()
+        _pad_to(body, places.end - places.inode_area)
+
+    def finish(self, blobs: Sequence[FinishedBlob]) -> bytes:
+        """The whole. *blobs* are those the draft was made for, in the same order.
+
+        Raises:
+            ImageTooLarge: too many bytes in them.
+        """
+        placement, places = self._placement, self._places
+        used = [blobs[key] for key in placement.keys]
+        for blob, planned in zip(used, placement.blobs, strict=True):
+            assert blob.sizes == planned.sizes and blob.digests == planned.digests
+        head = bytearray()
+        _write_superblocks(head, self._plan, used, places, self._chunk_size, len(self._prefetch))
+        _pad_to(head, places.blob_table)
+        for index, blob in enumerate(used):
+            head += BLOB_ENTRY.pack(blob.record(index).entry())
+        _pad_to(head, places.prefetch_table)
+        head += self._prefetch
+        _pad_to(head, places.inode_area)
+        return b"".join((head, self._body))
 
 
 def _up(position: int, alignment: int = BLOCK) -> int:
@@ -126,26 +151,26 @@ def _prefetch_nids(plan: Plan, nodes: Sequence[Node]) -> list[int]:
     return nids
 
 
-def _place_parts(plan: Plan, placement: ChunkPlacement, prefetch_count: int) -> _Places:
+def _place_parts(plan: Plan, placement: ChunkPlacement, prefetch_size: int) -> _Places:
     blob_table = _up(DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * len(placement.blobs))
     prefetch_table = blob_table + BLOB_ENTRY.size * len(placement.blobs)
-    inode_area = _up(prefetch_table + 4 * prefetch_count)
+    inode_area = _up(prefetch_table + prefetch_size)
     chunk_table = inode_area + plan.end
     end = _up(chunk_table + placement.chunk_table_size)
     if end // BLOCK >= _U32:
         raise ImageTooLarge(f"the bootstrap would have {end} bytes, its blocks are numbered with 32 bits")
-    return _Places(blob_table, prefetch_table, inode_area, chunk_table, end)
+    return _Places(blob_table, prefetch_table, inode_area, chunk_table, placement.chunk_table_size, end)
 
 
 def _write_superblocks(
     out: bytearray,
     plan: Plan,
-    placement: ChunkPlacement,
+    blobs: Sequence[FinishedBlob],
     places: _Places,
     chunk_size: int,
-    prefetch_count: int,
+    prefetch_size: int,
 ) -> None:
-    slots, blocks = _device_slots(placement.blobs, places.end)
+    slots, blocks = _device_slots(blobs, places.end)
     flags = (
         RafsFlag.ENCRYPTION_NONE
         | RafsFlag.EXPLICIT_UID_GID
@@ -171,12 +196,12 @@ def _write_superblocks(
         ExtendedSuperblock(
             flags=flags,
             blob_table_offset=places.blob_table,
-            blob_table_size=BLOB_ENTRY.size * len(placement.blobs),
+            blob_table_size=BLOB_ENTRY.size * len(blobs),
             chunk_size=chunk_size,
             chunk_table_offset=places.chunk_table,
-            chunk_table_size=placement.chunk_table_size,
-            prefetch_table_offset=places.prefetch_table if prefetch_count else 0,
-            prefetch_table_size=4 * prefetch_count,
+            chunk_table_size=places.chunk_table_size,
+            prefetch_table_offset=places.prefetch_table if prefetch_size else 0,
+            prefetch_table_size=prefetch_size,
         )
     )
     _pad_to(out, DEVICE_SLOTS_OFFSET)
@@ -197,11 +222,14 @@ def _device_slots(blobs: Sequence[FinishedBlob], bootstrap_size: int) -> tuple[l
     return slots, sum(slot.blocks for slot in slots)
 
 
-def _write_inodes(out: bytearray, plan: Plan, placement: ChunkPlacement, area: int) -> None:
+def _write_inodes(out: bytearray, plan: Plan, placement: ChunkPlacement, area_block: int) -> None:
+    """Write them to *out*, which begins with the inode area."""
     behind: list[tuple[int, bytes]] = []  # (position, content) of the blocks behind the inodes
     for inode in plan.inodes:
-        i_u, content = _content(inode, placement, area // BLOCK)
-        _pad_to(out, area + inode.position)
+        i_u, content = _content(inode, placement, area_block)
+        position = inode.position
+        if len(out) < position:
+            _pad_to(out, position)
         out += _inode_record(inode, i_u)
         out += inode.xattrs
         if inode.full_blocks:
@@ -209,12 +237,13 @@ def _write_inodes(out: bytearray, plan: Plan, placement: ChunkPlacement, area: i
             behind.append((inode.first_block * BLOCK, content[:split]))
             content = content[split:]
         if content:
-            _pad_to(out, area + inode.tail_position)
+            if len(out) < inode.tail_position:
+                _pad_to(out, inode.tail_position)
             out += content
-        assert len(out) == area + inode.end, f"{inode.path!r} has {len(out) - area - inode.position} bytes"
-    assert len(out) == area + plan.inodes_end
+        assert len(out) == inode.end, f"{inode.path!r} has {len(out) - position} bytes"
+    assert len(out) == plan.inodes_end
     for position, content in behind:
-        _pad_to(out, area + position)
+        _pad_to(out, position)
         out += content
 
 
@@ -238,18 +267,18 @@ def _content(inode: PlannedInode, placement: ChunkPlacement, area_block: int) ->
 
 def _inode_record(inode: PlannedInode, i_u: int) -> bytes:
     node = inode.node
-    return INODE_EXTENDED.pack(
-        InodeExtended(
-            i_format=FORMAT_EXTENDED | inode.layout << 1,
-            xattr_icount=xattr_icount(inode.xattrs),
-            mode=node.mode,
-            size=inode.size,
-            i_u=i_u,
-            ino=inode.ino,
-            uid=node.uid,
-            gid=node.gid,
-            mtime=node.mtime,
-            mtime_nsec=node.mtime_ns,
-            nlink=inode.nlink,
-        )
+    return _pack_inode(
+        FORMAT_EXTENDED | inode.layout << 1,
+        xattr_icount(inode.xattrs) if inode.xattrs else 0,
+        node.mode,
+        0,
+        inode.size,
+        i_u,
+        inode.ino,
+        node.uid,
+        node.gid,
+        node.mtime,
+        node.mtime_ns,
+        inode.nlink,
+        b"",
     )

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
-from .codes import (
-    BLOCK,
-    CHUNK_FORMAT_BITS,
-    CHUNK_FORMAT_INDEXES,
-    MAX_BLOBS,
-)
+from .chunk_lists import ChunkTables
+from .codes import BLOCK, CHUNK_FORMAT_BITS, CHUNK_FORMAT_INDEXES, DIGEST_SIZE, MAX_BLOBS
 from .errors import ImageTooLarge
-from .finished_blob import FinishedBlob
-from .records import CHUNK_ENTRY, CHUNK_ROW, ChunkEntry, ChunkRow
+from .records import CHUNK_ENTRY, CHUNK_ROW
 from .tree import Node, PlanInvalid, split_ref
 
 _BLOCK_BITS = BLOCK.bit_length() - 1
 _LARGEST_EXTENT = BLOCK << CHUNK_FORMAT_BITS  # bytes
 
+# Without records of names: there is one for each chunk of each file.
+_pack_entry = CHUNK_ENTRY.struct.pack
+_pack_row = CHUNK_ROW.struct.pack
+
 
 class ChunkPlacement:
     """The chunks of one image. Not thread-safe: it remembers where in a file each chunk was used."""
 
-    def __init__(self, files: Iterable[Node], blobs: Sequence[FinishedBlob], chunk_size: int) -> None:
+    def __init__(self, files: Iterable[Node], blobs: Sequence[ChunkTables], chunk_size: int) -> None:
         """*files* are all regular files of the image; a chunk's blob key is the position in *blobs*.
 
         Raises:
@@ -43,15 +43,18 @@ class ChunkPlacement:
                 raise PlanInvalid(
                     f"blob {blobs[key].id} is cut at {blobs[key].chunk_size} bytes, the image at {chunk_size}"
                 )
-        by_id: dict[str, FinishedBlob] = {}
-        for key in sorted(used):
-            by_id.setdefault(blobs[key].id, blobs[key])
-        if len(by_id) > MAX_BLOBS:
-            raise ImageTooLarge(f"the files use {len(by_id)} blobs, an image can have {MAX_BLOBS}")
-        self.blobs = tuple(by_id.values())  # in blob table order
-        index_of = {blob_id: index for index, blob_id in enumerate(by_id)}
-        self._index_of_key = {key: index_of[blobs[key].id] for key in used}
-        self._file_offsets = [array("Q", bytes(8 * blob.chunk_count)) for blob in self.blobs]
+        names = {key: blobs[key].id or key for key in sorted(used)}
+        self.keys: list[int] = []  # of the blobs, in blob table order
+        index_of: dict[str | int, int] = {}
+        for key, name in names.items():
+            if name not in index_of:
+                index_of[name] = len(index_of)
+                self.keys.append(key)
+        if len(self.keys) > MAX_BLOBS:
+            raise ImageTooLarge(f"the files use {len(self.keys)} blobs, an image can have {MAX_BLOBS}")
+        self.blobs = [blobs[key] for key in self.keys]
+        self._index_of_key = {key: index_of[name] for key, name in names.items()}
+        self._file_offsets = [array("Q", bytes(8 * len(blob.sizes))) for blob in self.blobs]
 
     def place_file(self, node: Node) -> tuple[int, bytes]:
         """(chunk format, chunk entries) of a regular file: what its inode says, and what follows the inode.
@@ -59,28 +62,40 @@ class ChunkPlacement:
         Raises:
             PlanInvalid: a chunk is not in its blob, or has not the size that its place in the file asks for.
         """
+        if len(node.chunks) == 1:
+            return self._place_small(node)
         entries = bytearray()
         contiguous = True
         previous = (0, 0)  # device, block
         left = node.size
         for ref in node.chunks:
-            key, chunk_index = split_ref(ref)
-            blob_index = self._index_of_key[key]
-            blob = self.blobs[blob_index]
-            expected = min(left, self._chunk_size)
-            found = blob.sizes[chunk_index] if chunk_index < blob.chunk_count else None
-            if found != expected:
-                raise PlanInvalid(
-                    f"chunk {chunk_index} of blob {blob.id} has {found} bytes, byte {node.size - left} of the"
-                    f" file wants {expected}"
-                )
-            self._file_offsets[blob_index][chunk_index] = node.size - left
-            device, block = blob_index + 1, blob.blocks[chunk_index]
-            entries += CHUNK_ENTRY.pack(ChunkEntry(chunk_index & 0xFFFF, device, chunk_index >> 16, block))
+            device, chunk_index, block = self._place(ref, min(left, self._chunk_size), node, node.size - left)
+            entries += _pack_entry(chunk_index & 0xFFFF, device, chunk_index >> 16, block)
             contiguous &= not previous[0] or (device, block) == previous
             previous = device, block + self._chunk_size // BLOCK
-            left -= expected
+            left -= self._chunk_size
         return self._chunk_format(node.size, contiguous), bytes(entries)
+
+    def _place_small(self, node: Node) -> tuple[int, bytes]:
+        device, chunk_index, block = self._place(node.chunks[0], min(node.size, self._chunk_size), node, 0)
+        return self._chunk_format(node.size, False), _pack_entry(
+            chunk_index & 0xFFFF, device, chunk_index >> 16, block
+        )
+
+    def _place(self, ref: int, expected: int, node: Node, file_offset: int) -> tuple[int, int, int]:
+        """(device, index, block) of a chunk that is to have *expected* bytes."""
+        key, chunk_index = split_ref(ref)
+        blob_index = self._index_of_key[key]
+        blob = self.blobs[blob_index]
+        sizes = blob.sizes
+        found = sizes[chunk_index] if chunk_index < len(sizes) else None
+        if found != expected:
+            raise PlanInvalid(
+                f"chunk {chunk_index} of blob {blob.id} has {found} bytes, byte {file_offset} of the"
+                f" file wants {expected}"
+            )
+        self._file_offsets[blob_index][chunk_index] = file_offset
+        return blob_index + 1, chunk_index, blob.blocks[chunk_index]
 
     def _chunk_format(self, size: int, contiguous: bool) -> int:
         extent_bits = self._chunk_size.bit_length() - 1
@@ -95,25 +110,20 @@ class ChunkPlacement:
         Chunks that no file uses (a higher layer replaced it) have a row as well: readers fetch and verify
         whole units, and this table is where they have the digests from.
         """
-        order = sorted(
-            (blob.digest(chunk_index), blob_index, chunk_index)
-            for blob_index, blob in enumerate(self.blobs)
-            for chunk_index in range(blob.chunk_count)
-        )
-        return b"".join(
-            CHUNK_ROW.pack(
-                ChunkRow(
-                    digest=digest,
-                    blob_index=blob_index,
-                    size=self.blobs[blob_index].sizes[chunk_index],
-                    offset=self.blobs[blob_index].offset(chunk_index),
-                    file_offset=self._file_offsets[blob_index][chunk_index],
-                    chunk_index=chunk_index,
+        rows = []
+        for blob_index, blob in enumerate(self.blobs):
+            digests = bytes(blob.digests)
+            numbers = zip(blob.sizes, blob.blocks, self._file_offsets[blob_index], strict=True)
+            for index, (size, block, file_offset) in enumerate(numbers):
+                digest = digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+                # Batch members: no flags, and where they lie compressed is the unit's business.
+                rows.append(
+                    _pack_row(digest, blob_index, 0, 0, size, 0, block * BLOCK, file_offset, index, 0)
                 )
-            )
-            for digest, blob_index, chunk_index in order
-        )
+        # Stable, so equal digests stay in the order of blob and index.
+        rows.sort(key=itemgetter(slice(DIGEST_SIZE)))
+        return b"".join(rows)
 
     @property
     def chunk_table_size(self) -> int:
-        return CHUNK_ROW.size * sum(blob.chunk_count for blob in self.blobs)
+        return CHUNK_ROW.size * sum(len(blob.sizes) for blob in self.blobs)

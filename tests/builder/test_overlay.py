@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from builder.errors import LayerInvalid, LayerUnsupported
 from builder.overlay import empty_tree, merge_layer
-from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry, read_entries
+from builder.tar_stream import TarStream
 from rafs.tree import Node, walk
+from rafs.unit_cutter import chunk_digest
 from tests.builder.tar_bytes import END, long_link, member, pax
 
 Layer = bytes  # members, one after the other
@@ -27,9 +28,8 @@ def merge(*layers: Layer, dropped: Counter[str] | None = None) -> Node:
 
 
 def merge_onto(root: Node, layer: Layer, dropped: Counter[str] | None = None) -> list[TarEntry]:
-    with ScratchFile() as spool:
-        spool.append(layer + END)
-        entries = list(read_entries(spool, "sha256:abc"))
+    stream = TarStream(iter([layer + END]))
+    entries = list(read_entries(stream, "sha256:abc", chunk_size=4096, take=chunk_digest))
     return merge_layer(root, entries, layer="sha256:abc", dropped=Counter() if dropped is None else dropped)
 
 

@@ -12,21 +12,30 @@ import pytest
 from builder.errors import LayerInvalid, LayerUnsupported
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry, normal_path, read_entries
+from builder.tar_stream import TarStream
 from rafs.tree import Node, device_number
+from rafs.unit_cutter import chunk_digest
 from tests.builder.tar_bytes import BLOCK, END, base256, long_link, long_name, member, octal, pax
 
 GNU = b"ustar  \x00"
 
 
-def spooled(raw: bytes) -> ScratchFile:
-    spool = ScratchFile()
-    spool.append(raw)
-    return spool
+CHUNK_SIZE = 4096
 
 
-def read(raw: bytes) -> list[TarEntry]:
-    with spooled(raw) as spool:
-        return list(read_entries(spool, "sha256:abc"))
+class Chunks(dict[bytes, bytes]):
+    """The chunks a reader was given, by digest."""
+
+    def take(self, chunk: bytes | memoryview) -> bytes:
+        digest = chunk_digest(chunk)
+        self[digest] = bytes(chunk)
+        return digest
+
+
+def read(raw: bytes, chunks: Chunks | None = None, piece: int = 1 << 20) -> list[TarEntry]:
+    pieces = (raw[at : at + piece] for at in range(0, len(raw), piece))
+    take = (Chunks() if chunks is None else chunks).take
+    return list(read_entries(TarStream(pieces), "sha256:abc", chunk_size=CHUNK_SIZE, take=take))
 
 
 def one(raw: bytes) -> TarEntry:
@@ -40,14 +49,14 @@ def node(raw: bytes) -> Node:
     return found
 
 
-def content(raw: bytes) -> bytes:
-    """The only entry's bytes, zeros where nothing is stored."""
-    entry = one(raw)
+def content(raw: bytes, piece: int = 1 << 20) -> bytes:
+    """The only entry's bytes, from its chunks."""
+    chunks = Chunks()
+    (entry,) = read(raw + END, chunks, piece)
     assert entry.node is not None
-    found = bytearray(entry.node.size)
-    for offset, size, at in entry.pieces:
-        found[offset : offset + size] = raw[at : at + size]
-    return bytes(found)
+    sizes = [min(CHUNK_SIZE, entry.node.size - at) for at in range(0, entry.node.size, CHUNK_SIZE)]
+    assert [len(chunks[digest]) for digest in entry.digests] == sizes
+    return b"".join(chunks[digest] for digest in entry.digests)
 
 
 def test_an_ordinary_file_has_all_its_fields() -> None:
@@ -208,7 +217,7 @@ FILE = member(b"x", b"hello")
 )
 def test_streams_may_end_early_but_not_inside_an_entry(raw: bytes) -> None:
     (entry,) = read(raw)
-    assert (entry.path, entry.pieces[0].size) == (b"x", 5)
+    assert (entry.path, entry.digests) == (b"x", (chunk_digest(b"hello"),))
 
 
 def test_no_bytes_and_only_zeros_are_empty_tars() -> None:
@@ -287,7 +296,7 @@ def test_sparse_files_are_whole(write: Writer, pieces: list[tuple[int, int]], si
         at += length
     raw = write(pieces, size, stored)
     assert one(raw).path == b"x"
-    assert content(raw) == expected
+    assert content(raw) == content(raw, piece=100) == expected
     assert [entry.path for entry in read(raw + member(b"next") + END)] == [b"x", b"next"]
 
 
@@ -364,6 +373,17 @@ def test_what_no_image_can_show_is_refused_by_name(feature: str) -> None:
     raw, said = UNSHOWABLE[feature]
     with pytest.raises(LayerUnsupported, match=said):
         read(raw)
+
+
+@pytest.mark.parametrize("piece", [1, 511, 512, 4096, 5000])
+def test_the_pieces_in_which_a_tar_comes_make_no_difference(piece: int) -> None:
+    body = bytes(range(256)) * 50
+    raw = long_name(LONG) + member(b"x", body) + FILE + member(b"empty") + END
+    whole, cut = Chunks(), Chunks()
+    assert [entry.path for entry in read(raw, cut, piece)] == [LONG, b"x", b"empty"]
+    read(raw, whole)
+    assert whole == cut
+    assert content(member(b"x", body), piece) == body
 
 
 def test_every_prefix_of_a_tar_is_read_or_refused() -> None:

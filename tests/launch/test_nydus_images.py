@@ -66,4 +66,4 @@ def test_an_image_without_digests_is_not_compared_with_another(tmp_path: Path) -
     assert looking.verdict.sound
     nobody = open_source(parse_reference(f"oci:{tmp_path}:none"), RegistryOptions())
     with pytest.raises(FormatUnsupported, match="comparing a tarfs image"):
-        looking.compare(nobody, tmp_path, SilentProgress())
+        looking.compare(nobody, SilentProgress())
