@@ -180,8 +180,8 @@ class ImagePacker:
     ) -> LayerBlob | None:
         """Have what is new in *files*, whose new chunks lie in *spool*, stored, and set the nodes' chunks.
 
-        None if nothing was new; such a layer has no blob. *proceed* is told the bytes that were compressed, by
-        any thread, and may raise. Nothing is waited for.
+        None if nothing was new; such a layer has no blob. *proceed* is told the bytes that were compressed,
+        by any thread, and may raise. Nothing is waited for.
 
         Raises:
             SpoolFull, SpoolFailed: no room for the blob's scratch file.

@@ -34,8 +34,8 @@ class MergedImage:
         digesters: Sequence[Digester],
         progress: Progress,
     ) -> None:
-        """Fetch and merge the layers of *manifest*, cut every *chunk_size* bytes; each chunk has its digest by all
-        of *digesters*.
+        """Fetch and merge the layers of *manifest*, whose files are cut every *chunk_size* bytes; each chunk
+        has its digest by all of *digesters*.
 
         Raises:
             SourceUnsupported, LayerInvalid, LayerUnsupported: no image that could be converted.
