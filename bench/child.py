@@ -7,6 +7,7 @@ server: the registry, containerd, the emulated link.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,17 @@ def stop_child(child: subprocess.Popen[bytes], *, seconds: float = STOP_SECONDS)
             child.wait(seconds)
         except subprocess.TimeoutExpired:
             child.kill()
+    child.wait()
+
+
+def stop_session(child: subprocess.Popen[bytes], *, seconds: float = STOP_SECONDS) -> None:
+    """As `stop_child`, for a program that waits for what it has started before it ends: all of it is told."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import oci_directory, tar_difference
-from bench.child import run_command, start_child, stop_child, tail
+from bench.child import run_command, start_child, stop_session, tail
 from bench.errors import BenchError
 from registry_client.platform import host_platform
 
@@ -156,7 +156,7 @@ def bootstrap(scratch: Path) -> tuple[Path, Path]:
                 stdout=scratch / f"{name}.log",
                 environment=environment,
             )
-            undo.callback(stop_child, children[name], seconds=30.0)  # it unmounts and removes on SIGTERM
+            undo.callback(stop_session, children[name], seconds=30.0)  # it unmounts and removes on SIGTERM
         deadline = time.monotonic() + BUILD_SECONDS
         for name, child in children.items():
             try:
@@ -165,8 +165,17 @@ def bootstrap(scratch: Path) -> tuple[Path, Path]:
                 raise BenchError(f"bootstrapping Debian: not done after {BUILD_SECONDS:.0f} s") from error
             if status != 0:
                 words = tail(scratch / f"{name}.log")
-                raise BenchError(f"bootstrapping Debian: mmdebstrap ended with {status}: {words}")
+                raise BenchError(f"bootstrapping Debian: mmdebstrap ended with {status}: {words}{_advice()}")
     return scratch / "base.tar", scratch / "full.tar"
+
+
+def _advice() -> str:
+    if os.geteuid() == 0:
+        return ""
+    return (
+        "; without root it needs user namespaces and subordinate ids in /etc/subuid and /etc/subgid "
+        "(usermod --add-subuids), or give an image with --image"
+    )
 
 
 def write_app_layer(layer: Path, below: Path) -> None:

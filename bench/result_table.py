@@ -68,9 +68,15 @@ def summary(result: Result) -> list[str]:
             told.append(f"{link}: nopull is ready in {ratio:.2f} of the time of pull and run")
         if share is not None:
             told.append(f"{link}: {100 * share:.0f} % of the compressed image were demanded before ready")
-    memory = [run.counters.peak_memory_bytes for run in result.runs if run.counters is not None]
-    if memory:
-        told.append(f"mount server: at most {max(memory) / 1e6:.0f} MB resident")
+    for contestant in result.contestants():
+        memory = [
+            run.counters.peak_memory_bytes
+            for link in result.links()
+            for run in result.of(link, contestant)
+            if run.counters is not None
+        ]
+        if memory:
+            told.append(f"{contestant}: a mount's processes together at most {_mb(max(memory))} MB resident")
     told.append("demanded: what the start waited for or the hot list named; background: what else came")
     told.append("floor: so many bytes at the link's rate, and nothing else; all: the whole image")
     told.append("received: counted outside, on the link with its headers, or by the registry on loopback")

@@ -122,8 +122,8 @@ def test_table_on_a_terminal_of_80_columns_loses_nothing(monkeypatch: pytest.Mon
         assert all(cell in text for cell in row)
 
 
-def test_summary_names_the_largest_memory_of_the_mount_server() -> None:
-    assert "mount server: at most 40 MB resident" in summary(RESULT)
+def test_summary_names_the_largest_memory_of_each_kind_of_mount() -> None:
+    assert "nopull: a mount's processes together at most 40.0 MB resident" in summary(RESULT)
 
 
 def test_plot_is_written_in_the_form_its_name_asks_for(tmp_path: Path) -> None:
