@@ -37,5 +37,5 @@ def test_a_program_that_has_ended_can_be_stopped_once_more(tmp_path: Path) -> No
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ProgramMissing, match="starting no-such-program: no such program; ./dev setup"):
+    with pytest.raises(ProgramMissing, match=r"starting no-such-program: no such program; ./dev setup"):
         start_child(["no-such-program"], stdout=tmp_path / "log")
