@@ -10,11 +10,15 @@ import errno
 
 from fuse_fs.errors import (
     IsADirectory,
+    MessageInvalid,
     NoSuchAttribute,
     NoSuchEntry,
     NotADirectory,
     NotAFile,
     NotASymlink,
+    NotSupported,
+    RoomTooSmall,
+    TreeReadOnly,
 )
 
 REFUSALS: dict[type[BaseException], int] = {
@@ -24,6 +28,10 @@ REFUSALS: dict[type[BaseException], int] = {
     NotASymlink: errno.EINVAL,
     NotAFile: errno.EINVAL,
     NoSuchAttribute: errno.ENODATA,
+    NotSupported: errno.ENOSYS,
+    TreeReadOnly: errno.EROFS,
+    MessageInvalid: errno.EINVAL,
+    RoomTooSmall: errno.ERANGE,
 }
 
 

@@ -20,7 +20,7 @@ class MountpointInvalid(FuseError):
 
 
 class MountFailed(FuseError):
-    """libfuse or the kernel refused the mount."""
+    """The kernel, or a program or library between, refused the mount."""
 
 
 class ReadIncomplete(FuseError):
@@ -53,3 +53,19 @@ class NotAFile(Refusal):
 
 class NoSuchAttribute(Refusal):
     """The inode has no such extended attribute."""
+
+
+class NotSupported(Refusal):
+    """The request is left to the kernel, or not known here."""
+
+
+class TreeReadOnly(Refusal):
+    """The request would change the image."""
+
+
+class MessageInvalid(Refusal):
+    """The request is not of the form that it should have."""
+
+
+class RoomTooSmall(Refusal):
+    """The answer is longer than what was asked for."""

@@ -8,17 +8,16 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-# A container's start reads some thousands of files; a path and its entry take about 0.2 KB.
-FILES_KEPT = 16384
-PATH_BYTES_KEPT = 2 << 20
+from rafs.bootstrap import Nid
+
+FILES_KEPT = 16384  # a container's start reads some thousands of files; each takes about 0.1 KB
 
 
 class FirstRead(NamedTuple):
     """A file's first read."""
 
-    path: bytes
+    nid: Nid
     seconds: float  # since the mount was made
-    size: int  # of the file, in bytes
 
 
 class FirstReads:
@@ -26,21 +25,19 @@ class FirstReads:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._by_number: dict[int, FirstRead] = {}
-        self._path_bytes = 0
+        self._seconds: dict[Nid, float] = {}
 
     @property
     def full(self) -> bool:
         """Whether files may have been left out."""
-        return len(self._by_number) >= FILES_KEPT or self._path_bytes >= PATH_BYTES_KEPT
+        return len(self._seconds) >= FILES_KEPT
 
-    def note(self, number: int, path: bytes, size: int) -> None:
-        """The file with inode *number* is read; a file with several names counts once."""
-        if number in self._by_number or self.full:
+    def note(self, nid: Nid) -> None:
+        """The file with that inode number is read; a file with several names counts once."""
+        if nid in self._seconds or self.full:
             return
-        self._by_number.setdefault(number, FirstRead(path, time.monotonic() - self._began, size))
-        self._path_bytes += len(path)
+        self._seconds.setdefault(nid, time.monotonic() - self._began)
 
     def listed(self) -> list[FirstRead]:
         """In the order of the reads."""
-        return list(self._by_number.values())
+        return [FirstRead(nid, seconds) for nid, seconds in list(self._seconds.items())]

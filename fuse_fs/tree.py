@@ -1,19 +1,17 @@
-"""What an image shows: paths to inodes, attributes, names, links, xattrs and bytes.
+"""What an image shows: inodes, names, links, xattrs and bytes, by inode number.
 
-Knows nothing of FUSE; `mount` asks it and translates. Metadata comes from the bootstrap, bytes from an
-attachment of the store. Every method may be called from any number of threads: the only state is a cache of
-dicts whose single operations are atomic.
+Knows nothing of FUSE: `operations` asks it and translates, and `paths` for libfuse. Metadata comes from the
+bootstrap, bytes from an attachment of the store. Every method may be called from any number of threads.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from fuse_fs.errors import (
     IsADirectory,
-    NoSuchAttribute,
     NoSuchEntry,
     NotADirectory,
     NotAFile,
@@ -21,14 +19,11 @@ from fuse_fs.errors import (
     ReadIncomplete,
 )
 from fuse_fs.first_reads import FirstReads
+from fuse_fs.names import Names
 from rafs.bootstrap import Bootstrap, Inode, Nid
 from rafs.codes import RafsFlag
 
 BLOCK = 4096  # bytes; st_blksize, and what st_blocks is rounded up to, as in an EROFS mount of the image
-
-# Paths whose inode number is remembered, twice (see `_remember`). A path and its number take about 0.2 KB,
-# and an image has seldom more directories than this.
-REMEMBERED_PATHS = 8192
 
 
 class BlobBytes(Protocol):
@@ -51,92 +46,110 @@ class ImageTree:
     def __init__(self, bootstrap: Bootstrap, attachment: BlobBytes) -> None:
         self._bootstrap = bootstrap
         self._attachment = attachment
+        self._names = Names(bootstrap)
         self.first_reads = FirstReads()
-        self._known: dict[bytes, Nid] = {}
-        self._known_before: dict[bytes, Nid] = {}
+        self.root = bootstrap.root_nid
+        self.block_size = bootstrap.block_size
 
     @property
     def has_xattrs(self) -> bool:
         """Whether any inode may have extended attributes."""
         return bool(self._bootstrap.flags & RafsFlag.HAS_XATTR)
 
-    def inode(self, path: bytes) -> Inode:
-        """The inode at *path*, which is absolute and names no symbolic link on the way.
+    def inode(self, nid: Nid) -> Inode:
+        """The inode with that number.
+
+        Raises:
+            rafs.FormatInvalid: the bootstrap has none there.
+        """
+        return self._bootstrap.inode(nid)
+
+    def lookup(self, directory: Inode, name: bytes) -> Nid:
+        """The number of the inode that is called *name* in *directory*.
 
         Raises:
             NoSuchEntry, NotADirectory.
             rafs.FormatInvalid: the bootstrap is broken there.
         """
-        return self._bootstrap.inode(self._find(path))
+        if not stat.S_ISDIR(directory.mode):
+            raise NotADirectory(f"inode {directory.nid} is not a directory")
+        found = self._bootstrap.lookup(directory, name)
+        if found is None:
+            raise NoSuchEntry(f"{show(name)} does not exist in inode {directory.nid}")
+        return found
 
-    def entries(self, path: bytes) -> Iterator[tuple[bytes, Nid, int]]:
-        """Yield (name, inode number, file type bits as in st_mode) of a directory, "." and ".." among them.
-
-        Raises:
-            as `inode`; NotADirectory.
-        """
-        inode = self.inode(path)
-        if not stat.S_ISDIR(inode.mode):
-            raise NotADirectory(f"{show(path)} is not a directory")
-        for name, nid, file_type in self._bootstrap.entries(inode):
-            yield name, nid, _TYPE_BITS.get(file_type) or stat.S_IFMT(self._bootstrap.inode(nid).mode)
-
-    def symlink_target(self, path: bytes) -> bytes:
-        """Where the symbolic link at *path* points.
+    def entries(self, directory: Inode, place: int = 0) -> Iterator[tuple[bytes, Nid, int, int]]:
+        """Yield (name, inode number, file type bits as in st_mode, place of what follows) of a directory from
+        *place* on, "." and ".." among them. It begins at place 0.
 
         Raises:
-            as `inode`; NotASymlink.
+            NotADirectory.
+            rafs.FormatInvalid: the bootstrap is broken there.
         """
-        inode = self.inode(path)
+        if not stat.S_ISDIR(directory.mode):
+            raise NotADirectory(f"inode {directory.nid} is not a directory")
+        # A block has fewer entries than bytes.
+        block, first = divmod(place, self.block_size)
+        for index in range(block, -(-directory.size // self.block_size)):
+            behind = index * self.block_size + first
+            for name, nid, file_type in self._bootstrap.entries_in(directory, index, first):
+                behind += 1
+                yield name, nid, _TYPE_BITS.get(file_type) or stat.S_IFMT(self.inode(nid).mode), behind
+            first = 0
+
+    def symlink_target(self, inode: Inode) -> bytes:
+        """Where the symbolic link points.
+
+        Raises:
+            NotASymlink.
+            rafs.FormatInvalid: the bootstrap is broken there.
+        """
         if not stat.S_ISLNK(inode.mode):
-            raise NotASymlink(f"{show(path)} is not a symbolic link")
+            raise NotASymlink(f"inode {inode.nid} is not a symbolic link")
         return self._bootstrap.symlink_target(inode)
 
-    def xattr_names(self, path: bytes) -> list[bytes]:
-        """Full names of the extended attributes. Raises as `inode`."""
-        return list(self._bootstrap.xattrs(self.inode(path)))
-
-    def xattr(self, path: bytes, name: bytes) -> bytes:
-        """The value of the extended attribute with the full name *name*.
+    def xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:
+        """Values of the extended attributes by their full names.
 
         Raises:
-            as `inode`; NoSuchAttribute.
+            rafs.FormatInvalid: the bootstrap is broken there.
         """
-        value = self._bootstrap.xattrs(self.inode(path)).get(name)
-        if value is None:
-            raise NoSuchAttribute(f"{show(path)} has no attribute {show(name)}")
-        return value
+        return self._bootstrap.xattrs(inode)
 
     def space(self) -> Space:
         """The size of the whole image: bytes of all blobs as far as chunks use them, and the bootstrap."""
         used = sum(blob.uncompressed_size for blob in self._bootstrap.blobs) + len(self._bootstrap.raw)
         return Space(-(-used // BLOCK), self._bootstrap.inode_count)
 
-    def read(self, path: bytes, offset: int, size: int) -> bytes:
+    def paths(self, nids: Iterable[Nid]) -> list[bytes]:
+        """A path that leads to each inode, for people; the first call walks through the image."""
+        return self._names.paths(nids)
+
+    def read(self, inode: Inode, offset: int, size: int) -> bytes:
         """*size* bytes of a file from byte *offset*; fewer only where the file ends.
 
         Neighbouring chunks that lie one behind the other in a blob are read in one go.
 
         Raises:
-            as `inode`; IsADirectory, NotAFile.
+            IsADirectory, NotAFile.
+            rafs.FormatInvalid: the bootstrap is broken there.
             ReadIncomplete: the bootstrap or the store gave fewer bytes than the file has there.
             chunk_store.StoreError: the bytes could not be had.
         """
-        inode = self.inode(path)
         if not stat.S_ISREG(inode.mode):
             if stat.S_ISDIR(inode.mode):
-                raise IsADirectory(f"{show(path)} is a directory")
-            raise NotAFile(f"{show(path)} is neither a file nor a directory")
+                raise IsADirectory(f"inode {inode.nid} is a directory")
+            raise NotAFile(f"inode {inode.nid} is neither a file nor a directory")
         stop = min(offset + size, inode.size)
         if stop <= offset:
             return b""
-        self.first_reads.note(inode.nid, path, inode.size)
+        self.first_reads.note(inode.nid)
         runs = self._runs(inode, offset, stop)
         pieces = [self._attachment.read(blob, start, length) for blob, start, length in runs]
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(content) != stop - offset:
             raise ReadIncomplete(
-                f"reading {show(path)} from {offset}: got {len(content)} bytes, expected {stop - offset}"
+                f"reading inode {inode.nid} from {offset}: got {len(content)} bytes, expected {stop - offset}"
             )
         return content
 
@@ -155,42 +168,6 @@ class ImageTree:
                 runs.append((extent.blob_index, start, length))
             end_blob, end = extent.blob_index, start + length
         return runs
-
-    def _find(self, path: bytes) -> Nid:
-        nid = self._recall(path)
-        if nid is not None:
-            return nid
-        unknown = []
-        while nid is None and path != b"/":
-            unknown.append(path)
-            path = path.rpartition(b"/")[0] or b"/"
-            nid = self._recall(path)
-        if nid is None:
-            nid = self._bootstrap.root_nid
-        while unknown:
-            directory, path = self._bootstrap.inode(nid), unknown.pop()
-            if not stat.S_ISDIR(directory.mode):
-                raise NotADirectory(f"{show(path)}: a part of the way is not a directory")
-            nid = self._bootstrap.lookup(directory, path.rpartition(b"/")[2])
-            if nid is None:
-                raise NoSuchEntry(f"{show(path)} does not exist")
-            self._remember(path, nid)
-        return nid
-
-    def _recall(self, path: bytes) -> Nid | None:
-        nid = self._known.get(path)
-        if nid is None:
-            nid = self._known_before.get(path)
-            if nid is not None:
-                self._remember(path, nid)
-        return nid
-
-    def _remember(self, path: bytes, nid: Nid) -> None:
-        """Keep *path*. Two generations instead of an order of use: a hit costs one dict look-up, no lock."""
-        if len(self._known) >= REMEMBERED_PATHS:
-            self._known_before = self._known
-            self._known = {}
-        self._known[path] = nid
 
 
 # rafs.codes.TYPE_*; other numbers are looked up in the inode, which is what the kernel trusts as well.

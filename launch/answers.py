@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fuse_fs.protocol import word_for
+
 if TYPE_CHECKING:
     from chunk_store import Attachment
-    from fuse_fs.first_reads import FirstReads
+    from fuse_fs.tree import ImageTree
     from launch.mounts import MountRecord
 
 
@@ -21,12 +23,14 @@ class Answers:
         self,
         record: MountRecord,
         attachment: Attachment,
-        first_reads: FirstReads,
+        tree: ImageTree,
+        asked: Mapping[int, int],
         metrics_address: str | None = None,
     ) -> None:
         self._record = record
         self._attachment = attachment
-        self._first_reads = first_reads
+        self._tree = tree
+        self._asked = asked
         self._metrics_address = metrics_address
 
     def __call__(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -39,15 +43,22 @@ class Answers:
             "progress": {**asdict(progress), "complete": progress.complete},
             "resident_bytes": resident_bytes(),
             "metrics_address": self._metrics_address,
+            "asked": {word_for(request): count for request, count in sorted(self._asked.items())},
         }
 
     def _trace(self) -> Mapping[str, Any]:
         """Paths as text in which a byte that is not UTF-8 is a lone surrogate."""
+        listed = self._tree.first_reads.listed()
+        paths = self._tree.paths(one.nid for one in listed)
         files = [
-            {"path": os.fsdecode(first.path), "seconds": round(first.seconds, 6), "size": first.size}
-            for first in self._first_reads.listed()
+            {
+                "path": os.fsdecode(path),
+                "seconds": round(one.seconds, 6),
+                "size": self._tree.inode(one.nid).size,
+            }
+            for path, one in zip(paths, listed, strict=True)
         ]
-        return {"files": files, "truncated": self._first_reads.full}
+        return {"files": files, "truncated": self._tree.first_reads.full}
 
 
 def resident_bytes(pid: int | None = None) -> int:

@@ -37,6 +37,7 @@ def start_mount(
         what the server raised before it was ready (see `session.run_session`), as the same type.
         ServerFailed: it ended without a word.
     """
+    request = request.in_any_directory()  # a server works in the root directory
     mount_id = new_id()
     log_path = state_directory(request.root, "log") / f"{mount_id}.log"
     if foreground:

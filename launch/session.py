@@ -1,7 +1,7 @@
 """What a mount server does, from the name of an image to the end of its mount.
 
 Runs in the main thread; `server` makes the process for it, and tells the outside what is reported here. The
-network is used from the first moment, while libfuse is loaded and the store opened beside it.
+network is used from the first moment, while the rest is loaded and the store opened beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from launch import mounts
 from launch.claim import Claim
 from launch.control import ControlServer
-from launch.image_request import ImageRequest
+from launch.image_request import ImageRequest, absolute
 from launch.later import Later
 from launch.log_lines import TEXT
 from launch.mountpoint import mount_at
@@ -66,6 +66,18 @@ class MountRequest:
             self.reference, self.options, self.platform, self.blob_dir, self.background, self.cache_size
         )
 
+    def in_any_directory(self) -> MountRequest:
+        """The same request, understood in whatever directory its reader works."""
+        image = absolute(self.image)
+        return replace(
+            self,
+            reference=image.reference,
+            options=image.options,
+            blob_dir=image.blob_dir,
+            mountpoint=self.mountpoint.absolute(),
+            root=self.root.absolute(),
+        )
+
 
 def new_id() -> str:
     """A name for a mount, unique among those of one root."""
@@ -90,12 +102,12 @@ def run_session(
         undo.callback(_close_opened, opening)
         # Here, while the network works: loading these takes longer than a round trip.
         from chunk_store import ChunkStore, Limits
-        from fuse_fs.mount import load_libfuse, serve
+        from fuse_fs.mount import require, serve
         from fuse_fs.tree import ImageTree
         from launch.answers import Answers, resident_bytes
         from launch.hot_list import hot_ranges
 
-        load_libfuse()
+        require()
         limits = Limits(cache_bytes=request.cache_size)
         limits = replace(limits, read_seconds=min(limits.read_seconds, request.options.timeout))
         place = store_root(request.root, request.reference, isolate=request.isolate)
@@ -109,6 +121,7 @@ def run_session(
         undo.callback(attachment.close)
         record = _record(request, mount_id, claim.mountpoint, image, log_path)
         undo.callback(mounts.forget, request.root, record)
+        asked: dict[int, int] = {}
         if metrics is None:
             tree, metrics_address = ImageTree(image.bootstrap, attachment), None
         else:
@@ -117,7 +130,7 @@ def run_session(
             metrics.publish(record, attachment.progress, resident_bytes)
             tree = ImageTree(image.bootstrap, TimedBytes(attachment, metrics.observe))
             metrics_address = metrics.address
-        answers = Answers(record, attachment, tree.first_reads, metrics_address)
+        answers = Answers(record, attachment, tree, asked, metrics_address)
         control = ControlServer(record.control, answers)
         undo.callback(control.close)
 
@@ -143,6 +156,7 @@ def run_session(
             allow_other=may_allow_other() if request.allow_other is None else request.allow_other,
             fsname=f"nopull:{record.pinned}",
             on_stop=attachment.close,
+            asked=asked,
         )
         for announced in announcing:
             announced.result()

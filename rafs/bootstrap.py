@@ -117,13 +117,21 @@ class Bootstrap:
             FormatInvalid: *directory* is none, or a block of it is broken.
         """
         self._require_directory(directory)
-        raw = self._raw
         for index in range(-(-directory.size // self.block_size)):
-            start, end = self._block(directory, index)
-            count = entry_count(raw, start, end, directory.nid)
-            for position in range(count):
-                nid, _, file_type, _ = DIRENT.struct.unpack_from(raw, start + position * DIRENT.size)
-                yield entry_name(raw, start, end, directory.nid, position, count), nid, file_type
+            yield from self.entries_in(directory, index)
+
+    def entries_in(self, directory: Inode, index: int, first: int = 0) -> Iterator[tuple[bytes, Nid, int]]:
+        """As `entries`, of block *index* of what is known to be a directory, from its entry *first* on.
+
+        Raises:
+            FormatInvalid: the block is broken.
+        """
+        raw = self._raw
+        start, end = self._block(directory, index)
+        count = entry_count(raw, start, end, directory.nid)
+        for position in range(first, count):
+            nid, _, file_type, _ = DIRENT.struct.unpack_from(raw, start + position * DIRENT.size)
+            yield entry_name(raw, start, end, directory.nid, position, count), nid, file_type
 
     def children(self, directory: Inode) -> Iterator[int]:
         """Yield the inode numbers of the entries without looking at their names, "." and ".." among them.

@@ -6,23 +6,21 @@ import pytest
 
 from fuse_fs import first_reads
 from fuse_fs.first_reads import FirstReads
+from rafs.bootstrap import Nid
 
 
-def test_each_inode_is_listed_once_by_the_name_that_came_first() -> None:
+def test_each_inode_is_listed_once_in_the_order_of_first_reads() -> None:
     reads = FirstReads()
-    for number, path in ((7, b"/b"), (3, b"/a"), (7, b"/other name of b"), (3, b"/a")):
-        reads.note(number, path, number)
-    assert [(one.path, one.size) for one in reads.listed()] == [(b"/b", 7), (b"/a", 3)]
+    for number in (7, 3, 7, 3):
+        reads.note(Nid(number))
+    assert [one.nid for one in reads.listed()] == [7, 3]
     assert not reads.full
 
 
-@pytest.mark.parametrize(("limit", "value"), [("FILES_KEPT", 10), ("PATH_BYTES_KEPT", 50)])
-def test_a_full_list_says_so_and_grows_no_more(
-    monkeypatch: pytest.MonkeyPatch, limit: str, value: int
-) -> None:
-    monkeypatch.setattr(first_reads, limit, value)
+def test_a_full_list_says_so_and_grows_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_reads, "FILES_KEPT", 10)
     reads = FirstReads()
     for number in range(100):
         assert reads.full == (number >= 10)
-        reads.note(number, b"/%04d" % number, 1)
+        reads.note(Nid(number))
     assert len(reads.listed()) == 10

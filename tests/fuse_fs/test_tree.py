@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fuse_fs.tree
+import fuse_fs.paths
 from fuse_fs.answers import errno_of, is_failure
 from fuse_fs.errors import (
     IsADirectory,
@@ -26,6 +26,7 @@ from fuse_fs.errors import (
     ReadIncomplete,
     Refusal,
 )
+from fuse_fs.paths import TreeByPath
 from fuse_fs.tree import ImageTree
 from rafs.bootstrap import Bootstrap
 from tests.support.images import Image, image_of
@@ -59,10 +60,15 @@ class Memory:
         return content[offset : offset + size - self.missing]
 
 
-def shown(root: Entry, *, missing: int = 0) -> tuple[ImageTree, Memory]:
+def shown_by_number(root: Entry, *, missing: int = 0) -> tuple[ImageTree, Memory]:
     image = image_of(root, chunk_size=CHUNK, batch_size=4 * CHUNK)
     memory = Memory(image, missing=missing)
     return ImageTree(Bootstrap(image.bootstrap), memory), memory
+
+
+def shown(root: Entry, *, missing: int = 0) -> tuple[TreeByPath, Memory]:
+    image, memory = shown_by_number(root, missing=missing)
+    return TreeByPath(image), memory
 
 
 EVERYTHING = tree(
@@ -119,7 +125,7 @@ def test_shows_every_name_with_every_attribute() -> None:
     ],
 )
 def test_questions_with_the_answer_no_have_an_errno_of_their_own(
-    ask: Callable[[ImageTree], object], refusal: type[Refusal], number: int
+    ask: Callable[[TreeByPath], object], refusal: type[Refusal], number: int
 ) -> None:
     image, _ = shown(EVERYTHING)
     with pytest.raises(refusal) as refused:
@@ -192,7 +198,7 @@ def test_very_deep_paths_are_found_without_recursion() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_fs.tree, "REMEMBERED_PATHS", 4)
+    monkeypatch.setattr(fuse_fs.paths, "REMEMBERED_PATHS", 4)
     names = [b"%d" % number for number in range(50)]
     image, _ = shown(tree(*(file(name, name) for name in names)))
     for _ in range(2):

@@ -189,7 +189,7 @@ def test_a_socket_left_by_a_dead_server_is_silent_and_replaced(tmp_path: Path) -
     [
         Unreachable("asking registry.example: refused"),
         ImageNotConverted("an ordinary image"),
-        FuseMissing("install libfuse2"),
+        FuseMissing("install fuse3"),
         StoreUnusable("locked"),
         FormatUnsupported("ZRAN", "blob 0"),
     ],

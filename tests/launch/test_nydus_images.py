@@ -9,6 +9,7 @@ import pytest
 
 from builder.progress import SilentProgress
 from chunk_store import ChunkStore
+from fuse_fs.paths import TreeByPath
 from fuse_fs.tree import ImageTree
 from launch.image_check import ImageCheck
 from launch.images import LazyImage, open_image
@@ -24,7 +25,7 @@ from tests.support.nydus_vectors import Image, all_images, one_vector, path_of, 
 def check_files(found: LazyImage, image: Image, root: Path) -> None:
     with ChunkStore(root) as store:
         attachment = store.attach(found.blobs, found.blob_source, background=False)
-        tree = ImageTree(found.bootstrap, attachment)
+        tree = TreeByPath(ImageTree(found.bootstrap, attachment))
         for row in image.files:
             path = path_of(row)
             inode = tree.inode(path)

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_fs.errors import MountpointInvalid
+from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.control import ask
 from launch.errors import ImageNotConverted, MountBusy, NotMounted
@@ -129,12 +130,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
         made.clear()
 
 
-@pytest.fixture(scope="module")
-def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """EVERYTHING, mounted once for all tests that only look."""
+@pytest.fixture(scope="module", params=["own protocol", "libfuse2"])
+def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """EVERYTHING, mounted once for all tests that only look: through our own protocol and through libfuse."""
     made = Place(tmp_path_factory.mktemp("everything"))
     try:
-        made.mount(made.publish(EVERYTHING))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(LIBRARY, request.param)
+            made.mount(made.publish(EVERYTHING))
         yield made.mountpoint
     finally:
         made.clear()
@@ -202,6 +205,34 @@ def test_random_reads_and_mappings_equal_the_source(mounted: Path, data: st.Data
             for offset, size in data.draw(ranges):
                 assert os.pread(opened.fileno(), size, offset) == BIG[offset : offset + size]
                 assert mapped[offset : offset + size] == BIG[offset : offset + size]
+
+
+def walk_twice(place: Place) -> tuple[dict[str, int], dict[str, int]]:
+    """What the kernel asked for when everything was looked at and read, and when that was done again."""
+    record = mounts.find(place.root, place.mountpoint)
+    assert record is not None
+    counts = []
+    for _ in range(2):
+        before = ask(record.control)["asked"]
+        for path in sorted(place.mountpoint.rglob("*")):
+            if path.is_symlink():
+                path.readlink()
+            elif path.is_file():
+                path.read_bytes()
+            assert not (path.parent / "gone").exists()
+        now = ask(record.control)["asked"]
+        counts.append({word: now[word] - before.get(word, 0) for word in now})
+    return counts[0], counts[1]
+
+
+def test_what_was_looked_at_and_read_is_never_asked_for_again(place: Place) -> None:
+    files = [file(b"f%03d" % number, b"%d" % number) for number in range(100)]
+    place.mount(place.publish(tree(directory(b"d", *files), directory(b"e"), symlink(b"s", b"d"))))
+    first, second = walk_twice(place)
+    assert first["read"] == 100 and first["readlink"] == 1
+    # Attributes come with the listings; looked up by name is only what is not there, once in each directory.
+    assert first["lookup"] == 2 and first.get("getattr", 0) == 0
+    assert {word: count for word, count in second.items() if count} == {}
 
 
 def test_a_large_directory_is_listed_whole(place: Place) -> None:
@@ -428,6 +459,14 @@ def test_the_commands_say_what_they_did(place: Place) -> None:
     assert (done.returncode, done.stdout) == (0, f"unmounted {place.mountpoint}\n"), done.stderr
     assert nopull(place, "umount", str(place.mountpoint)).returncode == 5
     assert json.loads(nopull(place, "ps", "--json").stdout) == []
+
+
+def test_relative_paths_are_those_of_the_command(place: Place) -> None:
+    place.publish(tree(file(b"f", b"x")))
+    words = ["mount", "oci:layout:v1", "mountpoint", "--root", "root", "--driver", "fuse"]
+    done = subprocess.run([*COMMAND, *words], cwd=place.base, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (place.mountpoint / "f").read_bytes() == b"x"
 
 
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.mounts import MountRecord, State
 from launch.server import MountRequest, start_mount
@@ -56,9 +57,11 @@ def mount(base: Path, source: Entry) -> Mounted:
     return Mounted(mountpoint, base / "root", start_mount(request))
 
 
-@pytest.fixture(scope="module")
-def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
-    made = mount(tmp_path_factory.mktemp("views"), TREE)
+@pytest.fixture(scope="module", params=["own protocol", "libfuse2"])
+def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(LIBRARY, request.param)
+        made = mount(tmp_path_factory.mktemp("views"), TREE)
     try:
         yield made
     finally:

@@ -1,0 +1,97 @@
+"""The threads that carry one mount's requests: one waits at the device, and hands on before it may wait.
+
+A request that needs only the bootstrap is answered by whoever has read it, so that a walk through the tree
+costs no change of threads. One that may wait for the network is answered after another thread has taken over
+the device: so nothing waits behind it, whatever it waits for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+log = logging.getLogger("nopull.fuse")
+
+# Each waits for one read. More can be under way only where so many processes fault on absent pages at once;
+# then the next request waits for one of them.
+MOST = 512
+IDLE = 3  # that wait for their turn at the device; more than this have nothing to do and end
+
+Work = Callable[[], object]
+Result = TypeVar("Result")
+
+
+class Crew:
+    """Threads that call *receive*, one at a time, and then what it returned, all at once.
+
+    *receive* returns what has to be done that may wait, or None when there will be no more. An error of
+    either is logged and ends nothing but its request.
+    """
+
+    def __init__(self, receive: Callable[[], Work | None], ended: Callable[[], None]) -> None:
+        """*ended* is called once, by one of the threads, after *receive* has returned None."""
+        self._receive = receive
+        self._ended = ended
+        self._over = False
+        # Whoever holds it may call `receive`. Held for as long as that waits.
+        self._turn = threading.Lock()
+        # Protects the two below. A leaf.
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._waiting = 0  # for their turn, or having it
+
+    def start(self) -> None:
+        """Begin with one thread; the others come when they are needed."""
+        self._hire()
+
+    def join(self, seconds: float) -> None:
+        """Wait until all have ended, but no longer than that for each."""
+        for thread in list(self._threads):
+            thread.join(seconds)
+
+    def _hire(self) -> None:
+        thread = threading.Thread(target=self._work, name="fuse", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+            self._waiting += 1
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The system's limit of threads: those that there are take the requests one by one.
+            log.warning("cannot start another thread for the mount: %s", error)
+            with self._lock:
+                self._threads.discard(thread)
+                self._waiting -= 1
+
+    def _work(self) -> None:
+        while True:
+            with self._turn:
+                work = None if self._over else self._attempt(self._receive)
+                if work is None:
+                    first, self._over = not self._over, True
+                    break
+                with self._lock:
+                    self._waiting -= 1
+                    short = not self._waiting and len(self._threads) < MOST
+            if short:
+                self._hire()
+            self._attempt(work)
+            with self._lock:
+                if self._waiting > IDLE:
+                    self._threads.discard(threading.current_thread())
+                    return
+                self._waiting += 1
+        if first:
+            self._ended()
+
+    @staticmethod
+    def _attempt(work: Callable[[], Result]) -> Result | Callable[[], None]:
+        """What *work* returns; nothing to do if it fails, which is a defect that may cost a request but no
+        more."""
+        try:
+            return work()
+        except Exception:
+            log.exception("answering a request failed")
+            return lambda: None

@@ -1,0 +1,174 @@
+"""One mount being served: requests read from its device, answered completely or with an errno.
+
+`operations` knows the answers, `crew` has the threads, `device` the mount. Here a message becomes a request,
+an answer or an error a reply, and a failure a line in the log.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from fuse_fs.answers import errno_of, is_failure
+from fuse_fs.crew import Crew
+from fuse_fs.device import is_gone
+from fuse_fs.operations import Operations
+from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, UNANSWERED, Request, word_for
+from fuse_fs.tree import ImageTree, show
+
+log = logging.getLogger("nopull.fuse")
+
+# The kernel wants room for a header and the largest write it was allowed, and for two pages at least.
+MESSAGE_LIMIT = 64 << 10  # bytes
+
+# After readahead has failed the kernel asks once more, at once, for the page a reader waits for. That reader
+# has waited already; whoever reads later than this tries again.
+STILL_FAILED_SECONDS = 0.25
+_FAILURES_KEPT = 64
+# Of the device: the reader was interrupted, the request was taken back, or somebody else had it.
+_NOT_THIS_TIME = frozenset({errno.EINTR, errno.ENOENT, errno.EAGAIN})
+# Of a reply: the reader no longer waits, or the mount is gone.
+_NOT_WANTED = frozenset({errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN})
+
+
+class Session:
+    """Serves *tree* through *device*, which becomes this object's, until the mount is gone.
+
+    *on_ready* is called once, by a thread that answers requests and must not look at the mount itself, when
+    the kernel has taken up the mount; *on_end* once, when the mount is gone. *asked* comes to hold how often
+    the kernel asked for what, by `protocol.Request`.
+    """
+
+    def __init__(
+        self,
+        tree: ImageTree,
+        device: int,
+        on_ready: Callable[[], None],
+        on_end: Callable[[], None],
+        asked: dict[int, int],
+    ) -> None:
+        self._tree = tree
+        self._operations = Operations(tree)
+        self._device = device
+        self._on_ready = on_ready
+        self._asked = asked  # written by the one thread whose turn it is
+        # One buffer for the one thread whose turn it is.
+        self._message = memoryview(bytearray(MESSAGE_LIMIT))
+        # Start, end and time by node. Only single operations on it, which are atomic.
+        self._failed: dict[int, tuple[int, int, float]] = {}
+        self._ended = threading.Event()
+        self._on_end = on_end
+        self._crew = Crew(self._receive, self._end)
+
+    def start(self) -> None:
+        """Begin to answer, in threads of its own."""
+        self._crew.start()
+
+    def close(self, seconds: float) -> None:
+        """Give the device up; waits *seconds* for requests that are being answered. For a mount that is gone,
+        or whose process ends: else the kernel's threads of it would keep its number.
+        """
+        self._crew.join(seconds)
+        device, self._device = self._device, -1
+        if device >= 0:
+            os.close(device)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the mount is gone within *seconds*."""
+        return self._ended.wait(seconds)
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._on_end()
+
+    def _receive(self) -> Callable[[], None] | None:
+        """The next request that may have to wait; answers all others that come before it."""
+        device, message = self._device, self._message
+        while True:
+            try:
+                size = os.readv(device, [message])
+            except OSError as error:
+                if error.errno in _NOT_THIS_TIME:
+                    continue
+                if not is_gone(error):
+                    log.error("the mount ends: reading requests: %s", error)
+                return None
+            if not size:
+                return None
+            if size < IN_HEADER.size:
+                log.error("a message of %d bytes from the kernel is no request", size)
+                continue
+            length, request, unique, node, *_ = IN_HEADER.unpack_from(message)
+            if length != size:
+                self._refuse(unique, errno.EINVAL)
+                continue
+            self._asked[request] = self._asked.get(request, 0) + 1
+            if request == Request.READ:
+                body = bytes(message[IN_HEADER.size : size])
+                return lambda: self._answer_read(unique, node, memoryview(body))
+            if request not in UNANSWERED:
+                self._answer(request, unique, node, message[IN_HEADER.size : size])
+
+    def _answer(self, request: int, unique: int, node: int, body: memoryview) -> None:
+        try:
+            content = self._operations.answer(request, node, body)
+        # Whatever escaped would leave a process waiting for ever.
+        except BaseException as error:  # noqa: BLE001
+            self._log(request, node, error)
+            self._refuse(unique, errno_of(error))
+            return
+        self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
+        if request == Request.INIT:
+            self._on_ready()
+
+    def _answer_read(self, unique: int, node: int, body: memoryview) -> None:
+        if self._failed and self._has_just_failed(node, body):
+            self._refuse(unique, errno.EIO)
+            return
+        try:
+            content = self._operations.answer(Request.READ, node, body)
+        except BaseException as error:  # noqa: BLE001
+            if is_failure(error):
+                self._note_failure(node, body)
+            self._log(Request.READ, node, error)
+            self._refuse(unique, errno_of(error))
+            return
+        self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
+
+    def _refuse(self, unique: int, number: int) -> None:
+        self._reply(OUT_HEADER.pack(OUT_HEADER.size, -number, unique), b"")
+
+    def _reply(self, header: bytes, content: bytes) -> None:
+        try:
+            os.writev(self._device, [header, content])
+        except OSError as error:
+            if error.errno in _NOT_WANTED:
+                return
+            log.error("the kernel does not take a reply of %d bytes: %s", len(header) + len(content), error)
+            if content:
+                # Too long for the request, say: the reader gets an error, and does not wait for ever.
+                self._reply(OUT_HEADER.pack(OUT_HEADER.size, -errno.EIO, OUT_HEADER.unpack(header)[2]), b"")
+
+    def _log(self, request: int, node: int, error: BaseException) -> None:
+        if not is_failure(error):
+            return
+        where = show(self._tree.paths([self._operations.inode_number(node)])[0])
+        what = (word_for(request), where, type(error).__name__, error)
+        log.error("%s %s: %s: %s", *what, extra={"path": where})
+
+    def _note_failure(self, node: int, body: memoryview) -> None:
+        _, offset, size, *_ = READ_IN.unpack_from(body)
+        if len(self._failed) >= _FAILURES_KEPT:
+            self._failed.clear()
+        self._failed[node] = (offset, offset + size, time.monotonic())
+
+    def _has_just_failed(self, node: int, body: memoryview) -> bool:
+        if len(body) < READ_IN.size:
+            return False
+        offset = READ_IN.unpack_from(body)[1]
+        start, end, when = self._failed.get(node, (0, 0, 0.0))
+        return bool(start <= offset < end) and time.monotonic() - when < STILL_FAILED_SECONDS

@@ -1,0 +1,160 @@
+"""Messages through a socket in place of the device: each gets its reply, and nothing waits behind a read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fuse_fs import crew
+from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, ROOT_NODE, Request
+from fuse_fs.session import Session
+from fuse_fs.tree import ImageTree
+from rafs.bootstrap import Bootstrap
+from tests.support.images import image_of
+from tests.support.trees import file, tree
+
+PATIENCE = 20.0
+CONTENT = os.urandom(9000)
+
+
+class Gated:
+    """Blob bytes that come when the gate is open."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.gate = threading.Semaphore(0)
+        self.failure: Exception | None = None
+
+    def read(self, _: int, offset: int, size: int) -> bytes:
+        assert self.gate.acquire(timeout=PATIENCE)
+        if self.failure is not None:
+            raise self.failure
+        return self._content[offset : offset + size]
+
+
+class Served:
+    """A session and the kernel's side of it."""
+
+    def __init__(self, kernel: socket.socket, device: int) -> None:
+        image = image_of(tree(file(b"f", CONTENT)))
+        self.bytes = Gated(image.devices[image.blobs[0].id])
+        self.tree = ImageTree(Bootstrap(image.bootstrap), self.bytes)
+        self.node = self.tree.lookup(self.tree.inode(self.tree.root), b"f") + 2
+        self.kernel = kernel
+        self.ready = threading.Event()
+        self.ended = threading.Event()
+        self.session = Session(self.tree, device, self.ready.set, self.ended.set, {})
+        self.session.start()
+
+    def send(self, request: int, unique: int, body: bytes = b"", node: int = ROOT_NODE) -> None:
+        size = IN_HEADER.size + len(body)
+        self.kernel.send(IN_HEADER.pack(size, request, unique, node, 0, 0, 0, 0, 0) + body)
+
+    def send_read(self, unique: int, size: int = 100, offset: int = 0) -> None:
+        self.send(Request.READ, unique, READ_IN.pack(0, offset, size, 0, 0, 0, 0), self.node)
+
+    def reply(self) -> tuple[int, int, bytes]:
+        """(id, errno, body)."""
+        raw = self.kernel.recv(1 << 20)
+        length, number, unique = OUT_HEADER.unpack_from(raw)
+        assert length == len(raw)
+        return unique, -number, raw[OUT_HEADER.size :]
+
+
+@contextmanager
+def _serving() -> Iterator[Served]:
+    kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    kernel.settimeout(PATIENCE)
+    made = Served(kernel, device.detach())
+    try:
+        yield made
+    finally:
+        for _ in range(crew.MOST):
+            made.bytes.gate.release()
+        kernel.close()
+        made.session.close(PATIENCE)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with _serving() as made:
+        yield made
+
+
+def test_nothing_waits_behind_reads_that_wait(served: Served) -> None:
+    for unique in range(20):
+        served.send_read(unique, size=unique + 1)
+    served.send(Request.GETATTR, 99)
+    assert served.reply()[:2] == (99, 0)
+    for _ in range(20):
+        served.bytes.gate.release()
+    found = dict(sorted((unique, body) for unique, _, body in (served.reply() for _ in range(20))))
+    assert found == {unique: CONTENT[: unique + 1] for unique in range(20)}
+
+
+def test_idle_threads_end(served: Served) -> None:
+    for unique in range(20):
+        served.send_read(unique)
+    for _ in range(20):
+        served.bytes.gate.release()
+    for _ in range(20):
+        served.reply()
+    while sum(thread.name == "fuse" for thread in threading.enumerate()) > crew.IDLE + 1:
+        served.send(Request.GETATTR, 99)
+        served.reply()
+
+
+def test_when_all_threads_wait_requests_wait_too_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "MOST", 2)
+    with _serving() as served:
+        for unique in range(5):
+            served.send_read(unique)
+        served.send(Request.GETATTR, 99)
+        for _ in range(5):
+            served.bytes.gate.release()
+        assert {served.reply()[0] for _ in range(6)} == {*range(5), 99}
+
+
+def test_a_failure_is_an_input_output_error_with_a_path_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.bytes.failure = ValueError("a defect")
+    served.bytes.gate.release()
+    served.send_read(1)
+    assert served.reply() == (1, errno.EIO, b"")
+    assert "read /f: ValueError: a defect" in caplog.text
+    # The kernel asks again for the page, and the reader has waited already.
+    served.send_read(2)
+    assert served.reply() == (2, errno.EIO, b"")
+
+
+def test_messages_that_are_none_are_refused_or_passed_over(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.kernel.send(b"short")
+    served.kernel.send(IN_HEADER.pack(4000, Request.GETATTR, 7, ROOT_NODE, 0, 0, 0, 0, 0))
+    assert served.reply() == (7, errno.EINVAL, b"")
+    served.send(Request.READ, 8, b"not a whole body", served.node)
+    assert served.reply() == (8, errno.EINVAL, b"")
+    served.send(Request.GETATTR, 9)
+    assert served.reply()[:2] == (9, 0)
+    assert "5 bytes" in caplog.text
+
+
+def test_what_is_to_be_forgotten_gets_no_reply(served: Served) -> None:
+    served.send(Request.FORGET, 1, bytes(8))
+    served.send(Request.BATCH_FORGET, 2, bytes(8))
+    served.send(Request.GETATTR, 3)
+    assert served.reply()[0] == 3
+
+
+def test_the_mount_is_ready_when_the_kernel_has_its_answer(served: Served) -> None:
+    served.send(Request.INIT, 1, (7).to_bytes(4, "little") + (31).to_bytes(4, "little") + bytes(8))
+    assert served.reply()[:2] == (1, 0)
+    assert served.ready.wait(PATIENCE)
