@@ -207,34 +207,6 @@ def test_random_reads_and_mappings_equal_the_source(mounted: Path, data: st.Data
                 assert mapped[offset : offset + size] == BIG[offset : offset + size]
 
 
-def walk_twice(place: Place) -> tuple[dict[str, int], dict[str, int]]:
-    """What the kernel asked for when everything was looked at and read, and when that was done again."""
-    record = mounts.find(place.root, place.mountpoint)
-    assert record is not None
-    counts = []
-    for _ in range(2):
-        before = ask(record.control)["asked"]
-        for path in sorted(place.mountpoint.rglob("*")):
-            if path.is_symlink():
-                path.readlink()
-            elif path.is_file():
-                path.read_bytes()
-            assert not (path.parent / "gone").exists()
-        now = ask(record.control)["asked"]
-        counts.append({word: now[word] - before.get(word, 0) for word in now})
-    return counts[0], counts[1]
-
-
-def test_what_was_looked_at_and_read_is_never_asked_for_again(place: Place) -> None:
-    files = [file(b"f%03d" % number, b"%d" % number) for number in range(100)]
-    place.mount(place.publish(tree(directory(b"d", *files), directory(b"e"), symlink(b"s", b"d"))))
-    first, second = walk_twice(place)
-    assert first["read"] == 100 and first["readlink"] == 1
-    # Attributes come with the listings; looked up by name is only what is not there, once in each directory.
-    assert first["lookup"] == 2 and first.get("getattr", 0) == 0
-    assert {word: count for word, count in second.items() if count} == {}
-
-
 def test_a_large_directory_is_listed_whole(place: Place) -> None:
     names = {b"name %06d" % number for number in range(50_000)}
     place.mount(place.publish(tree(directory(b"many", *map(file, sorted(names))))))

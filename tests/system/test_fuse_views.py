@@ -18,6 +18,7 @@ import pytest
 
 from fuse_fs.mount import LIBRARY
 from launch import mounts
+from launch.control import ask
 from launch.mounts import MountRecord, State
 from launch.server import MountRequest, start_mount
 from launch.umount import unmount
@@ -202,5 +203,36 @@ def test_a_restarted_server_serves_the_same_place_with_the_same_numbers(tmp_path
     try:
         assert shown(made.mountpoint) == before
         assert (made.mountpoint / "f").read_bytes() == LARGE
+    finally:
+        unmount(made.mountpoint, made.root)
+
+
+def looked_at(made: Mounted) -> dict[str, int]:
+    """What the kernel asked for while everything was looked at, as `find` does, and read, as `cat` does."""
+    before = ask(made.record.control)["asked"]
+    for path in sorted(made.mountpoint.rglob("*")):
+        if path.is_symlink():
+            path.readlink()
+        elif path.is_file():
+            # Not `open`: it asks whether the file is a terminal, an ioctl that no file system can keep away.
+            opened = os.open(path, os.O_RDONLY)
+            while os.read(opened, 1 << 20):
+                pass
+            os.close(opened)
+        else:
+            assert not (path / "gone").exists()
+    now = ask(made.record.control)["asked"]
+    return {word: now[word] - before.get(word, 0) for word in now if now[word] != before.get(word, 0)}
+
+
+def test_what_was_looked_at_and_read_is_never_asked_for_again(tmp_path: Path) -> None:
+    files = [file(b"f%03d" % number, b"%d" % number) for number in range(100)]
+    made = mount(tmp_path, tree(directory(b"d", *files), directory(b"e"), symlink(b"s", b"d")))
+    try:
+        first = looked_at(made)
+        assert (first["read"], first["readlink"]) == (100, 1)
+        # Attributes come with the listings; looked up by name is only what is not there.
+        assert (first["lookup"], first.get("getattr", 0)) == (2, 0)
+        assert looked_at(made) == {}
     finally:
         unmount(made.mountpoint, made.root)
