@@ -90,8 +90,9 @@ def read_counters(root: Path) -> Counters | None:
         if record.pids:
             return counters_of(control.ask(record.control)["progress"], peak_memory(record.pids.values()))
         facts = kernel_facts(record)
-        counters = counters_of(facts.progress or {}, peak_memory(facts.pids.values()))
-        return replace(counters, touched_bytes=None)
+        if facts.progress is None or "demand" not in facts.progress:
+            return None  # whoever filled it was killed
+        return replace(counters_of(facts.progress, peak_memory(facts.pids.values())), touched_bytes=None)
     return None
 
 

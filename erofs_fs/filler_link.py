@@ -33,6 +33,7 @@ from erofs_fs.keeper_words import (
 
 _CONNECT_SECONDS: Final = 5.0
 _READY_SECONDS: Final = 5.0
+_RESTORE_SECONDS: Final = 25.0  # in which keepers that are killed at once are followed by the next
 _LOOK_SECONDS: Final = 0.02
 
 
@@ -106,11 +107,18 @@ class FillerLink:
             KeeperFailed: no keeper comes up.
         """
         self._connection.close()
-        if self._keeper:
-            with suppress(ChildProcessError):
-                os.waitpid(self._keeper, os.WNOHANG)
-        self._keeper = start_keeper(self._program, self.held) or self._keeper
-        self._connection = self._connected(requests)
+        deadline = time.monotonic() + _RESTORE_SECONDS
+        while True:
+            self._reap_keeper()
+            try:
+                self._keeper = start_keeper(self._program, self.held) or self._keeper
+                self._connection = self._connected(requests)
+                return
+            except KeeperFailed:
+                # Killed again, before it served or right after: readers wait meanwhile.
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_LOOK_SECONDS)
 
     def interrupt(self) -> None:
         """Have `hear` return None."""
@@ -139,7 +147,7 @@ class FillerLink:
                 connection.settimeout(None)
             except (OSError, ValueError) as error:
                 connection.close()
-                if time.monotonic() >= deadline:
+                if self._reap_keeper() or time.monotonic() >= deadline:
                     raise KeeperFailed(f"no keeper answers at {self._root / KEEPER / SOCKET}") from error
                 time.sleep(_LOOK_SECONDS)
                 continue
@@ -148,6 +156,18 @@ class FillerLink:
                 raise PostTaken(str(hired.get("refused")))
             self._hold(dict(zip(hired["names"], descriptors, strict=True)))
             return connection
+
+    def _reap_keeper(self) -> bool:
+        """Whether the keeper that was started here has ended; it leaves no zombie."""
+        if not self._keeper:
+            return False
+        try:
+            dead = os.waitpid(self._keeper, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            dead = True
+        if dead:
+            self._keeper = 0
+        return dead
 
     def _hold(self, descriptors: dict[str, int]) -> None:
         before, self.held = self.held, descriptors

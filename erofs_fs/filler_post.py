@@ -12,10 +12,11 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+from erofs_fs import handover
 from erofs_fs.keeper_words import ARE_YOU_THERE
 
 _ARRIVAL_SECONDS: Final = 10.0  # a process that was started has to take the post within this
@@ -28,11 +29,19 @@ class FillerPost:
 
     Parameters:
         command: what becomes a filler.
+        held: what it holds from its first moment, by name, so that readers wait on if the keeper is killed.
         poll: descriptors are registered here; the caller calls `send_more` and `reap` when they are ready.
     """
 
-    def __init__(self, command: list[str], poll: select.epoll, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        held: Mapping[str, int],
+        poll: select.epoll,
+        say: Callable[[str], None],
+    ) -> None:
         self._command = command
+        self._held = held
         self._poll = poll
         self._say = say
         self._unsent: deque[bytes] = deque()
@@ -120,7 +129,7 @@ class FillerPost:
             return
         self._next_at = now + _PAUSES[min(self._useless, len(_PAUSES) - 1)]
         try:
-            pid = os.posix_spawn(self._command[0], self._command, os.environ)
+            pid = handover.spawn_with(self._command, self._held, os.environ, output=1, errors=2)
         except OSError as error:
             self._next_at = now + _PAUSES[-1]
             self._say(f"starting a filler: {error.strerror}: {self._command[0]}")

@@ -162,6 +162,9 @@ class Gate:
                 del self._waiting[oldest.number]
                 self._answer(oldest.number, yes=False)
                 continue
+            if self._has_become_whole(window):
+                self.have(window.id, window.length)
+                continue
             self._say(f"window {window.id}: nobody could fill it within {self._reader_seconds:g} s")
             self.refuse(window)
         if self._waiting and now >= self._owners_at:
@@ -177,7 +180,7 @@ class Gate:
             self._answer(event.number, yes=True)  # who cuts a file waits for no bytes of it
         elif window is None:
             self._answer(event.number, yes=False)
-        elif min(event.end, window.length) <= window.there:
+        elif min(event.end, window.length) <= window.there or self._has_become_whole(window):
             self.counts["at_once"] += 1
             self._answer(event.number, yes=True)
         elif (now := time.monotonic()) < window.refused_until:
@@ -188,6 +191,15 @@ class Gate:
             waiting = Waiting(event.number, window.inode, end, now, event.pid)
             self._journal.note(waiting)
             self._admit(window, waiting)
+
+    def _has_become_whole(self, window: Watched) -> bool:
+        """Whether somebody has completed it who did not tell: a server of the other driver, or a filler that
+        was killed before it could.
+        """
+        if self._windows.size(window) != window.length:
+            return False
+        self._windows.complete(window)
+        return True
 
     def _admit(self, window: Watched, waiting: Waiting) -> None:
         self._waiting[waiting.number] = waiting

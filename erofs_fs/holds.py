@@ -27,7 +27,7 @@ class Hold(NamedTuple):
     id: str
     path: Path  # the file that the mount holds
     image: Path  # the localised image
-    request: Mapping[str, Any]  # from what and how its windows are filled; nothing secret
+    request: Mapping[str, Any] | None  # how its windows are filled, nothing secret; None: it never asks
 
 
 def hold_path(root: Path, mount_id: str) -> Path:
@@ -35,8 +35,10 @@ def hold_path(root: Path, mount_id: str) -> Path:
     return root / KEEPER / HOLDS / mount_id
 
 
-def make_hold(root: Path, mount_id: str, image: Path, request: Mapping[str, Any]) -> int:
+def make_hold(root: Path, mount_id: str, image: Path, request: Mapping[str, Any] | None) -> int:
     """Make the file for a mount that is about to be made; a descriptor that holds it until the mount does.
+
+    *request* is None for a mount whose windows nobody watches while it opens them: it never asks for one.
 
     Raises:
         OSError: it cannot be written, or is there already.
@@ -44,7 +46,8 @@ def make_hold(root: Path, mount_id: str, image: Path, request: Mapping[str, Any]
     path = hold_path(root, mount_id)
     for directory in (root / KEEPER, path.parent):
         directory.mkdir(DIRECTORY_MODE, exist_ok=True)
-    content = json.dumps({"image": str(image), "request": dict(request)}).encode()
+    asked = None if request is None else dict(request)
+    content = json.dumps({"image": str(image), "request": asked}).encode()
     writing = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         os.write(writing, content)
@@ -86,7 +89,8 @@ def read_hold(path: Path) -> Hold | None:
     """What is in the file *path*; None if there is none, or it is none of ours."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(path.read_bytes())
-        return Hold(path.name, path, Path(content["image"]), dict(content["request"]))
+        request = content["request"]
+        return Hold(path.name, path, Path(content["image"]), None if request is None else dict(request))
     return None
 
 

@@ -102,7 +102,7 @@ class Keeper:
         self._door = given[handover.DOOR] if inherited else self._open_door()
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._poll = select.epoll()
-        self._post = FillerPost(command, self._poll, self._say)
+        self._post = FillerPost(command, self.stored, self._poll, self._say)
         self._windows = WatchedWindows(self._group, self._door)
         journal = Journal(self._journal)
         self._gate = Gate(
@@ -180,6 +180,8 @@ class Keeper:
     def _take_up(self, requests: Mapping[str, Any]) -> None:
         """Watch for the mounts that live already."""
         for hold in living(self._root):
+            if hold.request is None:
+                continue
             try:
                 windows = self._windows.take(devices_of(hold.image))
             except (OSError, FormatInvalid) as error:

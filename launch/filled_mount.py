@@ -24,7 +24,6 @@ from launch.claim import Claim
 from launch.errors import ImageIncomplete, MountImpossible
 from launch.filler_life import LOG_NAME, control_path
 from launch.filling import fill
-from launch.image_request import absolute
 from launch.images import LazyImage, open_image
 from launch.kernel_mount import DRIVER
 from launch.localised_image import kept_image
@@ -73,8 +72,7 @@ def mount_filled(
         # Files of nobody's content: a window that is gone by now is found below, not by the kernel.
         store.directory.reserve(device.id for device in devices)
         mount_id = new_id()
-        shown = replace(absolute(request.image), reference=image.pinned)
-        hold = make_hold(place, mount_id, path, shown.to_json(secrets=False))
+        hold = make_hold(place, mount_id, path, None)
         undo.callback(os.close, hold)
         names = [device.id for device in devices]
         mount(path, store.directory.path, names, hold_path(place, mount_id), claim.mountpoint)

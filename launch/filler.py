@@ -366,9 +366,10 @@ class Filler:
             with self._changed:
                 self._changed.wait_for(lambda: self._news)
                 self._news = False
-            for name, filling in self._fillings.complete():
-                self._tell_facts(name, filling)
-                self._fillings.let_go(name)
+            if self._making == 0:  # else some of it may be of mounts that nobody knows yet
+                for name, filling in self._fillings.complete():
+                    self._tell_facts(name, filling)
+                    self._fillings.let_go(name)
             with self._changed:
                 idle = self._is_idle() and not self._changed.wait_for(
                     lambda: not self._is_idle(), _LINGER_SECONDS

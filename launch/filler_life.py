@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from chunk_store.doorway import DIRECTORY_MODE, KEEPER
+from erofs_fs import handover
 from erofs_fs.filler_link import FillerLink, PostTaken
 from erofs_fs.namespace import leave_starters_namespace
 from launch.control import ControlServer
@@ -49,11 +50,16 @@ def control_path(place: Path) -> Path:
 
 
 def be_filler(
-    place: Path, root: Path, first: tuple[ImageRequest, str] | None = None, report: Report = lambda _: None
+    place: Path,
+    root: Path,
+    first: tuple[ImageRequest, str] | None = None,
+    report: Report = lambda _: None,
+    given: Mapping[str, int] | None = None,
 ) -> None:
     """Be the filler of the store *place* of the state root *root*; return when it is not needed any more.
 
-    *first*: a mount to begin with, and its id; *report* is called with what was made.
+    *first*: a mount to begin with, and its id; *report* is called with what was made. *given*: descriptors of
+    the keeper that started this process, for its successor; they are closed when there is one to serve.
 
     Raises:
         PostTaken: another process is the filler. Nothing was done.
@@ -71,7 +77,7 @@ def be_filler(
         undo.callback(os.close, lock)
         # All at the same time: the keeper, the kernel and the network answer while Python loads.
         opening = None if first is None else open_early(first[0], root)
-        keeping = Later(lambda: ensure_keeper(place, root, is_filler=True))
+        keeping = Later(lambda: ensure_keeper(place, root, is_filler=True, given=given))
         proving = Later(lambda: require_events(place))
         from chunk_store import ChunkStore
         from launch.filler import Filler
@@ -95,6 +101,8 @@ def be_filler(
         keeping.result()
         link = FillerLink(place, keeper_program(place, root), {})
         undo.callback(link.close)
+        for descriptor in (given or {}).values():
+            os.close(descriptor)
         control = ControlServer(control_path(place), _Answers(filler))
         undo.callback(control.close)
         filler.serve(link)
@@ -138,6 +146,7 @@ class _Answers:
 def main(arguments: list[str]) -> int:
     """What a keeper starts; the exit code."""
     place, root = (Path(argument) for argument in arguments)
+    given = handover.received(os.environ)
     log_path = state_directory(root, "log") / f"{LOG_NAME}.log"
     out = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     for target in (1, 2):
@@ -146,7 +155,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger().handlers[0].setFormatter(formatter(TEXT, LOG_NAME))
     bound_memory()
     with suppress(PostTaken):
-        be_filler(place, root)
+        be_filler(place, root, given=given)
     return 0
 
 

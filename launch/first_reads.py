@@ -37,6 +37,11 @@ def _of_kernel(record: MountRecord, root: Path) -> dict[str, Any]:
     hold = read_hold(hold_path(record.store, record.id))
     if hold is None:
         raise NotMounted(f"cannot tell what was read first in {record.mountpoint}: it is gone")
+    if hold.request is None:
+        raise NotMounted(
+            f"cannot tell what was read first in {record.mountpoint}: all was local when it was mounted, and"
+            " nobody is asked for what is"
+        )
     said: dict[str, Any] = {}
     with suppress(ServerSilent):  # it has ended: all is local
         said = ask(record.control, {"ask": "trace", "mount": record.id})

@@ -10,6 +10,7 @@ import fcntl
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ def filler_command(place: Path, root: Path) -> list[str]:
     return [sys.executable, "-P", "-m", "launch.filler_life", str(place), str(root)]
 
 
-def ensure_keeper(place: Path, root: Path, *, is_filler: bool = False) -> dict[str, Any]:
+def ensure_keeper(
+    place: Path, root: Path, *, is_filler: bool = False, given: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """The status of the keeper of the store *place*, which has been opened; it is started if there is none.
 
-    *is_filler*: this process holds the lock of `take_filler_lock`.
+    *is_filler*: this process holds the lock of `take_filler_lock`. *given*: what the keeper that started it
+    has left with it, for the next one.
 
     Raises:
         KeeperFailed: it does not come up.
@@ -62,7 +66,7 @@ def ensure_keeper(place: Path, root: Path, *, is_filler: bool = False) -> dict[s
         lock = None if is_filler else take_filler_lock(place)
         if is_filler or lock is not None:
             try:
-                start_keeper(keeper_program(place, root), {})
+                start_keeper(keeper_program(place, root), given or {})
             finally:
                 if lock is not None:
                     os.close(lock)
@@ -106,7 +110,9 @@ def take_up(root: Path) -> list[Path]:
 
 
 def _lacks(hold: Hold, directory: WindowDirectory) -> bool:
-    """Whether something of what the mount shows is absent; also if that cannot be told."""
+    """Whether the mount asks for what is absent, and something is; also if that cannot be told."""
+    if hold.request is None:
+        return False
     try:
         devices = devices_of(hold.image)
     except (OSError, FormatInvalid):

@@ -148,10 +148,9 @@ class Run:
             for reader in readers:
                 assert reader.stdin is not None
                 reader.stdin.close()
-            for thread in threads:
+            for reader, thread in zip(readers, threads, strict=True):
                 thread.join(LONGEST_WAIT + 10)
-            for reader in readers:
-                if reader.poll() is None:
+                if thread.is_alive():
                     self._complain(f"reader {reader.pid} does not come back")
                     os.killpg(reader.pid, signal.SIGKILL)  # its children have its output, too
                 reader.wait()
@@ -203,6 +202,8 @@ class Run:
             self.tally.hit_either += bool(waiting or half)
         for pid in stopped:
             _send(pid, signal.SIGKILL)
+        while any(map(_lives, stopped)):
+            time.sleep(0.001)  # else it is taken for one that could still help
         number = sum(self.tally.kills.values())
         log.write(f"{number} {victim} waiting={waiting} half_written={half}\n")
         log.flush()

@@ -325,7 +325,7 @@ def test_what_readers_of_a_fuse_mount_fetch_is_right_in_the_kernel_mount_at_once
         image = open_image(parse_reference(reference), RegistryOptions(), place.root)
         path, devices = kept_image(image, place.root, store.directory)
         image.close()
-        os.close(make_hold(place.root, "held", path, {}))
+        os.close(make_hold(place.root, "held", path, None))
         names = [device.id for device in devices]
         mount(path, store.directory.path, names, hold_path(place.root, "held"), place.mountpoint)
     fuse = place.base / "fuse"
