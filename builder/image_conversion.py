@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -46,7 +46,6 @@ from builder.reuse import Dictionary, Start, repository_of, start_from_dictionar
 from builder.shelf import Shelf
 from builder.tree_undo import snapshot, undo_to
 from rafs.bootstrap_writer import BootstrapDraft
-from rafs.tree import split_ref, walk
 from registry_client.digest import Digest, digest_of
 from registry_client.manifest import Descriptor, Manifest, MediaType
 from registry_client.platform import host_platform
@@ -157,6 +156,7 @@ class _Conversion:
         for number in range(known, count):
             self._layer(number, reading)
         with _timed(self._seconds, "writing"):
+            self._packer.known.clear()  # half as large as the tree, and of no more use
             looks = FileLooks(self._packer.read, self._start.looks)
             wished, unmatched = find_wished(self._root, self._work.prefetch)
             hot = wished
@@ -169,11 +169,12 @@ class _Conversion:
                 chunk_size=self._work.pack.chunk_size,
                 prefetch=hot,
             )
+            self._root = empty_tree()  # the draft has it all
         with _timed(self._seconds, "packing"):
             keyed = [stored.blob() for stored in self._packer.blobs]
         with _timed(self._seconds, "writing"):
             bootstrap = draft.finish(keyed)
-            stored = self._listed_blobs()
+            stored = self._listed_blobs(draft.keys)
             blobs = [one.blob() for one in stored]
             record = Record(tuple(blob.id for blob in keyed), tuple(self._facts), looks.answers)
             last = write_bootstrap_layer(
@@ -211,11 +212,10 @@ class _Conversion:
             seconds={phase: round(spent, 3) for phase, spent in self._seconds.items()},
         )
 
-    def _listed_blobs(self) -> list[StoredBlob]:
+    def _listed_blobs(self, used: Sequence[int]) -> list[StoredBlob]:
         """The blobs the manifest lists: the layers' own in their order, then others that files use."""
         own = [fact.blob for fact in self._facts if fact.blob is not None]
-        used = {split_ref(ref)[0] for _, node in walk(self._root) for ref in node.chunks}
-        return [self._packer.blobs[key] for key in dict.fromkeys([*own, *sorted(used)])]
+        return [self._packer.blobs[key] for key in dict.fromkeys([*own, *used])]
 
     def _known_layer(self, number: int) -> None:
         self._dropped.update(self._facts[number].dropped)
@@ -256,8 +256,9 @@ class _Conversion:
             self._dropped.update(dropped)
             self._work.progress.begin(step, sum(file.node.size for file in files if file.node is not None))
             made = self._packer.pack(files, spool, self._proceed(step))
-            if not several:
+            if not several:  # nobody needs them any more, and there may be a million
                 read.entries.clear()
+                spool.places.clear()
         diff_id = self._config.diff_ids[number]
         key = None if made is None else len(self._packer.blobs) - 1
         self._facts.append(LayerFacts(diff_id, key, read.tar_bytes, len(files), dropped, undo))

@@ -96,14 +96,19 @@ class BootstrapDraft:
                 f"chunk size {chunk_size}, expected a power of two from {MIN_CHUNK_SIZE} to {MAX_CHUNK_SIZE}"
             )
         self._chunk_size = chunk_size
-        self._plan = plan = plan_inodes(root, chunk_size)
+        plan = plan_inodes(root, chunk_size)
+        self._has_xattrs, self._name_count = plan.has_xattrs, plan.name_count
+        assert plan.inodes[0].nid == ROOT_NID
         files = (inode.node for inode in plan.inodes if stat.S_ISREG(inode.node.mode))
-        self._placement = placement = ChunkPlacement(files, blobs, chunk_size)
+        placement = ChunkPlacement(files, blobs, chunk_size)
+        self.keys = tuple(placement.keys)  # of the blobs that files use, in blob table order
+        self._planned = placement.blobs
         self._prefetch = b"".join(nid.to_bytes(4, "little") for nid in _prefetch_nids(plan, prefetch))
         self._places = places = _place_parts(plan, placement, len(self._prefetch))
         self._body = body = bytearray()
         _write_inodes(body, plan, placement, places.inode_area // BLOCK)
         _pad_to(body, places.chunk_table - places.inode_area)
+        plan.close()
         body += placement.chunk_table()
         _pad_to(body, places.end - places.inode_area)
 
@@ -113,12 +118,12 @@ class BootstrapDraft:
         Raises:
             ImageTooLarge: too many bytes in them.
         """
-        placement, places = self._placement, self._places
-        used = [blobs[key] for key in placement.keys]
-        for blob, planned in zip(used, placement.blobs, strict=True):
+        places = self._places
+        used = [blobs[key] for key in self.keys]
+        for blob, planned in zip(used, self._planned, strict=True):
             assert blob.sizes == planned.sizes and blob.digests == planned.digests
         head = bytearray()
-        _write_superblocks(head, self._plan, used, places, self._chunk_size, len(self._prefetch))
+        self._write_superblocks(head, used)
         _pad_to(head, places.blob_table)
         for index, blob in enumerate(used):
             head += BLOB_ENTRY.pack(blob.record(index).entry())
@@ -126,6 +131,45 @@ class BootstrapDraft:
         head += self._prefetch
         _pad_to(head, places.inode_area)
         return b"".join((head, self._body))
+
+    def _write_superblocks(self, out: bytearray, blobs: Sequence[FinishedBlob]) -> None:
+        places = self._places
+        slots, blocks = _device_slots(blobs, places.end)
+        flags = (
+            RafsFlag.ENCRYPTION_NONE
+            | RafsFlag.EXPLICIT_UID_GID
+            | RafsFlag.INLINED_CHUNK_DIGEST
+            | RafsFlag.HASH_BLAKE3
+            | RafsFlag.COMPRESSION_ZSTD
+        )
+        if self._has_xattrs:
+            flags |= RafsFlag.HAS_XATTR
+        _pad_to(out, SUPERBLOCK_OFFSET)
+        out += SUPERBLOCK.pack(
+            Superblock(
+                root_nid=ROOT_NID,
+                inode_count=self._name_count,
+                blocks=blocks,
+                meta_block=places.inode_area // BLOCK,
+                device_count=len(slots),
+            )
+        )
+        _pad_to(out, EXTENDED_SUPERBLOCK_OFFSET)
+        out += EXTENDED_SUPERBLOCK.pack(
+            ExtendedSuperblock(
+                flags=flags,
+                blob_table_offset=places.blob_table,
+                blob_table_size=BLOB_ENTRY.size * len(blobs),
+                chunk_size=self._chunk_size,
+                chunk_table_offset=places.chunk_table,
+                chunk_table_size=places.chunk_table_size,
+                prefetch_table_offset=places.prefetch_table if self._prefetch else 0,
+                prefetch_table_size=len(self._prefetch),
+            )
+        )
+        _pad_to(out, DEVICE_SLOTS_OFFSET)
+        for slot in slots:
+            out += DEVICE_SLOT.pack(slot)
 
 
 def _up(position: int, alignment: int = BLOCK) -> int:
@@ -160,53 +204,6 @@ def _place_parts(plan: Plan, placement: ChunkPlacement, prefetch_size: int) -> _
     if end // BLOCK >= _U32:
         raise ImageTooLarge(f"the bootstrap would have {end} bytes, its blocks are numbered with 32 bits")
     return _Places(blob_table, prefetch_table, inode_area, chunk_table, placement.chunk_table_size, end)
-
-
-def _write_superblocks(
-    out: bytearray,
-    plan: Plan,
-    blobs: Sequence[FinishedBlob],
-    places: _Places,
-    chunk_size: int,
-    prefetch_size: int,
-) -> None:
-    slots, blocks = _device_slots(blobs, places.end)
-    flags = (
-        RafsFlag.ENCRYPTION_NONE
-        | RafsFlag.EXPLICIT_UID_GID
-        | RafsFlag.INLINED_CHUNK_DIGEST
-        | RafsFlag.HASH_BLAKE3
-        | RafsFlag.COMPRESSION_ZSTD
-    )
-    if plan.has_xattrs:
-        flags |= RafsFlag.HAS_XATTR
-    assert plan.inodes[0].nid == ROOT_NID
-    _pad_to(out, SUPERBLOCK_OFFSET)
-    out += SUPERBLOCK.pack(
-        Superblock(
-            root_nid=ROOT_NID,
-            inode_count=plan.name_count,
-            blocks=blocks,
-            meta_block=places.inode_area // BLOCK,
-            device_count=len(slots),
-        )
-    )
-    _pad_to(out, EXTENDED_SUPERBLOCK_OFFSET)
-    out += EXTENDED_SUPERBLOCK.pack(
-        ExtendedSuperblock(
-            flags=flags,
-            blob_table_offset=places.blob_table,
-            blob_table_size=BLOB_ENTRY.size * len(blobs),
-            chunk_size=chunk_size,
-            chunk_table_offset=places.chunk_table,
-            chunk_table_size=places.chunk_table_size,
-            prefetch_table_offset=places.prefetch_table if prefetch_size else 0,
-            prefetch_table_size=prefetch_size,
-        )
-    )
-    _pad_to(out, DEVICE_SLOTS_OFFSET)
-    for slot in slots:
-        out += DEVICE_SLOT.pack(slot)
 
 
 def _device_slots(blobs: Sequence[FinishedBlob], bootstrap_size: int) -> tuple[list[DeviceSlot], int]:
