@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,8 @@ GZIP_WINDOW = 31  # zlib's number for a gzip wrapper around the largest window; 
 PIECE_BYTES = 1 << 20
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
-LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"
+LAYER = f"{PLAIN_LAYER}+gzip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +43,18 @@ def write_oci_directory(
     config: Mapping[str, Any],
     architecture: str,
     created: str,
+    compress: bool = True,
 ) -> None:
     """Make *directory* an OCI layout with one image called *name*; *layers*: plain tar files, lowest first.
 
-    *config* is the `config` object of the image (Cmd, Env …); *created* an RFC 3339 time.
+    *config* is the `config` object of the image (Cmd, Env …); *created* an RFC 3339 time; without *compress*
+    layers stay plain.
     """
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
+    store = pack_layer if compress else copy_layer
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        packed = list(pool.map(lambda layer: pack_layer(layer, blobs), layers))
+        packed = list(pool.map(lambda layer: store(layer, blobs), layers))
     config_digest, config_size = _put(
         blobs,
         {
@@ -67,7 +72,9 @@ def write_oci_directory(
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": _descriptor(CONFIG, config_digest, config_size),
-            "layers": [_descriptor(LAYER, layer.digest, layer.size) for layer in packed],
+            "layers": [
+                _descriptor(LAYER if compress else PLAIN_LAYER, layer.digest, layer.size) for layer in packed
+            ],
         },
     )
     entry = {
@@ -95,6 +102,14 @@ def pack_layer(layer: Path, blobs: Path) -> PackedLayer:
                 break
     unnamed.rename(blobs / packed.hexdigest())
     return PackedLayer(packed.hexdigest(), plain.hexdigest(), size)
+
+
+def copy_layer(layer: Path, blobs: Path) -> PackedLayer:
+    """Copy a tar file into *blobs* under its digest."""
+    with layer.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    shutil.copyfile(layer, blobs / digest)
+    return PackedLayer(digest, digest, layer.stat().st_size)
 
 
 def _descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:

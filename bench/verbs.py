@@ -121,11 +121,22 @@ def startup(wish: Wish) -> None:
 Examples:
   nopull bench convert
   nopull bench convert --image oci:layout:app --table --json convert.json
+  nopull bench convert --image oci:layout:app --layers known
 """
 )
 @click.option("--image", metavar="oci:DIR[:TAG]", help="Convert this image [default: one of Debian].")
 @click.option(
     "--runs", type=click.IntRange(1), default=DEFAULT_RUNS, show_default=True, help="The best one counts."
+)
+@click.option(
+    "--layers",
+    type=click.Choice(["as-they-are", "plain", "known"]),
+    default="as-they-are",
+    show_default=True,
+    help="Convert the image with layers that are not compressed, or whose chunks are all known already.",
+)
+@click.option(
+    "--compression-level", "level", type=click.IntRange(1, 22), metavar="N", help="As of nopull convert."
 )
 @click.option("--table", is_flag=True, help="Also try chunk sizes, unit sizes and levels: 27 conversions.")
 @click.option(
@@ -134,19 +145,23 @@ Examples:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write every conversion and the conditions into this file.",
 )
-def convert(image: str | None, runs: int, table: bool, json_file: Path | None) -> None:
+def convert(
+    image: str | None, runs: int, layers: str, level: int | None, table: bool, json_file: Path | None
+) -> None:
     """Measure conversion: speed, size, and what each of its parts costs alone.
 
     Runs `nopull convert` from and to image layouts on this machine; no network, no root.
     """
-    from bench.convert import measure, result_lines, write_json
+    from bench.convert import Choice, measure, result_lines, write_json
+    from bench.convert_variants import Layers
     from bench.demo_image import build_demo_image, cache_directory
 
     def tell(line: str) -> None:
         click.echo(line, err=True)
 
     name = image or build_demo_image(cache_directory(), tell=tell).reference
-    found = measure(name, runs=runs, table=table, tell=tell)
+    choice = Choice() if level is None else Choice(level=level)
+    found = measure(name, runs=runs, table=table, layers=Layers(layers), choice=choice, tell=tell)
     for line in result_lines(found):
         click.echo(line)
     if json_file is not None:

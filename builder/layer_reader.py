@@ -1,8 +1,8 @@
 """A layer on its way in: unpacked, checked against its diff id, and cut into chunks, all while it passes.
 
-Three threads for a layer: one fetches and inflates, one hashes, and the caller's reads the tar and hashes
-chunks, so that one large layer keeps two cores busy. Not here: what the tar says (`tar_index`), and where
-chunks are kept (`chunk_spool`).
+Four threads for a layer: one fetches, one inflates, one hashes what comes out, and the caller's reads the tar
+and hashes chunks. So one large layer keeps two cores busy, and inflating, which nothing can share, waits for
+nothing. Not here: what the tar says (`tar_index`), and where chunks are kept (`chunk_spool`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from builder.tar_index import TakeChunk, TarEntry, read_entries
 from builder.tar_stream import TarStream
 from rafs.tree import fresh_copy
 
-_PIECES_AHEAD: Final = 4  # of at most 1 MiB each, between inflating and reading, and between that and hashing
+_PIECES_AHEAD: Final = 4  # of at most 1 MiB each, between any two of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def read_layer(
         LayerUnsupported: an entry that no Linux file system image can show.
         What *stored* and *take* raise passes through.
     """
-    source = iter(stored)
     with ExitStack() as owned:
+        source = owned.enter_context(_ahead(iter(stored)))
         pieces = owned.enter_context(_ahead(_told_apart(plain_pieces(source, layer), source)))
         checksum = owned.enter_context(_checksum())
         seen = _Passing(pieces, checksum, proceed)

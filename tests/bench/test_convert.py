@@ -32,10 +32,27 @@ def test_parts_and_conversions_are_told_and_written(
     said = capsys.readouterr().out
     assert all(part in said for part in PARTS)
     found = json.loads(written.read_text())
-    assert found["parts"]["tar_bytes"] == found["defaults"][0]["tar_bytes"] > len(CONTENT)
+    assert found["parts"]["tar_bytes"] == found["runs"][0]["tar_bytes"] > len(CONTENT)
     assert found["bound"] > 0
     assert found["table"] == []
     assert {"measured", "machine", "versions"} <= found.keys()
+
+
+@pytest.mark.parametrize("layers", ["plain", "known"])
+def test_layers_can_be_plain_or_all_known(
+    layers: str, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "result.json"
+    command = ["bench", "convert", "--image", image, "--runs", "1", "--layers", layers]
+    assert nopull.main([*command, "--json", str(written)]) == 0
+    said = capsys.readouterr().out
+    found = json.loads(written.read_text())
+    (run,) = found["runs"]
+    if layers == "plain":
+        assert run["source_bytes"] == run["tar_bytes"]
+    else:
+        assert "gunzip alone" in said
+        assert run["stored_bytes"] < 10_000, "only the bootstrap layer is new"
 
 
 def test_the_table_has_every_combination(
