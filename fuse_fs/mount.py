@@ -67,7 +67,7 @@ def serve(
     require_fuse()
     # Its `put` may be called by a signal's function, whatever the main thread is at.
     told: SimpleQueue[str] = SimpleQueue()
-    with _signals_as_words(told):
+    with signals_as_words(told):
         device = mount_device(mountpoint, allow_other=allow_other, fsname=fsname)
         counts = {} if asked is None else asked
         session = Session(tree, device, on_ready, lambda: told.put("gone"), counts)
@@ -87,7 +87,7 @@ def _by_libfuse() -> bool:
 
 
 @contextlib.contextmanager
-def _signals_as_words(told: SimpleQueue[str]) -> Iterator[None]:
+def signals_as_words(told: SimpleQueue[str]) -> Iterator[None]:
     """While entered, a signal to end puts "stop" into *told*."""
     before = {number: signal.signal(number, lambda *_: told.put("stop")) for number in _STOPPING}
     try:

@@ -43,6 +43,10 @@ Examples:
     "--blob-dir", type=click.Path(path_type=Path), metavar="DIR",
     help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
 )
+@click.option(
+    "--shared", is_flag=True,
+    help="Through FUSE, by one server for all such mounts of a root: takes least memory for many mounts.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the mount's record as one JSON object.")
 @store_options
 @server_options
@@ -56,6 +60,7 @@ def mount(
     no_background: bool,
     platform: str | None,
     blob_dir: Path | None,
+    shared: bool,
     as_json: bool,
     cache_size: int | None,
     isolate: bool,
@@ -79,6 +84,9 @@ def mount(
     from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
+    if shared and (foreground or driver == "erofs"):
+        raise click.UsageError("--shared is for mounts through FUSE in the background")
+
     def show(record: MountRecord) -> None:
         for warning in record.warnings:
             click.echo(f"nopull: warning: {warning}", err=True)
@@ -101,6 +109,7 @@ def mount(
         isolate=isolate,
         metrics_address=metrics_address,
         log_format=log_format,
+        shared=shared,
     )
     mount_image(request, foreground=foreground, on_ready=show)
 

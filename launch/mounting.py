@@ -38,6 +38,11 @@ def mount_image(
         what the drivers raise: `server.start_mount`, `kernel_mount.KernelMount`, `filled_mount.mount_filled`.
         MountImpossible: a kernel mount has no server of its own that could serve metrics.
     """
+    if request.shared:
+        from launch.shared_mount import mount_shared
+
+        on_ready(mount_shared(request))
+        return
     choice = choose(request)
     if choice.driver is Driver.EROFS:
         try:

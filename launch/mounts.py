@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import os
 import select
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class MountRecord:
     lazy: bool = True  # whether it was mounted before its data was here
     viewer: int | None = None  # a process that sees the mountpoint, if not everybody does
     warnings: tuple[str, ...] = field(default=())
+    shared: bool = False  # whether its server may have other mounts as well
 
     @property
     def server(self) -> int:
@@ -87,6 +89,7 @@ class MountRecord:
             "lazy": self.lazy,
             "viewer": self.viewer,
             "warnings": list(self.warnings),
+            "shared": self.shared,
         }
 
 
@@ -116,6 +119,7 @@ def from_json(document: Mapping[str, Any]) -> MountRecord:
         lazy=bool(document.get("lazy", True)),
         viewer=document.get("viewer"),
         warnings=tuple(str(warning) for warning in document.get("warnings", ())),
+        shared=bool(document.get("shared", False)),
     )
 
 
@@ -184,6 +188,20 @@ def server_lives(record: MountRecord) -> bool:
     """Whether the server runs: that very process, not another with its number, and not a zombie."""
     pid = record.pids.get(SERVER)
     return pid is not None and birth_of(pid) == record.births.get(SERVER) and not await_end(pid, 0)
+
+
+def await_mount_end(root: Path, record: MountRecord, seconds: float) -> bool:
+    """Whether the mount's server is done with it within *seconds*: has ended, or, where it is shared, has
+    removed the record.
+    """
+    if not record.shared:
+        return await_end(record.server, seconds)
+    deadline = time.monotonic() + seconds
+    while record_path(root, record.id).exists() and server_lives(record):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def birth_of(pid: int) -> int | None:

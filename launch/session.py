@@ -1,6 +1,7 @@
 """What a mount server does, from the name of an image to the end of its mount.
 
-Runs in the main thread; `server` makes the process for it, and tells the outside what is reported here. The
+`run_session` is for a process with one mount, in its main thread; `server` makes the process, and tells the
+outside what is reported here. `shared_server` has many mounts, each prepared as `prepare` does it. The
 network is used from the first moment, while the rest is loaded and the store opened beside it.
 """
 
@@ -9,13 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from launch import mounts
+from launch import image_request, mounts
 from launch.claim import Claim
 from launch.control import ControlServer
 from launch.image_request import ImageRequest, absolute
@@ -31,6 +32,8 @@ from registry_client.platform import Platform
 from registry_client.reference import Reference
 
 if TYPE_CHECKING:
+    from chunk_store import Attachment, ChunkStore, Limits
+    from fuse_fs.tree import ImageTree
     from launch.images import LazyImage
     from launch.metrics import MetricsServer
 
@@ -57,6 +60,7 @@ class MountRequest:
     isolate: bool = False  # share windows with mounts of the same repository only
     metrics_address: tuple[str, int] | None = None  # host and port; None: no metrics
     log_format: str = TEXT
+    shared: bool = False  # one server for all such mounts of the root
     bound: bool = False  # the server goes when the process that started it does, however that ends
 
     @property
@@ -79,9 +83,126 @@ class MountRequest:
         )
 
 
+def to_json(request: MountRequest) -> dict[str, Any]:
+    """*request* with its secrets, for `from_json` in another process; without what is a process's own."""
+    return {
+        "image": request.image.to_json(secrets=True),
+        "mountpoint": str(request.mountpoint),
+        "root": str(request.root),
+        "allow_other": request.allow_other,
+        "isolate": request.isolate,
+        "metrics_address": request.metrics_address,
+    }
+
+
+def from_json(document: Mapping[str, Any]) -> MountRequest:
+    """The request in *document*, for a shared server.
+
+    Raises:
+        KeyError, TypeError, ValueError, ReferenceInvalid: it is none.
+    """
+    image, address = image_request.from_json(document["image"]), document["metrics_address"]
+    return MountRequest(
+        reference=image.reference,
+        mountpoint=Path(document["mountpoint"]),
+        options=image.options,
+        root=Path(document["root"]),
+        platform=image.platform,
+        driver="fuse",
+        background=image.background,
+        blob_dir=image.blob_dir,
+        allow_other=document["allow_other"],
+        cache_size=image.cache_size,
+        isolate=bool(document["isolate"]),
+        metrics_address=None if address is None else (str(address[0]), int(address[1])),
+        shared=True,
+    )
+
+
 def new_id() -> str:
     """A name for a mount, unique among those of one root."""
     return os.urandom(4).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image that is open and only has to be mounted. Belongs to the stack that it was prepared with."""
+
+    tree: ImageTree
+    attachment: Attachment
+    claim: Claim
+    record: MountRecord
+    asked: dict[int, int]  # see `fuse_fs.session.Session`
+    allow_other: bool
+
+    @property
+    def fsname(self) -> str:
+        """What the mount is of, for the mount table."""
+        return f"nopull:{self.record.pinned}"
+
+    def announce(self, root: Path) -> MountRecord | None:
+        """The record of the mount, written when the mount answers; None if it was taken away at once."""
+        self.record.mountpoint.stat()
+        entry = mount_at(self.record.mountpoint)
+        if entry is None:
+            return None
+        final = replace(self.record, device=entry.device)
+        mounts.write_record(root, final)
+        return final
+
+
+def prepare(
+    request: MountRequest,
+    mount_id: str,
+    log_path: Path,
+    undo: ExitStack,
+    open_store: Callable[[Path, Limits], ChunkStore],
+) -> Prepared:
+    """Open what *request* names; what has to be undone at the end of the mount goes to *undo*.
+
+    Raises:
+        what can keep an image from being opened (`images.open_image`) or mounted (`mountpoint.prepare`,
+        `fuse_fs.mount.require`), and what *open_store* raises.
+    """
+    claim = undo.enter_context(Claim(request.mountpoint))
+    opening = open_early(request.image, request.root)
+    metrics = _listen(request, undo)
+    undo.callback(_close_opened, opening)
+    # Here, while the network works: loading these takes longer than a round trip.
+    from chunk_store import Limits
+    from fuse_fs.mount import require
+    from fuse_fs.tree import ImageTree
+    from launch.answers import Answers, resident_bytes
+    from launch.hot_list import hot_ranges
+
+    require()
+    limits = Limits(cache_bytes=request.cache_size)
+    limits = replace(limits, read_seconds=min(limits.read_seconds, request.options.timeout))
+    place = store_root(request.root, request.reference, isolate=request.isolate)
+    store = open_store(place, limits)
+    image = opening.result()
+    for warning in image.warnings:
+        log.warning("%s", warning)
+    attachment = store.attach(
+        image.blobs, image.blob_source, hot=hot_ranges(image.bootstrap), background=request.background
+    )
+    undo.callback(attachment.close)
+    record = _record(request, mount_id, claim.mountpoint, image, log_path)
+    undo.callback(mounts.forget, request.root, record)
+    asked: dict[int, int] = {}
+    if metrics is None:
+        tree, metrics_address = ImageTree(image.bootstrap, attachment), None
+    else:
+        from launch.metrics import TimedBytes
+
+        metrics.publish(record, attachment.progress, resident_bytes)
+        tree = ImageTree(image.bootstrap, TimedBytes(attachment, metrics.observe))
+        metrics_address = metrics.address
+    answers = Answers(record, attachment, tree, asked, metrics_address)
+    control = ControlServer(record.control, answers)
+    undo.callback(control.close)
+    allow_other = may_allow_other() if request.allow_other is None else request.allow_other
+    return Prepared(tree, attachment, claim, record, asked, allow_other)
 
 
 def run_session(
@@ -92,71 +213,38 @@ def run_session(
     Whatever happens, nothing is left: the mount, the record and the socket are gone on return.
 
     Raises:
-        what can keep an image from being opened (`images.open_image`) or mounted (`mountpoint.prepare`,
-        `fuse_fs.mount.serve`), and what `chunk_store` raises when its directory cannot be used.
+        what `prepare` and `fuse_fs.mount.serve` raise, and what `chunk_store` raises when its directory
+        cannot be used.
     """
     with ExitStack() as undo:
-        claim = undo.enter_context(Claim(request.mountpoint))
-        opening = open_early(request.image, request.root)
-        metrics = _listen(request, undo)
-        undo.callback(_close_opened, opening)
-        # Here, while the network works: loading these takes longer than a round trip.
-        from chunk_store import ChunkStore, Limits
-        from fuse_fs.mount import require, serve
-        from fuse_fs.tree import ImageTree
-        from launch.answers import Answers, resident_bytes
-        from launch.hot_list import hot_ranges
 
-        require()
-        limits = Limits(cache_bytes=request.cache_size)
-        limits = replace(limits, read_seconds=min(limits.read_seconds, request.options.timeout))
-        place = store_root(request.root, request.reference, isolate=request.isolate)
-        store = undo.enter_context(ChunkStore(place, limits=limits))
-        image = opening.result()
-        for warning in image.warnings:
-            log.warning("%s", warning)
-        attachment = store.attach(
-            image.blobs, image.blob_source, hot=hot_ranges(image.bootstrap), background=request.background
-        )
-        undo.callback(attachment.close)
-        record = _record(request, mount_id, claim.mountpoint, image, log_path)
-        undo.callback(mounts.forget, request.root, record)
-        asked: dict[int, int] = {}
-        if metrics is None:
-            tree, metrics_address = ImageTree(image.bootstrap, attachment), None
-        else:
-            from launch.metrics import TimedBytes
+        def open_store(place: Path, limits: Limits) -> ChunkStore:
+            from chunk_store import ChunkStore
 
-            metrics.publish(record, attachment.progress, resident_bytes)
-            tree = ImageTree(image.bootstrap, TimedBytes(attachment, metrics.observe))
-            metrics_address = metrics.address
-        answers = Answers(record, attachment, tree, asked, metrics_address)
-        control = ControlServer(record.control, answers)
-        undo.callback(control.close)
+            return undo.enter_context(ChunkStore(place, limits=limits))
+
+        prepared = prepare(request, mount_id, log_path, undo, open_store)
+        from fuse_fs.mount import serve
 
         def announce() -> None:
-            """Once the mount answers, write its record and report it."""
-            record.mountpoint.stat()
-            entry = mount_at(record.mountpoint)
-            if entry is not None:  # else it was unmounted at once
-                final = replace(record, device=entry.device)
-                mounts.write_record(request.root, final)
+            final = prepared.announce(request.root)
+            if final is not None:
                 report(final)
 
         announcing: list[Later[None]] = []
 
         def on_ready() -> None:
-            claim.release()
+            prepared.claim.release()
             announcing.append(Later(announce))
 
         serve(
-            tree,
-            claim.mountpoint,
+            prepared.tree,
+            prepared.claim.mountpoint,
             on_ready=on_ready,
-            allow_other=may_allow_other() if request.allow_other is None else request.allow_other,
-            fsname=f"nopull:{record.pinned}",
-            on_stop=attachment.close,
-            asked=asked,
+            allow_other=prepared.allow_other,
+            fsname=prepared.fsname,
+            on_stop=prepared.attachment.close,
+            asked=prepared.asked,
         )
         for announced in announcing:
             announced.result()
@@ -211,4 +299,5 @@ def _record(
         config=image.config_path,
         image=image.directory,
         warnings=image.warnings,
+        shared=request.shared,
     )

@@ -48,7 +48,7 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
         mounts.forget(root, record)
         return True
     seconds = LAZY_SECONDS if lazy else END_SECONDS
-    if mounts.server_lives(record) and not mounts.await_end(record.server, seconds):
+    if mounts.server_lives(record) and not mounts.await_mount_end(root, record, seconds):
         if lazy:
             return False
         raise ServerFailed(

@@ -1,0 +1,196 @@
+"""One process that serves many FUSE mounts of a state root: what `nopull mount --shared` asks.
+
+Mounts come and go through its control socket; each is prepared as a server of its own would (`session`). All
+share the store, its connections' limits and the interpreter, so that a further mount costs little. It ends
+when the last mount is gone. If it is killed all its mounts are dead at once, and repaired one by one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from chunk_store import ChunkStore, Limits
+from fuse_fs.device import detach, mount_device
+from fuse_fs.mount import signals_as_words
+from fuse_fs.session import Session
+from launch.control import ControlServer
+from launch.error_relay import describe
+from launch.errors import MountImpossible
+from launch.later import Later
+from launch.root import state_directory
+from launch.session import Prepared, from_json, prepare
+
+log = logging.getLogger("nopull.server")
+
+LOCK, SOCKET = "shared.lock", "shared.sock"  # below `run` in the state root
+
+_LINGER_SECONDS = 1.0  # without a mount, the next one is waited for
+_READY_SECONDS = 10.0  # the kernel takes a mount up within this
+_LEAVE_SECONDS = 1.0  # for requests that are being answered when the mount is gone
+
+
+@dataclass(slots=True)
+class _Mount:
+    undo: ExitStack
+    prepared: Prepared
+    session: Session
+
+
+class SharedServer:
+    """The mounts of one process. Called with a question, gives the answer (a `control.Answer`)."""
+
+    def __init__(self, root: Path, log_path: Path) -> None:
+        self._root = root
+        self._log_path = log_path
+        self._told: SimpleQueue[str] = SimpleQueue()
+        # Protects everything below. Nothing is waited for under it, but for the opening of a store.
+        self._lock = threading.Lock()
+        self._stores: dict[Path, ChunkStore] = {}
+        self._mounts: dict[str, _Mount] = {}
+        self._making = 0
+        self._given_up: set[str] = set()  # by whoever asked for them
+        self._ending = False
+
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until the last mount is gone, or this process is told to end; for the main thread.
+
+        Returns at once, after *on_ready*, if another one serves the root.
+        """
+        directory = state_directory(self._root, "run")
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            on_ready()
+            return
+        with signals_as_words(self._told):
+            control = ControlServer(directory / SOCKET, self)
+            on_ready()
+            try:
+                self._stay()
+            finally:
+                control.close()
+                self._leave()
+                os.close(lock)
+
+    def __call__(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        if question.get("ask") == "mount":
+            return self._mount(question)
+        if question.get("ask") == "give up":
+            self._give_up(str(question["id"]))
+        with self._lock:
+            return {"mounts": sorted(self._mounts), "log": str(self._log_path)}
+
+    def _stay(self) -> None:
+        """Return when told to end, or when nothing has been mounted for a while."""
+        while True:
+            with suppress(Empty):
+                if self._told.get(timeout=_LINGER_SECONDS) == "stop":
+                    break
+                continue
+            with self._lock:
+                if not self._mounts and not self._making:
+                    self._ending = True
+                    return
+        with self._lock:
+            self._ending = True
+
+    def _leave(self) -> None:
+        for mount in list(self._mounts.values()):
+            mount.prepared.attachment.close()
+            detach(mount.prepared.record.mountpoint)
+        for name, mount in list(self._mounts.items()):
+            mount.session.wait(_LEAVE_SECONDS)
+            self._forget(name)
+        for store in self._stores.values():
+            store.close()
+
+    def _mount(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
+        with self._lock:
+            if self._ending:
+                return {"ending": True}
+            self._making += 1
+        undo = ExitStack()
+        try:
+            if question["namespace"] != mount_namespace():
+                raise MountImpossible(
+                    "the server of shared mounts lives in another mount namespace; mount without --shared"
+                )
+            return {"record": self._make(question, undo)}
+        # Told to whoever asked.
+        except BaseException as error:  # noqa: BLE001
+            undo.close()
+            return {"error": describe(error)}
+        finally:
+            with self._lock:
+                self._making -= 1
+            self._told.put("look")
+
+    def _make(self, question: Mapping[str, Any], undo: ExitStack) -> Mapping[str, Any]:
+        name, request = str(question["id"]), from_json(question["request"])
+        prepared = prepare(request, name, self._log_path, undo, self._store)
+        taken_up = threading.Event()
+        device = mount_device(
+            prepared.claim.mountpoint, allow_other=prepared.allow_other, fsname=prepared.fsname
+        )
+
+        def on_end() -> None:
+            # Not by this thread, which is one of those that are waited for then.
+            Later(lambda: self._forget(name))
+
+        session = Session(prepared.tree, device, taken_up.set, on_end, prepared.asked)
+        with self._lock:
+            self._mounts[name] = _Mount(undo, prepared, session)
+        session.start()
+        try:
+            if not taken_up.wait(_READY_SECONDS):
+                raise MountImpossible(f"the kernel does not take up the mount on {request.mountpoint}")
+            prepared.claim.release()
+            record = prepared.announce(self._root)
+            if record is None or name in self._given_up:
+                raise MountImpossible(f"{request.mountpoint} was unmounted before it was ready")
+        except BaseException:
+            detach(prepared.record.mountpoint)
+            raise
+        return record.to_json()
+
+    def _store(self, place: Path, limits: Limits) -> ChunkStore:
+        with self._lock:
+            store = self._stores.get(place)
+            if store is None:
+                store = self._stores[place] = ChunkStore(place, limits=limits)
+        store.bound(limits.cache_bytes)
+        return store
+
+    def _give_up(self, name: str) -> None:
+        with self._lock:
+            self._given_up.add(name)
+            mount = self._mounts.get(name)
+        if mount is not None:
+            detach(mount.prepared.record.mountpoint)
+
+    def _forget(self, name: str) -> None:
+        """The mount is gone, or this process ends."""
+        with self._lock:
+            mount = self._mounts.pop(name, None)
+        if mount is None:
+            return
+        if mount.session.wait(0):
+            mount.session.close(_LEAVE_SECONDS)
+        mount.undo.close()
+        self._told.put("look")
+
+
+def mount_namespace() -> str:
+    """What names the mount namespace of this process."""
+    return os.readlink("/proc/self/ns/mnt")  # noqa: PTH115 - no path, a name

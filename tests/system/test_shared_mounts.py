@@ -1,0 +1,202 @@
+"""Many mounts, one server: each shows its own image and comes and goes alone; the last ends the server."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from launch import mounts
+from launch.control import ask
+from launch.mountpoint import FUSE_TYPE, detach, mount_table
+from launch.mounts import MountRecord, State
+from tests.launch.published import publish
+from tests.support.images import image_of
+from tests.support.trees import directory, file, tree
+
+pytestmark = pytest.mark.system
+
+CHECKOUT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
+COMMON = random.Random(5).randbytes(700_000)
+
+
+@dataclass
+class Place:
+    """A state root and places to mount on; everything is taken away by `clear`."""
+
+    base: Path
+
+    def __post_init__(self) -> None:
+        self.root = self.base / "root"
+
+    def publish(self, name: str) -> str:
+        """An image with a file that only it has, and one that all have."""
+        root = tree(directory(b"d", file(b"own", name.encode() * 9000), file(b"common", COMMON)))
+        return publish(image_of(root), f"oci:{self.base / 'layout'}:{name}", self.base).reference
+
+    def nopull(self, *words: str | Path, code: int = 0) -> str:
+        done = subprocess.run(
+            [*COMMAND, *map(str, words), "--root", str(self.root)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def mount(self, name: str, *options: str) -> MountRecord:
+        where = self.base / f"at-{name}"
+        where.mkdir(exist_ok=True)
+        words = (f"oci:{self.base / 'layout'}:{name}", where, "--shared", "--json", *options)
+        return mounts.from_json(json.loads(self.nopull("mount", *words)))
+
+    def right(self, name: str) -> bool:
+        where = self.base / f"at-{name}" / "d"
+        return (where / "own").read_bytes() == name.encode() * 9000 and (
+            (where / "common").read_bytes() == COMMON
+        )
+
+    def clear(self) -> None:
+        for entry in reversed(mount_table()):
+            if entry.fstype == FUSE_TYPE and entry.mountpoint.is_relative_to(self.base):
+                detach(entry.mountpoint, lazy=True)
+        for record in mounts.records(self.root):
+            if mounts.server_lives(record):
+                os.kill(record.server, signal.SIGKILL)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    try:
+        for name in ("one", "two", "three"):
+            made.publish(name)
+        yield made
+    finally:
+        made.clear()
+
+
+def test_mounts_share_a_server_and_each_shows_its_own_image(place: Place) -> None:
+    records = [place.mount(name) for name in ("one", "two", "three")]
+    assert len({record.server for record in records}) == 1
+    assert len({record.device for record in records}) == 3
+    assert all(place.right(name) for name in ("one", "two", "three"))
+    rows = json.loads(place.nopull("ps", "--json"))
+    assert [(row["id"], row["state"]) for row in rows] == [(one.id, "mounted") for one in records]
+    for record in records:
+        status = ask(record.control)
+        assert (status["id"], status["asked"]["init"]) == (record.id, 1)
+
+
+def test_unmounting_one_leaves_the_others_and_the_last_ends_the_server(place: Place) -> None:
+    one, two = place.mount("one"), place.mount("two")
+    place.nopull("umount", one.mountpoint)
+    assert [record.id for record in mounts.records(place.root)] == [two.id]
+    assert place.right("two") and list(one.mountpoint.iterdir()) == []
+    again = place.mount("one")
+    assert again.server == two.server and place.right("one")
+    with (two.mountpoint / "d" / "common").open("rb") as opened:
+        assert "in use" in place.nopull("umount", two.mountpoint, code=7)
+        place.nopull("umount", "--lazy", two.mountpoint)
+        assert mounts.state_of(two) is State.DETACHED
+        assert opened.read() == COMMON
+    place.nopull("umount", again.mountpoint)
+    assert mounts.await_end(again.server, 15)
+    assert mounts.records(place.root) == []
+    left = {path.name for path in (place.root / "run").iterdir()}
+    assert left == {"shared.lock"} and list((place.root / "log").iterdir()) == []
+
+
+def test_commands_at_once_start_one_server(place: Place) -> None:
+    running = []
+    for name in ("one", "two", "three"):
+        where = place.base / f"at-{name}"
+        where.mkdir()
+        words = ["mount", f"oci:{place.base / 'layout'}:{name}", str(where), "--shared"]
+        whole = [*COMMAND, *words, "--root", str(place.root)]
+        running.append(subprocess.Popen(whole, stdout=subprocess.DEVNULL))
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert len({record.server for record in mounts.records(place.root)}) == 1
+    assert all(place.right(name) for name in ("one", "two", "three"))
+
+
+def test_an_error_arrives_as_what_it_is_and_costs_the_other_mounts_nothing(place: Place) -> None:
+    place.mount("one")
+    (place.base / "there").mkdir()
+    missing = ("mount", f"oci:{place.base / 'layout'}:none", place.base / "there", "--shared")
+    assert "none" in place.nopull(*missing, code=5)
+    assert "unmount it first" in place.nopull(
+        "mount", f"oci:{place.base / 'layout'}:two", place.base / "at-one", "--shared", code=7
+    )
+    assert place.right("one")
+    assert len(mounts.records(place.root)) == 1
+    assert {path.name for path in (place.root / "run").glob("*.sock")} == {
+        "shared.sock",
+        mounts.records(place.root)[0].control.name,
+    }
+
+
+def test_a_killed_server_is_repaired_mount_by_mount(place: Place) -> None:
+    one, two = place.mount("one"), place.mount("two")
+    os.kill(one.server, signal.SIGKILL)
+    assert mounts.await_end(one.server, 15)
+    for record in (one, two):
+        assert mounts.state_of(record) is State.DEAD
+        with pytest.raises(OSError, match="not connected") as refused:
+            (record.mountpoint / "d" / "own").read_bytes()
+        assert refused.value.errno == errno.ENOTCONN
+    assert place.mount("one").server != one.server and place.right("one")
+    states = [row["state"] for row in json.loads(place.nopull("ps", "--json"))]
+    assert sorted(states) == ["dead", "gone", "mounted"]
+    assert place.mount("two").server == mounts.records(place.root)[0].server and place.right("two")
+
+
+def test_a_server_told_to_end_takes_its_mounts_along(place: Place) -> None:
+    one, two = place.mount("one"), place.mount("two", "--isolate")
+    assert place.right("one") and place.right("two")
+    opened = os.open(one.mountpoint / "d" / "own", os.O_RDONLY)
+    os.kill(one.server, signal.SIGTERM)
+    assert mounts.await_end(one.server, 15)
+    os.close(opened)
+    for record in (one, two):
+        assert list(record.mountpoint.iterdir()) == []
+    assert mounts.records(place.root) == []
+
+
+def test_another_mount_namespace_is_refused(place: Place) -> None:
+    place.mount("one")
+    (place.base / "there").mkdir()
+    words = ["mount", f"oci:{place.base / 'layout'}:two", str(place.base / "there"), "--shared"]
+    done = subprocess.run(
+        ["unshare", "-m", *COMMAND, *words, "--root", str(place.root)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7 and "another mount namespace" in done.stderr
+    assert list((place.base / "there").iterdir()) == []
+
+
+def test_a_mount_that_is_given_up_while_it_is_made_is_taken_away(place: Place) -> None:
+    record = place.mount("one")
+    where = place.base / "at-two"
+    where.mkdir()
+    words = ["mount", f"oci:{place.base / 'layout'}:two", str(where), "--shared", "--root", str(place.root)]
+    os.kill(record.server, signal.SIGSTOP)
+    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.DEVNULL) as starting:
+        time.sleep(1.0)  # it may be interrupted at any moment; by now it waits for the server
+        starting.send_signal(signal.SIGINT)
+        os.kill(record.server, signal.SIGCONT)
+        assert starting.wait(15) != 0
+    deadline = time.monotonic() + 15
+    while mounts.find(place.root, where) is not None or list(where.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert place.right("one")
