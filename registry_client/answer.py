@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from urllib3.response import BaseHTTPResponse
 
-from registry_client.wire import FOREIGN_ERRORS, WireFailure
+from registry_client.wire import FOREIGN_ERRORS, WireFailure, too_late
 
 if TYPE_CHECKING:
     from registry_client.deadline import Deadline
@@ -154,7 +154,7 @@ class Answer:
     def _shorten(self, remaining: float) -> None:
         if remaining <= 0:
             self.drop()
-            raise WireFailure(f"the deadline of {self._deadline.seconds:g} s passed")
+            raise too_late(self._deadline)
         self._timeout = remaining
         if self._connection is not None:
             self._connection.set_timeout(remaining)

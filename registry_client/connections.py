@@ -22,7 +22,7 @@ from registry_client.dialling import SOCKET_OPTIONS, Connection, PlainConnection
 from registry_client.errors import Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.origin import Origin
-from registry_client.wire import FOREIGN_ERRORS, Counters, WireFailure, explain
+from registry_client.wire import FOREIGN_ERRORS, Counters, WireFailure, explain, too_late
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
@@ -86,7 +86,7 @@ class ConnectionPool:
             while True:
                 timeout = min(deadline.remaining(), self._options.stall_timeout)
                 if timeout <= 0:
-                    raise WireFailure(f"the deadline of {deadline.seconds:g} s passed")
+                    raise too_late(deadline)
                 try:
                     if connection.wrapped.sock is None:
                         timeout = min(timeout, self._options.connect_timeout)

@@ -31,14 +31,23 @@ class Attempts:
         self._deadline = deadline
         self._limit = limit
         self._failed = 0
+        self._before: RegistryError | None = None
 
     def progressed(self) -> None:
         """Bytes came through: failures before them no longer count."""
         self._failed = 0
+        self._before = None
 
     def pause_or_raise(self, error: RegistryError) -> None:
-        """Sleep until the next attempt makes sense; raises *error* when there is none."""
+        """Sleep until the next attempt makes sense; raises *error* when there is none.
+
+        Or the one before it, when *error* only says that there was no time left for another attempt.
+        """
         self._failed += 1
+        cause = error.__cause__
+        if isinstance(cause, WireFailure) and cause.late and self._before is not None:
+            error = self._before
+        self._before = error
         limit = self._limit
         if not isinstance(error, Unreachable):
             limit = min(limit or PROTOCOL_ATTEMPTS, PROTOCOL_ATTEMPTS)

@@ -34,6 +34,7 @@ class WireFailure(Exception):
         temporary: bool = True,
         retry_after: float | None = None,
         host: str = "",
+        late: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -42,6 +43,13 @@ class WireFailure(Exception):
         self.retry_after = retry_after
         self.host = host
         """Who failed, when it is not the registry itself."""
+        self.late = late
+        """There was no time left, which says nothing about why."""
+
+
+def too_late(deadline: Deadline) -> WireFailure:
+    """The failure of what began or went on when *deadline* had passed."""
+    return WireFailure(f"the deadline of {deadline.seconds:g} s passed", late=True)
 
 
 def explain(error: Exception, seconds: float, deadline: Deadline) -> WireFailure:
@@ -69,7 +77,7 @@ def explain(error: Exception, seconds: float, deadline: Deadline) -> WireFailure
         return WireFailure("connection refused", advice="is it running and is the address right?")
     if isinstance(cause, TimeoutError) or isinstance(error, ReadTimeoutError):
         if deadline.remaining() <= 0:
-            return WireFailure(f"the deadline of {deadline.seconds:g} s passed")
+            return too_late(deadline)
         return WireFailure(f"nothing arrived for {seconds:.3g} s")
     if isinstance(cause, (IncompleteRead, BodyIncomplete)):
         return WireFailure("the connection was closed in the middle of the answer")

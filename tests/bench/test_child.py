@@ -10,7 +10,7 @@ import pytest
 from bench.child import start_child, stop_session
 from bench.errors import ProgramMissing
 
-WAITS = "trap 'echo told' TERM; echo started; sleep 100; echo ended"
+WAITS = "trap 'echo told' TERM; sh -c 'echo started; exec sleep 100' & wait; wait; echo ended"
 
 
 def await_line(file: Path, line: str) -> None:

@@ -52,7 +52,7 @@ def _server_is_the_one_that_was_named(request: pytest.FixtureRequest) -> Iterato
 
 @pytest.fixture
 def options() -> RegistryOptions:
-    return RegistryOptions(timeout=5.0, stall_timeout=0.5, connect_timeout=2.0)
+    return RegistryOptions(timeout=10.0, stall_timeout=4.0, connect_timeout=4.0)
 
 
 @pytest.fixture

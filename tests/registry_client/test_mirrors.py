@@ -128,13 +128,19 @@ LIES: dict[str, Lie] = {
 def test_the_registry_serves_when_the_mirror_does_not_and_soon_alone(
     server: ScriptedRegistry,
     mirror: ScriptedRegistry,
-    source: RegistrySource,
+    source: RegistrySource,  # mirror and image are where they belong
     image: SampleImage,
+    options: RegistryOptions,
     name: str,
 ) -> None:
     mirror.lie(LIES[name], BLOBS)
+    if name in ("hanging", "drip"):
+        options = replace(options, timeout=3.0, stall_timeout=0.5)
+    opened = open_source(parse_reference(f"{server.host}/demo/py:v1"), options)
+    assert isinstance(opened, RegistrySource)
     for offset in range(6):
-        read(source, image, offset, 200)
+        read(opened, image, offset, 200)
+    opened.close()
     assert asked(server) == 6
     assert asked(mirror) <= 2, "a mirror that fails is not asked by every reader"
 

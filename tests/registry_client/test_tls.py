@@ -125,7 +125,7 @@ def test_plain_http_and_tls_that_meet_say_so(
     secure: ScriptedRegistry, storage: ScriptedRegistry, image: SampleImage, options: RegistryOptions
 ) -> None:
     with pytest.raises(Unreachable, match=r"does not speak TLS; use --plain-http|it speak TLS\?|nothing arr"):
-        use(store(image, storage), image, replace(options, plain_http=False))
+        use(store(image, storage), image, replace(options, plain_http=False, timeout=1.0))
     with pytest.raises(Unreachable):
         use(store(image, secure), image, replace(options, timeout=0.3))
 
