@@ -56,8 +56,9 @@ class Place:
     def mount(self, name: str, *options: str) -> MountRecord:
         where = self.base / f"at-{name}"
         where.mkdir(exist_ok=True)
-        words = (f"oci:{self.base / 'layout'}:{name}", where, "--shared", "--json", *options)
-        return mounts.from_json(json.loads(self.nopull("mount", *words)))
+        image = f"oci:{self.base / 'layout'}:{name}"
+        said = self.nopull("mount", image, str(where), "--shared", "--json", *options)
+        return mounts.from_json(json.loads(said))
 
     def right(self, name: str) -> bool:
         where = self.base / f"at-{name}" / "d"
