@@ -30,6 +30,7 @@ VERB_GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "umount": ("launch.mount_verbs", "umount", "Take such a directory away again."),
         "ps": ("launch.mount_verbs", "ps", "List what is mounted and how much of it is local."),
         "run": ("launch.run_verb", "run", "Run a container of an image."),
+        "keeper": ("launch.keeper_verbs", "keeper", "Look after what fills kernel mounts; seldom needed."),
         "pull": ("launch.pull_verb", "pull", "Fetch all of an image, to mount and run it without network."),
     },
     "Look": {

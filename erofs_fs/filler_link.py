@@ -63,6 +63,7 @@ class FillerLink:
         self._program = program
         self.held: dict[str, int] = {}  # by name in `handover`
         self._keeper = 0  # process id of the one that was started here
+        self._managed = False  # by a service manager, which starts the next
         # One message at a time; a leaf.
         self._sending = threading.Lock()
         self._connection = self._connected(requests)
@@ -108,9 +109,14 @@ class FillerLink:
         """
         self._connection.close()
         deadline = time.monotonic() + _RESTORE_SECONDS
+        managed = self._managed
         while True:
             self._reap_keeper()
             try:
+                if managed:
+                    managed = False
+                    self._connection = self._connected(requests)
+                    return
                 self._keeper = start_keeper(self._program, self.held) or self._keeper
                 self._connection = self._connected(requests)
                 return
@@ -154,6 +160,7 @@ class FillerLink:
             if not hired.get("hired"):
                 connection.close()
                 raise PostTaken(str(hired.get("refused")))
+            self._managed = bool(hired.get("stays"))
             self._hold(dict(zip(hired["names"], descriptors, strict=True)))
             return connection
 
@@ -180,9 +187,13 @@ class FillerLink:
             self._connection.send(message)
 
 
-def start_keeper(program: KeeperProgram, descriptors: Mapping[str, int]) -> int:
+def start_keeper(
+    program: KeeperProgram, descriptors: Mapping[str, int], environment: Mapping[str, str] | None = None
+) -> int:
     """Start a keeper with *descriptors* of the one before; its process id once it serves, 0 if there is one
     already.
+
+    *environment*: by default this process's, without its service manager, who knows nothing of keepers.
 
     Raises:
         KeeperFailed: it ended, or does not come up.
@@ -190,7 +201,9 @@ def start_keeper(program: KeeperProgram, descriptors: Mapping[str, int]) -> int:
     errors = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        pid = handover.spawn_with(program.command, descriptors, os.environ, output=writing, errors=errors)
+        if environment is None:
+            environment = handover.unmanaged(os.environ)
+        pid = handover.spawn_with(program.command, descriptors, environment, output=writing, errors=errors)
     except OSError as error:
         os.close(reading)
         raise KeeperFailed(f"starting a keeper: {error.strerror}: {program.command[0]}") from error

@@ -128,8 +128,9 @@ class FillerPost:
         if self.connection is not None or self._child is not None or now < self._next_at:
             return
         self._next_at = now + _PAUSES[min(self._useless, len(_PAUSES) - 1)]
+        environment = handover.unmanaged(os.environ)
         try:
-            pid = handover.spawn_with(self._command, self._held, os.environ, output=1, errors=2)
+            pid = handover.spawn_with(self._command, self._held, environment, output=1, errors=2)
         except OSError as error:
             self._next_at = now + _PAUSES[-1]
             self._say(f"starting a filler: {error.strerror}: {self._command[0]}")

@@ -20,6 +20,7 @@ GROUP, JOURNAL, DOOR = "group", "journal", "door"
 STORED: Final = (GROUP, JOURNAL, DOOR)  # who holds these keeps readers waiting while there is no keeper
 LOCK, REQUESTS = "lock", "requests"  # only of a keeper that starts itself anew
 
+NOTIFY_SOCKET: Final = "NOTIFY_SOCKET"  # set for what a service manager starts
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _WHOEVER: Final = "0"  # instead of a process id, which who starts a process does not know before
 
@@ -101,11 +102,23 @@ def _announcing(descriptors: Mapping[str, int], environment: Mapping[str, str], 
     return {**environment, **dict(zip(_VARIABLES, values, strict=True))}
 
 
+def memory(content: bytes) -> int:
+    """A descriptor of a file in memory that holds *content*."""
+    descriptor = os.memfd_create("handover", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    return descriptor
+
+
+def unmanaged(environment: Mapping[str, str]) -> dict[str, str]:
+    """*environment* for a process that is not its service manager's, whoever started this one."""
+    return {name: value for name, value in environment.items() if name != NOTIFY_SOCKET}
+
+
 def notify(environment: Mapping[str, str], words: str, descriptors: Mapping[str, int] | None = None) -> bool:
     """Say *words* to the service manager, if there is one, with *descriptors* for it to keep, one message
     each; whether it was said.
     """
-    address = environment.get("NOTIFY_SOCKET", "")
+    address = environment.get(NOTIFY_SOCKET, "")
     if not address.startswith(("/", "@")):
         return False
     messages: list[tuple[str, list[int]]] = [(words, [])] if words else []

@@ -153,8 +153,8 @@ class Keeper:
             self._tend()
             for descriptor, mask in self._poll.poll(self._timeout()):
                 self._heed(descriptor, mask)
-        if self._ending:
-            self._post.tell(b'{"end": true}')
+        # Also where another keeper follows: it may be of another version, and so should its filler be.
+        self._post.tell(b'{"end": true}')
         return self._restart
 
     def end(self) -> None:
@@ -325,6 +325,10 @@ class Keeper:
                 return {"refused": "a restart needs a command"}, []
             self._restart = [str(word) for word in command]
             return {}, []
+        if asked == "give":
+            self._ending = True
+            given = {**self.stored, handover.REQUESTS: handover.memory(self.requests)}
+            return {"names": list(given)}, list(given.values())
         if asked == "end":
             self._ending = True
             return {}, []
@@ -369,7 +373,7 @@ class Keeper:
                 self._mounts[mount_id].request = request  # it knows secrets that we may have lost
         stored = self.stored
         with suppress(OSError):
-            words = json.dumps({"hired": True, "names": list(stored)}).encode()
+            words = json.dumps({"hired": True, "names": list(stored), "stays": self._stays}).encode()
             socket.send_fds(connection, [words], list(stored.values()))
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self._post.take(connection, _CREDENTIALS.unpack(raw)[0])

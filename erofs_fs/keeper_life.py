@@ -30,7 +30,6 @@ from erofs_fs.namespace import TABLE, leave_starters_namespace
 
 LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
 SECONDS_VARIABLE: Final = "NOPULL_READER_SECONDS"
-MANAGED: Final = "NOTIFY_SOCKET"  # set by a service manager, which bounds and ends us as it was told
 _OOM_SCORE: Final = "-999"
 
 
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> int:
         command,
         given,
         reader_seconds=seconds if seconds > 0 else READER_SECONDS,
-        stays=MANAGED in os.environ,
+        stays=handover.NOTIFY_SOCKET in os.environ,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.end())
@@ -65,7 +64,8 @@ def main(arguments: list[str]) -> int:
     _report_ready()
     become = keeper.run()
     if become is not None:
-        descriptors = {**keeper.stored, handover.LOCK: lock, handover.REQUESTS: _memory(keeper.requests)}
+        requests = handover.memory(keeper.requests)
+        descriptors = {**keeper.stored, handover.LOCK: lock, handover.REQUESTS: requests}
         handover.exec_with(become, descriptors, os.environ)
     return 0
 
@@ -103,7 +103,7 @@ def refuse_lazy_home(table: Path = TABLE) -> None:
 
 def stay_alive() -> None:
     """Stay in memory, and be the last to be killed for it, as far as this process is allowed to."""
-    if MANAGED not in os.environ:
+    if handover.NOTIFY_SOCKET not in os.environ:  # else it bounds us as it was told
         with suppress(OSError, ValueError):
             leave_bounds()
     with suppress(OSError):
@@ -134,12 +134,6 @@ def _report_ready() -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 1)
     os.close(null)
-
-
-def _memory(content: bytes) -> int:
-    descriptor = os.memfd_create("requests", os.MFD_CLOEXEC)
-    os.write(descriptor, content)
-    return descriptor
 
 
 def run() -> NoReturn:

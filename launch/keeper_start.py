@@ -102,11 +102,16 @@ def take_up(root: Path) -> list[Path]:
     """
     taken = []
     for place in stores(root):
-        directory = WindowDirectory(place)
-        if any(_lacks(hold, directory) for hold in living(place)) and keeper_status(place) is None:
+        if lacking(place) and keeper_status(place) is None:
             ensure_keeper(place, root)
             taken.append(place)
     return taken
+
+
+def lacking(place: Path) -> list[Hold]:
+    """The mounts over the store *place* that need a keeper, because not all they show is local."""
+    directory = WindowDirectory(place)
+    return [hold for hold in living(place) if _lacks(hold, directory)]
 
 
 def _lacks(hold: Hold, directory: WindowDirectory) -> bool:

@@ -93,7 +93,7 @@ class KeptStore:
         """A keeper, as whose child the test counts."""
         os.environ["NOPULL_READER_SECONDS"] = str(self.reader_seconds)
         try:
-            pid = start_keeper(self.program, descriptors or {})
+            pid = start_keeper(self.program, descriptors or {}, os.environ)
         finally:
             del os.environ["NOPULL_READER_SECONDS"]
         self.pids.add(pid)

@@ -1,0 +1,136 @@
+"""A keeper whose life is somebody else's: started by a service manager, replaced or ended by people.
+
+Without that, `keeper_start` sees to keepers, and nobody needs to know of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from chunk_store import ChunkStore
+from chunk_store.doorway import ask_keeper
+from chunk_store.place import stores
+from erofs_fs import handover
+from erofs_fs.errors import KeeperFailed
+from erofs_fs.keeper_life import take_lock
+from launch.errors import MountBusy
+from launch.keeper_start import end_keeper, keeper_program, keeper_status, lacking
+
+_PATIENCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.02
+
+# Not Type=exec: what waits for the service waits until mounts can be made. KillMode: a filler holds what
+# readers wait on, and outlives the keeper for that. FileDescriptorStorePreserve: also over `systemctl stop`.
+_UNIT = """\
+[Unit]
+Description=nopull keeper: lets readers of lazily loaded images wait for their data
+
+[Service]
+Type=notify
+ExecStart={command} keeper run --root {root}
+ExecReload={command} keeper restart --root {root}
+Restart=always
+RestartSec=0
+KillMode=process
+FileDescriptorStoreMax=16
+FileDescriptorStorePreserve=yes
+OOMScoreAdjust=-999
+LimitNOFILE=1048576
+LimitMEMLOCK=infinity
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def become_keeper(root: Path) -> NoReturn:
+    """Become the keeper of the store *root*, in place of one that runs.
+
+    Raises:
+        KeeperFailed: the one that runs does not let go.
+        StoreError, OSError.
+    """
+    ChunkStore(root).close()  # a keeper opens none: it must have been opened since the machine started
+    stored = handover.received(os.environ)
+    # What a living keeper holds is newer than what a service manager kept.
+    given = {**stored, **_taken_over(root)}
+    given[handover.LOCK] = _lock(root)
+    handover.exec_with(keeper_program(root, root).command, given, os.environ)
+    raise AssertionError("exec returned")
+
+
+def restart_keepers(root: Path) -> list[Path]:
+    """Have the keepers of all stores of *root* start anew as what is installed now; those stores.
+
+    Raises:
+        KeeperFailed: one does not come back.
+    """
+    restarted = []
+    for place, before in keepers(root):
+        ask_keeper(place, {"ask": "restart", "command": keeper_program(place, root).command})
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (now := keeper_status(place)) is None or now["number"] == before["number"]:
+            if time.monotonic() >= deadline:
+                raise KeeperFailed(f"the keeper of {place} does not come back; see {root}/log")
+            time.sleep(_LOOK_SECONDS)
+        restarted.append(place)
+    return restarted
+
+
+def end_keepers(root: Path, *, force: bool) -> list[Path]:
+    """End the keepers of all stores of *root*; those stores.
+
+    Raises:
+        MountBusy: mounts need one, and not *force*; none was ended.
+        KeeperFailed: one does not end.
+    """
+    found = [place for place, _ in keepers(root)]
+    lack = [hold.id for place in found for hold in lacking(place)]
+    if lack and not force:
+        raise MountBusy(
+            f"ending keepers: of {len(lack)} mounts ({', '.join(lack)}) not all is local, and what is not"
+            " would be an error to read; `nopull pull` their images first, or use --force"
+        )
+    for place in found:
+        if not end_keeper(place):
+            raise KeeperFailed(f"the keeper of {place} does not end; see {root}/log")
+    return found
+
+
+def keepers(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The stores of *root* that have a keeper, and what each says of itself."""
+    found = ((place, keeper_status(place)) for place in stores(root))
+    return [(place, status) for place, status in found if status is not None]
+
+
+def unit_text(root: Path) -> str:
+    """A systemd unit for the keeper of the store *root*."""
+    program = Path(sys.argv[0]).absolute()
+    command = str(program) if os.access(program, os.X_OK) else f"{sys.executable} {program}"
+    return _UNIT.format(command=command, root=root)
+
+
+def _taken_over(place: Path) -> dict[str, int]:
+    """What a keeper that runs has held until now, by name; empty if there is none."""
+    answered = ask_keeper(place, {"ask": "give"})
+    if answered is None or "names" not in answered[0]:
+        return {}
+    return dict(zip(answered[0]["names"], answered[1], strict=True))
+
+
+def _lock(place: Path) -> int:
+    """What makes us the keeper; it is free as soon as the one that gave away what it held has ended."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while (lock := take_lock(place)) < 0:
+        if time.monotonic() >= deadline:
+            raise KeeperFailed(f"{place} has a keeper, process {_pid(place)}, which does not let go of it")
+        time.sleep(_LOOK_SECONDS)
+    return lock
+
+
+def _pid(place: Path) -> object:
+    return (keeper_status(place) or {"pid": "unknown"})["pid"]

@@ -1,0 +1,140 @@
+"""`nopull keeper`: keepers that service managers run, and what an upgrade does to mounts that live."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chunk_store.doorway import ask_keeper
+from erofs_fs import handover
+from launch.keeper_start import keeper_status
+from tests.system.kept_store import KeptStore, Reading, Serving, Shown, content_of, until
+from tests.system.test_keeper import pytestmark, shown, store
+from tests.system.test_lazy_kernel_mount import COMMAND, FILES, LARGE, Place, assert_right, place
+
+__all__ = ["place", "pytestmark", "shown", "store"]  # fixtures are found by their names here
+
+
+@contextmanager
+def managed(store: KeptStore) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """`nopull keeper run` as a service manager starts it, and the socket it tells."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(store.base / "notify"))
+        manager.settimeout(20)
+        process = subprocess.Popen(
+            [*COMMAND, "keeper", "run", "--root", str(store.root)],
+            env={**os.environ, handover.NOTIFY_SOCKET: str(store.base / "notify")},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            assert manager.recv(4096).decode() == f"READY=1\nMAINPID={process.pid}"
+            yield process, manager
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_a_managed_keeper_takes_the_place_of_one_that_runs_and_its_readers(
+    store: KeptStore, shown: Shown
+) -> None:
+    before = store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        serving = Serving(store, link, shown, held=shown.right)
+        reading = Reading(top / "f0", 0, 100)
+        until(lambda: store.status()["waiting"] == 1)
+        with managed(store) as (process, _):
+            until(serving.ended.is_set)
+            until(lambda: not Path(f"/proc/{before}/cmdline").read_bytes())
+            status = store.status()
+            assert (status["pid"], status["waiting"]) == (process.pid, 1)
+            assert reading.waits
+            until(lambda: store.status()["filler"] is None)
+            with store.link() as next_link:
+                Serving(store, next_link, shown)
+                assert reading.result() == shown.content("f0")[:100]
+                assert content_of(top / "f1") == shown.content("f1")
+
+
+def test_a_filler_leaves_starting_the_next_keeper_to_the_manager_of_the_last(
+    store: KeptStore, shown: Shown
+) -> None:
+    with managed(store) as (process, manager):
+        stored: dict[str, int] = {}
+        while len(stored) < len(handover.STORED):
+            raw, descriptors, _, _ = socket.recv_fds(manager, 4096, 4)
+            stored |= dict.fromkeys([raw.decode().partition("FDNAME=")[2]], *descriptors)
+        until(lambda: store.status()["filler"] is None)
+        link = store.link()
+        with link as held:
+            top = store.mount(held, shown)
+            process.send_signal(signal.SIGKILL)
+            process.wait(20)
+            reading = Reading(top / "f0", 0, 100)
+            follower = subprocess.Popen(["sleep", "0"])  # a moment passes before the manager acts
+            follower.wait()
+            next_pid = store.start(stored)
+            held.restore({})
+            assert store.status()["pid"] == next_pid
+            Serving(store, held, shown)
+            assert reading.result() == shown.content("f0")[:100]
+        for descriptor in stored.values():
+            os.close(descriptor)
+
+
+def test_nopull_is_upgraded_while_mounts_live(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    before = keeper_status(place.root)
+    assert before is not None
+    os.kill(place.registry.pid, signal.SIGSTOP)
+    try:
+        reading = Reading(where / "f2", 0, 100)
+        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        assert f"restarted: {place.root}" in place.command("keeper", "restart").stdout
+        assert reading.waits
+    finally:
+        os.kill(place.registry.pid, signal.SIGCONT)
+    assert reading.result() == FILES[b"f2"][:100]
+    keeper_now, filler_now = place.pids()
+    assert keeper_now == keeper
+    assert filler_now != filler
+    assert_right(where)
+
+
+def test_a_keeper_that_mounts_need_is_ended_only_by_force(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    assert "not all is local" in place.command("keeper", "end", code=7).stderr
+    assert_right(where, b"f0")
+    assert f"ended: {place.root}" in place.command("keeper", "end", "--force").stdout
+    assert keeper_status(place.root) is None
+    assert_right(where, b"f0")
+    assert place.command("keeper", "end").stdout == "no keeper runs\n"
+    place.command("ps")
+    assert_right(where)
+
+
+def test_status_says_who_works_and_who_waits(place: Place) -> None:
+    assert place.command("keeper", "status").stdout == "no keeper runs\n"
+    place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    told = place.command("keeper", "status").stdout
+    assert f"keeper {keeper}, filler {filler}" in told
+    assert "waiting  0 reads" in told
+
+
+def test_the_unit_is_one_and_starts_the_keeper_of_the_root(place: Place) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(place.command("keeper", "unit").stdout)
+    service = unit["Service"]
+    assert service["Type"] == "notify"
+    assert service["ExecStart"].endswith(f"keeper run --root {place.root}")
+    assert int(service["FileDescriptorStoreMax"]) >= len(handover.STORED)
+    assert ask_keeper(place.root, {"ask": "status"}) is None
