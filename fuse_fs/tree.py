@@ -118,7 +118,7 @@ class ImageTree:
 
     def space(self) -> Space:
         """The size of the whole image: bytes of all blobs as far as chunks use them, and the bootstrap."""
-        used = sum(blob.uncompressed_size for blob in self._bootstrap.blobs) + len(self._bootstrap.raw)
+        used = sum(blob.uncompressed_size for blob in self._bootstrap.blobs) + self._bootstrap.size
         return Space(-(-used // BLOCK), self._bootstrap.inode_count)
 
     def paths(self, nids: Iterable[Nid]) -> list[bytes]:

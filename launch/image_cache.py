@@ -16,7 +16,9 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import cast
 
 from launch.root import state_directory
 from launch.whole_file import read_json_object, sync_directory, write_synced, write_whole
@@ -39,7 +41,7 @@ class Documents:
 
     manifest: Manifest
     config: bytes
-    bootstrap: bytes
+    bootstrap: bytes  # a mapping where it is kept: several megabytes that the kernel can take back
     metas: Mapping[str, bytes]  # chunk info in cache form by blob id
     digests: Mapping[str, bytes]  # of chunks, by blob id, where the bootstrap lacks some
 
@@ -157,7 +159,8 @@ def _read(directory: Path, digest: Digest) -> KeptDocuments:
         raise ValueError("the documents are not those of the manifest")
     contents = {}
     for name, noted in notes["sums"].items():
-        contents[name] = (directory / Path(name).name).read_bytes()
+        path = directory / Path(name).name
+        contents[name] = mapped(path) if name == BOOTSTRAP else path.read_bytes()
         if digest_of(contents[name]) != f"sha256:{noted}":
             raise ValueError(f"{name} is not what it was")
     check_bytes(contents[CONFIG], manifest.config.digest, manifest.config.size, "the config")
@@ -166,6 +169,19 @@ def _read(directory: Path, digest: Digest) -> KeptDocuments:
         for suffix in (META_SUFFIX, DIGEST_SUFFIX)
     )
     return KeptDocuments(manifest, contents[CONFIG], contents[BOOTSTRAP], metas, digests, directory)
+
+
+def mapped(path: Path) -> bytes:
+    """The file's bytes, mapped: a `mmap`, which does what `Bootstrap` and hashing ask of bytes.
+
+    Nobody may cut the file: those kept here are only ever renamed and removed.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is empty.
+    """
+    with path.open("rb") as file:
+        return cast(bytes, mmap(file.fileno(), 0, access=ACCESS_READ))
 
 
 def _drop(directory: Path) -> None:

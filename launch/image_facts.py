@@ -51,7 +51,7 @@ def converted_facts(image: LazyImage) -> dict[str, Any]:
         "uncompressed_size": unpacked,
         "ratio": round(unpacked / stored, 2) if stored else None,
         "inodes": image.bootstrap.inode_count,
-        "bootstrap_size": len(image.bootstrap.raw),
+        "bootstrap_size": image.bootstrap.size,
         "chunk_size": image.bootstrap.chunk_size,
         "chunks": sum(blob["chunks"] for blob in blobs),
         "units": sum(blob["units"] for blob in blobs),

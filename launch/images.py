@@ -9,6 +9,7 @@ Nothing is mounted here and no blob is read, except for chunk info that the boot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,6 +142,7 @@ def _open(question: Question, root: Path) -> LazyImage:
         check_entries(bootstrap, blobs)
         # Only now, when they have been understood: what is kept can be mounted.
         directory = image_cache.keep(root, documents)
+        bootstrap = _kept_where_possible(bootstrap, directory)
     image_cache.remember(root, reference, platform, known)
     return LazyImage(
         reference=reference,
@@ -156,6 +158,15 @@ def _open(question: Question, root: Path) -> LazyImage:
         source=source,
         warnings=warnings,
     )
+
+
+def _kept_where_possible(bootstrap: Bootstrap, directory: Path) -> Bootstrap:
+    """*bootstrap*, read from the file that was just written of it instead of memory."""
+    with suppress(OSError, ValueError):
+        mapped = image_cache.mapped(directory / image_cache.BOOTSTRAP)
+        if memoryview(mapped) == memoryview(bootstrap.raw):
+            return Bootstrap(mapped)
+    return bootstrap
 
 
 def _ask_again(question: Question, known: Known) -> tuple[Descriptor | None, tuple[str, ...]]:

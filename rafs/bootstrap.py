@@ -42,11 +42,14 @@ class Bootstrap:
     def __init__(self, raw: bytes | memoryview) -> None:
         """Read the superblocks and tables of *raw*, which must not change afterwards.
 
+        A mapped file passed as bytes is read where it is: nothing is done with *raw* that `mmap` does not.
+
         Raises:
             FormatInvalid: a rule without which nothing can be read is broken.
             FormatUnsupported: RAFS v5.
         """
-        self._raw = raw = bytes(raw)
+        # Indexed, sliced, searched and unpacked from.
+        self._raw = raw = bytes(raw) if isinstance(raw, memoryview | bytearray) else raw
         header = read_header(raw, refuse)
         if header is None:
             raise FormatInvalid("bootstrap refused: its tables do not describe an image")
@@ -63,8 +66,13 @@ class Bootstrap:
 
     @property
     def raw(self) -> bytes:
-        """The bytes it reads from."""
-        return self._raw
+        """The bytes it reads from; a copy if they are mapped."""
+        return bytes(self._raw)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole bootstrap."""
+        return len(self._raw)
 
     def inode(self, nid: int) -> Inode:
         """The inode with number *nid*.

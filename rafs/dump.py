@@ -57,7 +57,7 @@ def dump_lines(bootstrap: Bootstrap) -> Iterator[str]:
     digests = {(row.blob_index, row.chunk_index): row.digest for row in bootstrap.chunk_rows()}
     first_names: dict[int, tuple[bytes, str]] = {}  # with the content field
     # Files do not share chunk entries; a crafted bootstrap whose inodes do would cost quadratic time.
-    budget = len(bootstrap.raw) // CHUNK_ENTRY.size
+    budget = bootstrap.size // CHUNK_ENTRY.size
     for path, inode in bootstrap.walk():
         letter = _LETTERS.get(stat.S_IFMT(inode.mode), "?")
         target = bootstrap.symlink_target(inode) if letter == "l" else b""

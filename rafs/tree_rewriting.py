@@ -55,6 +55,7 @@ class TreeRewriting:
 
     bootstrap: Bootstrap
     entries: dict[int, int]
+    _raw: bytes = field(init=False)
     _old: array[int] = field(init=False)
     _new: array[int] = field(init=False)
     _moved: list[int] = field(init=False, default_factory=list)  # inodes with blocks: their i_u moves along
@@ -63,7 +64,8 @@ class TreeRewriting:
 
     def __post_init__(self) -> None:
         # Read from one, write to the other: two files may share their list of chunks.
-        self._old = _little("Q", self.bootstrap.raw)
+        self._raw = self.bootstrap.raw
+        self._old = _little("Q", self._raw)
         self._new = self._old[:]
         self._first = self.bootstrap.header.meta_offset
         self._end = self._first
@@ -116,7 +118,7 @@ class TreeRewriting:
         """
         size = self._end - self._first
         size += -size % BLOCK
-        if self._first + size > len(self.bootstrap.raw):
+        if self._first + size > self.bootstrap.size:
             raise FormatInvalid(f"the last inode ends at {self._end:#x}, beyond the bootstrap")
         front, shift = pack_front(self.bootstrap.superblock, self._first // BLOCK, size // BLOCK, devices)
         for here in self._moved:
@@ -128,7 +130,7 @@ class TreeRewriting:
 
     def _children(self, nid: int) -> list[int]:
         """The nids in a directory, "." and ".." among them."""
-        raw = self.bootstrap.raw
+        raw = self._raw
         here = self.bootstrap.header.meta_offset // _WORD + nid * _NID_WORDS
         size, layout, tail_start = self._shape(here)
         if layout == LAYOUT_CHUNKS:
@@ -169,7 +171,7 @@ class TreeRewriting:
         if blocks:
             start = (self._old[here + 2] & _LOW32) * BLOCK
             end = start + blocks * BLOCK
-            if end > len(self.bootstrap.raw):
+            if end > self.bootstrap.size:
                 raise FormatInvalid(f"the inode at {here * _WORD:#x}: {blocks} blocks end at {end:#x}")
             self._moved.append(here)
             self._first = min(self._first, start)
