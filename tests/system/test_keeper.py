@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -555,13 +556,13 @@ def test_a_stopped_filler_is_replaced(store: KeptStore, shown: Shown) -> None:
                 os.kill(filler, signal.SIGKILL)
 
 
-def groups_of(pid: int) -> int:
-    """How many descriptors of groups of events the process has."""
+def has_one_group(pid: int) -> bool:
+    """Whether one descriptor of the process is a group of events."""
     count = 0
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
             count += "fanotify" in str(descriptor.readlink())
-    return count
+    return count == 1
 
 
 def test_what_a_keeper_gives_away_is_inherited_by_nobody(store: KeptStore, shown: Shown) -> None:
@@ -582,4 +583,4 @@ def test_what_a_keeper_gives_away_is_inherited_by_nobody(store: KeptStore, shown
             pid = store.start(link.held)
             store.pids.add(pid)
             # While it starts a filler it has a second one for a moment.
-            until(lambda pid=pid: groups_of(pid) == 1)
+            until(partial(has_one_group, pid))
