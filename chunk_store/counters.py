@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from chunk_store.latencies import Histogram, Latencies
 from chunk_store.plan import Priority
 
 _PAGE = 4096
@@ -50,6 +52,15 @@ class Progress:
         return self.windows_present == self.windows_total
 
 
+class LatenciesNow(NamedTuple):
+    """How long readers waited, and windows took from being asked for to being complete, by reason."""
+
+    waits: Histogram
+    demand: Histogram
+    hot: Histogram
+    background: Histogram
+
+
 class Counters:
     """Thread-safe tallies of one attachment."""
 
@@ -62,7 +73,8 @@ class Counters:
         self._touched_windows = bytearray(windows)
         # A byte per page: 250 KB for an image of 1 GB, and marking a read is one slice assignment.
         self._touched_pages = [bytearray(-(-size // _PAGE)) for size in blob_sizes]
-        self._waited = 0.0
+        self._waits = Latencies()
+        self._fills = [Latencies() for _ in Priority]
         self._copied = 0
 
     def request(self, priority: Priority) -> None:
@@ -98,8 +110,11 @@ class Counters:
 
     def waited(self, seconds: float) -> None:
         """A reader waited this long."""
-        with self._lock:
-            self._waited += seconds
+        self._waits.add(seconds)
+
+    def filled(self, priority: Priority, seconds: float) -> None:
+        """A window was completed, this long after it was asked for."""
+        self._fills[priority].add(seconds)
 
     def by_class(self, priority: Priority, in_flight: int) -> ClassCount:
         """The tallies of *priority* now, with *in_flight* bytes of windows that are not settled."""
@@ -119,4 +134,8 @@ class Counters:
 
     @property
     def waited_seconds(self) -> float:
-        return self._waited
+        return self._waits.now.seconds
+
+    @property
+    def latencies(self) -> LatenciesNow:
+        return LatenciesNow(self._waits.now, *(fills.now for fills in self._fills))

@@ -29,6 +29,7 @@ class Fill:
         "_listeners",
         "_memory",
         "_verified",
+        "began",
         "in_memory",
         "needs_file",
         "number",
@@ -39,6 +40,7 @@ class Fill:
 
     def __init__(self, number: int, priority: Priority, *, in_memory: bool = False) -> None:
         self.number = number
+        self.began = time.monotonic()
         self.priority = priority
         self.in_memory = in_memory  # never written to the store: its file cannot be read back
         self.needs_file = False  # somebody waits who reads the window's file himself

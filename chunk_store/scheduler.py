@@ -352,6 +352,8 @@ class Scheduler:
                 fill.received,
                 outcome in (Outcome.PRESENT, Outcome.IN_MEMORY) and fill.received > 0,
             )
+            if outcome is Outcome.PRESENT:
+                self._counters.filled(fill.priority, time.monotonic() - fill.began)
             message = self._place(fill, settled)
             complete = self._windows_present == self.windows_total
             self._hire()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from chunk_store.attached import record_use
 from chunk_store.boot import current_boot, open_store
 from chunk_store.checkpoint import Checkpoints
-from chunk_store.counters import Counters, Progress
+from chunk_store.counters import Counters, LatenciesNow, Progress
 from chunk_store.errors import ChunkUnavailable, StoreError, StoreFull
 from chunk_store.fill import Listener
 from chunk_store.limits import Limits
@@ -275,6 +275,10 @@ class Attachment:
             copied_bytes=self._counters.copied_bytes,
             trouble=self._scheduler.trouble,
         )
+
+    def latencies(self) -> LatenciesNow:
+        """How long readers and windows have waited so far."""
+        return self._counters.latencies
 
     def start_background(self) -> None:
         """Fetch everything from now on."""

@@ -7,20 +7,21 @@ What is served is read from the store at each scrape; only the times of reads ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from chunk_store.latencies import BOUNDS, Histogram
+from fuse_fs.protocol import word_for
 from launch.errors import MetricsMissing, MetricsUnservable
 
 if TYPE_CHECKING:
-    from chunk_store import Progress
+    from chunk_store import Attachment
     from fuse_fs.tree import BlobBytes
     from launch.mounts import MountRecord
 
 CLASSES = ("demand", "hot", "background")
-# Seconds. Local reads end in the first few, a round trip with a window at 0.05 to 0.1; 30 is the deadline.
-BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class TimedBytes:
@@ -61,7 +62,7 @@ class MetricsServer:
         self._reads = prometheus_client.Histogram(
             "nopull_read_seconds",
             "Time of reads that reached the server; the kernel's page cache answers the others.",
-            buckets=BUCKETS,
+            buckets=BOUNDS,
             registry=self._registry,
         )
         self._failed = prometheus_client.Counter(
@@ -83,10 +84,14 @@ class MetricsServer:
             self._failed.inc()
 
     def publish(
-        self, record: MountRecord, progress: Callable[[], Progress], resident_bytes: Callable[[], int]
+        self,
+        record: MountRecord,
+        attachment: Attachment,
+        asked: Mapping[int, int],
+        resident_bytes: Callable[[], int],
     ) -> None:
-        """Serve what these say at each scrape."""
-        self._registry.register(_Collector(record, progress, resident_bytes))
+        """Serve what these say at each scrape; *asked*: see `fuse_fs.session.Session`."""
+        self._registry.register(_Collector(record, attachment, asked, resident_bytes))
 
     def close(self) -> None:
         """Stop listening."""
@@ -98,10 +103,15 @@ class MetricsServer:
 
 class _Collector:
     def __init__(
-        self, record: MountRecord, progress: Callable[[], Progress], resident_bytes: Callable[[], int]
+        self,
+        record: MountRecord,
+        attachment: Attachment,
+        asked: Mapping[int, int],
+        resident_bytes: Callable[[], int],
     ) -> None:
         self._record = record
-        self._progress = progress
+        self._attachment = attachment
+        self._asked = asked
         self._resident_bytes = resident_bytes
 
     def describe(self) -> list[Any]:
@@ -109,9 +119,9 @@ class _Collector:
         return []
 
     def collect(self) -> Iterator[Any]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        record, now = self._record, self._progress()
+        record, now, latencies = self._record, self._attachment.progress(), self._attachment.latencies()
         mounted = GaugeMetricFamily(
             "nopull_mount", "1 while the mount is served.", labels=("mountpoint", "image", "digest", "driver")
         )
@@ -126,9 +136,27 @@ class _Collector:
             for reason in CLASSES:
                 family.add_metric((reason,), getattr(getattr(now, reason), attribute))
             yield family
-        yield CounterMetricFamily(
-            "nopull_reader_wait_seconds", "Time readers waited for bytes, summed.", value=now.waited_seconds
+        fills = HistogramMetricFamily(
+            "nopull_fill_seconds",
+            "Time of a window from being asked for to being complete, by reason.",
+            labels=("class",),
         )
+        for reason in CLASSES:
+            one: Histogram = getattr(latencies, reason)
+            fills.add_metric((reason,), _buckets(one), one.seconds)
+        yield fills
+        yield HistogramMetricFamily(
+            "nopull_reader_wait_seconds",
+            "Time a reader waited for bytes of one window that were absent.",
+            buckets=_buckets(latencies.waits),
+            sum_value=latencies.waits.seconds,
+        )
+        requests = CounterMetricFamily(
+            "nopull_fuse_requests", "What the kernel asked the server for.", labels=("request",)
+        )
+        for request, count in sorted(self._asked.items()):
+            requests.add_metric((word_for(request),), count)
+        yield requests
         for name, value, what in (
             ("windows", now.windows_total, "Windows of the image."),
             ("windows_present", now.windows_present, "Windows that are local."),
@@ -141,3 +169,9 @@ class _Collector:
             ("server_resident_bytes", self._resident_bytes(), "Memory of the mount server."),
         ):
             yield GaugeMetricFamily(f"nopull_{name}", what, value=value)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Upper bounds with how many took no longer, as the exposition format has them."""
+    names = [*map(str, BOUNDS), "+Inf"]
+    return list(zip(names, map(float, accumulate(histogram.counts)), strict=True))

@@ -195,7 +195,7 @@ def prepare(
     else:
         from launch.metrics import TimedBytes
 
-        metrics.publish(record, attachment.progress, resident_bytes)
+        metrics.publish(record, attachment, asked, resident_bytes)
         tree = ImageTree(image.bootstrap, TimedBytes(attachment, metrics.observe))
         metrics_address = metrics.address
     answers = Answers(record, attachment, tree, asked, metrics_address)

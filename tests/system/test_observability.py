@@ -109,7 +109,14 @@ def test_metrics_follow_what_is_read(place: Place) -> None:
     assert after['nopull_received_bytes_total{class="demand"}'] > len(LARGE)
     assert after["nopull_image_bytes_touched"] >= len(LARGE)
     assert after["nopull_read_seconds_count"] == after['nopull_read_seconds_bucket{le="+Inf"}'] >= 38
-    assert after["nopull_reader_wait_seconds_total"] > 0 == after["nopull_read_errors_total"]
+    assert after["nopull_reader_wait_seconds_sum"] > 0 == after["nopull_read_errors_total"]
+    assert after["nopull_reader_wait_seconds_count"] >= after["nopull_windows"]
+    windows = after["nopull_windows"]
+    assert after['nopull_fill_seconds_bucket{class="demand",le="+Inf"}'] == windows
+    assert after['nopull_fill_seconds_count{class="demand"}'] == windows
+    assert after['nopull_fill_seconds_count{class="background"}'] == 0
+    assert after['nopull_fuse_requests_total{request="read"}'] == after["nopull_read_seconds_count"]
+    assert after['nopull_fuse_requests_total{request="init"}'] == 1
     assert after["nopull_server_resident_bytes"] > 1 << 20
 
 
