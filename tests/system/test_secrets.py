@@ -1,0 +1,127 @@
+"""Passwords and tokens of a mount are in no argument, environment, file, log or traceback, however it fails."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from chunk_store.doorway import KEEPER
+from launch import mounts
+from launch.keeper_start import end_keeper
+from launch.mountpoint import detach, mount_table
+from tests.launch.published import publish
+from tests.registry_client.sample import noise
+from tests.support.debian_registry import DebianRegistry
+from tests.support.images import image_of
+from tests.support.token_server import TokenServer
+from tests.support.trees import file, tree
+
+pytestmark = pytest.mark.system
+
+COMMAND = [sys.executable, str(Path(__file__).parents[2] / "nopull.py"), "--log-level", "debug"]
+NAME, PASSWORD = "alice", "planted-5ecret"
+ALL = frozenset({"pull", "push"})
+
+
+class Machine:
+    """A registry that wants tokens, an image in it, and a state root; taken down at the end."""
+
+    def __init__(self, base: Path, tokens: TokenServer, registry: DebianRegistry) -> None:
+        self.base, self.tokens, self.registry = base, tokens, registry
+        self.root, self.mountpoint = base / "root", base / "mountpoint"
+        self.mountpoint.mkdir()
+        self.account = base / "account"
+        self.account.write_text(f"{NAME}:{PASSWORD}\n")
+        self.reference = f"{registry.host}/app:v1"
+        self.said = b""
+
+    def command(self, *words: str) -> int:
+        done = subprocess.run(
+            [*COMMAND, *words, "--root", str(self.root)], capture_output=True, timeout=100, check=False
+        )
+        self.said += done.stdout + done.stderr
+        return done.returncode
+
+    def mount(self, driver: str, *options: str) -> int:
+        account = ["--creds", f"file:{self.account}"]
+        words = ["mount", "--driver", driver, *options, *account, self.reference, str(self.mountpoint)]
+        return self.command(*words)
+
+    def everything(self) -> bytes:
+        """All that was printed, that lies in files, and that other users can see of our processes."""
+        found = [self.said]
+        for path in self.root.rglob("*"):
+            if path.is_file() and "windows" not in path.parts:
+                found.append(path.read_bytes())
+        mark = os.fsencode(self.base)
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+                if mark in arguments or b"nopull" in arguments:
+                    names = [one / "comm" for one in (entry / "task").iterdir()]
+                    found += [arguments, *(one.read_bytes() for one in (entry / "environ", *names))]
+        return b"\n".join(found)
+
+    def clear(self) -> None:
+        for entry in reversed(mount_table()):
+            if entry.mountpoint.is_relative_to(self.base):
+                detach(entry.mountpoint, lazy=True)
+        for record in mounts.records(self.root):
+            if mounts.server_lives(record):
+                os.kill(record.server, signal.SIGKILL)
+        if (self.root / KEEPER).exists():
+            end_keeper(self.root)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    with (
+        TokenServer({NAME: (PASSWORD, ALL)}) as tokens,
+        DebianRegistry(settings=tokens.settings(tmp_path)) as registry,
+    ):
+        authfile = tmp_path / "publisher.json"
+        entry = {"username": NAME, "password": PASSWORD}
+        authfile.write_text(json.dumps({"auths": {registry.host: entry}}))
+        monkeypatch.setenv("REGISTRY_AUTH_FILE", str(authfile))
+        image = image_of(tree(file(b"f", noise(3_000_000, 1)), file(b"g", noise(3_000_000, 2))))
+        publish(image, f"{registry.host}/app:v1", tmp_path)
+        monkeypatch.delenv("REGISTRY_AUTH_FILE")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        made = Machine(tmp_path, tokens, registry)
+        try:
+            yield made
+        finally:
+            made.clear()
+
+
+@pytest.mark.parametrize("driver", ["fuse", "auto"])
+def test_a_mount_that_works_and_then_fails_shows_no_secret(machine: Machine, driver: str) -> None:
+    assert machine.mount(driver, "--no-background") == 0, machine.said
+    assert (machine.mountpoint / "f").read_bytes() == noise(3_000_000, 1)
+    working = machine.everything()
+    machine.registry.stop()
+    machine.command("explain", str(machine.mountpoint))
+    machine.command("ps", "--json")
+    machine.command("umount", str(machine.mountpoint))
+    machine.registry.start()
+    given = [one.token for one in machine.tokens.asked if one.token]
+    assert given
+    machine.tokens.accounts = {NAME: ("another", ALL)}
+    machine.reference = f"{machine.registry.host}/app:v2"
+    assert machine.mount(driver) == 4
+    assert b"refuses the account 'alice'" in machine.said
+    assert b"Traceback" in machine.said, "debug shows where it came from"
+    shown = working + machine.everything()
+    assert b"nopull" in shown
+    for secret in (PASSWORD, *given):
+        assert secret.encode() not in shown
+        assert base64.b64encode(f"{NAME}:{secret}".encode()) not in shown
