@@ -73,12 +73,15 @@ EXIT_CODES: dict[str, int] = {
     "registry_client.errors.MediaTypeUnknown": BROKEN,
     "registry_client.errors.ManifestInvalid": BROKEN,
     "registry_client.errors.RangeInvalid": BROKEN,
+    "registry_client.errors.LayoutForbidden": NO_PERMISSION,
+    "registry_client.errors.LayoutFull": DISK_FULL,
     "registry_client.errors.LayoutInvalid": BROKEN,
     "registry_client.errors.RegistryError": OTHER,
     "rafs.errors.RafsError": BROKEN,
     "chunk_store.errors.ChunkUnavailable": UNREACHABLE,
     "chunk_store.errors.ChunkCorrupt": BROKEN,
     "chunk_store.errors.StoreFull": DISK_FULL,
+    "chunk_store.errors.StoreWithoutRoom": DISK_FULL,
     "chunk_store.errors.StoreError": OTHER,
     "builder.errors.SpoolFull": DISK_FULL,
     "builder.errors.LayerInvalid": BROKEN,
@@ -301,12 +304,25 @@ def _report(error: Exception, log_level: str) -> None:
         import traceback
 
         click.echo(without_secrets("".join(traceback.format_exception(error)).rstrip()), err=True)
-    sentence = " ".join(str(error).split())
+    sentence = _os_sentence(error) if isinstance(error, OSError) else " ".join(str(error).split())
     if _is_ours(error):
         _say(sentence or type(error).__name__)
     else:
         name = type(error).__name__
         _say(f"unexpected {name}: {sentence}; this is a defect, `nopull --log-level debug …` shows where")
+
+
+def _os_sentence(error: OSError) -> str:
+    """What the system said, without its number, of which file, and what to do about it."""
+    if type(error).__module__ != "builtins" or error.strerror is None:
+        return " ".join(str(error).split())
+    place = "the disk" if error.filename is None else os.fsdecode(error.filename)
+    said = error.strerror[:1].lower() + error.strerror[1:]
+    if error.errno in FULL_ERRNOS:
+        return f"cannot write {place}: {said}; free some there, or choose another place with --root"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"cannot use {place}: {said}; run it as a user who may, or choose another place with --root"
+    return f"cannot use {place}: {said}"
 
 
 def without_secrets(text: str) -> str:

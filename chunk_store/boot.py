@@ -21,7 +21,7 @@ import xxhash
 
 from chunk_store import local_chunks, sums
 from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, prepare_number
-from chunk_store.errors import StoreUnusable
+from chunk_store.errors import StoreUnusable, StoreWithoutRoom
 from chunk_store.window_file import WindowDirectory
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -88,11 +88,10 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
             os.close(fd)
         if error.errno in _UNWRITABLE and root.is_dir():
             return _open_unwritable(root, boot_id, error)
-        reason = error.strerror or error
-        advice = (
-            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another with --root"
-        )
-        raise StoreUnusable(f"opening the store {root}: {reason}; {advice}") from error
+        said = f"opening the store {root}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreWithoutRoom(f"{said}; free some, or choose another with --root") from error
+        raise StoreUnusable(f"{said}; choose another with --root") from error
     if recovery is not None and recovery.dropped:
         log.warning(
             "store %s: the machine went down since the last checkpoint; dropped %d windows, kept %d",

@@ -28,5 +28,9 @@ class StoreUnusable(StoreError):
     """The store's directory cannot be created, locked or checked; nothing was attached."""
 
 
+class StoreWithoutRoom(StoreUnusable):
+    """There is no room for what a store needs to be opened; nothing was attached."""
+
+
 class RangeOutside(StoreError):
     """A read names bytes that no window of the blob holds: the bootstrap and the blob's tables disagree."""

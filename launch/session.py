@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from launch import image_request, mounts
 from launch.claim import Claim
 from launch.control import ControlServer
+from launch.errors import MountBusy, MountImpossible, NotMounted
 from launch.image_request import ImageRequest, absolute
 from launch.later import Later
 from launch.log_lines import TEXT
-from launch.mountpoint import mount_at
+from launch.mountpoint import detach, mount_at
 from launch.mounts import SERVER, MountRecord
 from launch.opening import open_early
 from launch.root import state_directory
@@ -227,9 +228,15 @@ def run_session(
         from fuse_fs.mount import serve
 
         def announce() -> None:
-            final = prepared.announce(request.root)
-            if final is not None:
-                report(final)
+            try:
+                final = prepared.announce(request.root)
+                if final is not None:
+                    report(final)
+            except BaseException:
+                # A mount that nobody can be told of (its record does not fit on the disk, perhaps) ends.
+                with suppress(NotMounted, MountBusy, MountImpossible):
+                    detach(prepared.claim.mountpoint, lazy=True)
+                raise
 
         announcing: list[Later[None]] = []
 

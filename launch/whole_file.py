@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     """
     draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        if durable:
-            write_synced(draft, content)
-        else:
-            draft.write_bytes(content)
-        draft.rename(path)
+        with named(path):
+            if durable:
+                write_synced(draft, content)
+            else:
+                draft.write_bytes(content)
+            draft.rename(path)
     except BaseException:
         with suppress(OSError):
             draft.unlink()
@@ -28,9 +30,20 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
         sync_directory(path.parent)
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Have what the system says against writing say of which file: a full disk names none by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a new file *path* through to the disk."""
-    with path.open("xb") as file:
+    with named(path), path.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -47,6 +47,8 @@ class Authorization:
         # Protects all below; held during an exchange and while accounts are looked up. Taken before any
         # pool's.
         self._lock = threading.Lock()
+        self.account = ""
+        """Whom we say to be, for people; "": nobody."""
         self._challenge: Challenge | None = None
         self._basic: str | None = None
         self._tokens: dict[str, Token] = {}
@@ -210,7 +212,9 @@ class Authorization:
         return [*beyond, wanted]
 
     def _account(self) -> Account | None:
-        return find_account(self._host, self._repository, self._options)
+        found = find_account(self._host, self._repository, self._options)
+        self.account = "" if found is None else f"account {found.username!r} (from {found.origin})"
+        return found
 
 
 def _access(scope: str) -> Access:

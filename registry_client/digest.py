@@ -18,6 +18,7 @@ Digest = NewType("Digest", str)
 
 _FORM = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _PIECE = 256 * 1024
+_DAMAGED = "it is damaged, there or on the way: try again, or publish it anew"
 
 
 def parse_digest(text: str) -> Digest:
@@ -54,10 +55,12 @@ def check_bytes(raw: bytes, digest: Digest, size: int | None, what: str) -> None
         DigestMismatch: it has not.
     """
     if size is not None and len(raw) != size:
-        raise DigestMismatch(f"{what} has {len(raw)} bytes instead of the {size} its descriptor promises")
+        raise DigestMismatch(
+            f"{what} has {len(raw)} bytes instead of the {size} its descriptor promises; {_DAMAGED}"
+        )
     found = hashlib.new(algorithm(digest), raw).hexdigest()
     if found != encoded(digest):
-        raise DigestMismatch(f"{what} has digest {algorithm(digest)}:{found} instead of {digest}")
+        raise DigestMismatch(f"{what} has digest {algorithm(digest)}:{found} instead of {digest}; {_DAMAGED}")
 
 
 class _Check:
@@ -75,19 +78,22 @@ class _Check:
     def feed(self, piece: bytes) -> None:
         self._left -= len(piece)
         if self._left < 0:
-            raise DigestMismatch(f"{self._what} goes on after the {self._size} bytes its descriptor promises")
+            raise DigestMismatch(
+                f"{self._what} goes on after the {self._size} bytes its descriptor promises; {_DAMAGED}"
+            )
         self._hash.update(piece)
 
     def finish(self) -> None:
         if self._left:
             raise DigestMismatch(
                 f"{self._what} ends after {self._size - self._left} of the {self._size} bytes "
-                "its descriptor promises"
+                f"its descriptor promises; {_DAMAGED}"
             )
         found = self._hash.hexdigest()
         if found != encoded(self._digest):
             raise DigestMismatch(
-                f"{self._what} has digest {algorithm(self._digest)}:{found} instead of {self._digest}"
+                f"{self._what} has digest {algorithm(self._digest)}:{found} instead of {self._digest}; "
+                f"{_DAMAGED}"
             )
 
 

@@ -75,6 +75,11 @@ class Endpoint:
                 )
             return self._authorization
 
+    @property
+    def account(self) -> str:
+        """Whom we say to be, for people: name and where that is from; "" as long as that is nobody."""
+        return self._authorization.account if self._authorization else ""
+
     def credentials(self, actions: str, deadline: Deadline) -> str | None:
         """The Authorization header for *actions*; None as long as the registry has asked for none.
 
@@ -214,7 +219,7 @@ class Endpoint:
             who = f"storage host {place.origin} of {who}"
         from registry_client.refusal import refusal
 
-        error = refusal(answer, who, purpose)
+        error = refusal(answer, who, purpose, self.account if who == self.label else "")
         error.blame = answer.headers.get("X-Dragonfly-Error-Type", "")
         if error.retry_after and place is None:
             self.pace.slow_down(error.retry_after)

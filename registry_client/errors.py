@@ -7,6 +7,8 @@ translate foreign exceptions into these and keep the cause.
 
 from __future__ import annotations
 
+import errno
+
 
 class RegistryError(Exception):
     """Root of everything this package raises on purpose.
@@ -69,3 +71,21 @@ class RangeInvalid(RegistryError):
 
 class LayoutInvalid(RegistryError):
     """An `oci:` directory or an archive on disk is broken, or of an unknown version."""
+
+
+class LayoutForbidden(LayoutInvalid):
+    """This user may not read or write a layout or archive."""
+
+
+class LayoutFull(LayoutInvalid):
+    """There is no room for what was to be written to a layout or archive."""
+
+
+def layout_error(doing: str, error: OSError) -> LayoutInvalid:
+    """*error* of the system at a layout or an archive; *doing* says at what: `cannot read …`."""
+    said = f"{doing}: {(error.strerror or str(error)).lower()}"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return LayoutForbidden(f"{said}; run it as a user who may, or name another place")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LayoutFull(f"{said}; free some there, or name another place")
+    return LayoutInvalid(said)

@@ -17,19 +17,25 @@ _TEMPORARY = frozenset({408, 425, 429})
 _FINAL_SERVER_ERRORS = frozenset({501, 505})
 
 
-def refusal(answer: Answer, who: str, purpose: str) -> RegistryError:
-    """The error for *answer* of *who* (`registry host`) to a request meant to *purpose*. Ends the answer."""
-    return refusal_of(answer.status, answer.headers.get("Retry-After"), answer.text(), who, purpose)
+def refusal(answer: Answer, who: str, purpose: str, account: str = "") -> RegistryError:
+    """The error for *answer* of *who* (`registry host`) to a request meant to *purpose*. Ends the answer.
+
+    *account* names whom we said to be, for people; "": nobody.
+    """
+    return refusal_of(answer.status, answer.headers.get("Retry-After"), answer.text(), who, purpose, account)
 
 
-def refusal_of(status: int, retry_after: str | None, text: str, who: str, purpose: str) -> RegistryError:
+def refusal_of(
+    status: int, retry_after: str | None, text: str, who: str, purpose: str, account: str = ""
+) -> RegistryError:
     """As `refusal`, from the parts of an answer: its status, its Retry-After header and its body *text*."""
     words = _words(text)
     said = f"{status}{f' ({words})' if words else ''}"
     if status in (401, 403):
-        return Unauthorized(
-            f"{who} does not let us {purpose}: {said}; log in with docker login, or give --creds"
-        )
+        advice = "log in with docker login, or give --creds"
+        if account:
+            advice = "log in again" if status == 401 else "has it the right to do that?"
+        return Unauthorized(f"{who} does not let {account or 'us'} {purpose}: {said}; {advice}")
     if status == 404:
         return NotFound(f"{who} cannot {purpose}: {said}; is the name right?")
     if status in _TEMPORARY or (status >= 500 and status not in _FINAL_SERVER_ERRORS):

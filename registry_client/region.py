@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from registry_client.errors import LayoutInvalid, NotFound, RangeInvalid
+from registry_client.errors import LayoutInvalid, NotFound, RangeInvalid, layout_error
 
 PIECE = 256 * 1024
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\x00", "bzip2": b"BZh"}
@@ -43,7 +43,7 @@ class Region:
                     raw = opened.read(limit + 1)
                     size = max(len(raw), os.fstat(opened.fileno()).st_size)
             except OSError as error:
-                raise LayoutInvalid(f"cannot read {what} in {self.file}: {error.strerror}") from error
+                raise layout_error(f"cannot read {what} in {self.file}", error) from error
         if size > limit:
             raise LayoutInvalid(f"{what} has {size} bytes, more than the {limit} that make sense")
         return raw if self.whole else b"".join(self.pieces(what, 0, size))
@@ -62,7 +62,7 @@ class Region:
         try:
             descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise LayoutInvalid(f"cannot open {self.file} to read {what}: {error.strerror}") from error
+            raise layout_error(f"cannot open {self.file} to read {what}", error) from error
         try:
             while position < end:
                 piece = os.pread(descriptor, min(PIECE, end - position), position)
@@ -71,7 +71,7 @@ class Region:
                 position += len(piece)
                 yield piece
         except OSError as error:
-            raise LayoutInvalid(f"cannot read {what} in {self.file}: {error.strerror}") from error
+            raise layout_error(f"cannot read {what} in {self.file}", error) from error
         finally:
             os.close(descriptor)
 
@@ -98,7 +98,7 @@ class DirectoryTree:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise LayoutInvalid(f"cannot look at {path}: {error.strerror}") from error
+            raise layout_error(f"cannot look at {path}", error) from error
         return Region(path, 0, size, whole=True) if path.is_file() else None
 
 
@@ -138,7 +138,7 @@ def _read_table(file: Path) -> dict[str, Region | str]:
     except FileNotFoundError as error:
         raise NotFound(f"there is no archive {file}") from error
     except OSError as error:
-        raise LayoutInvalid(f"cannot read the archive {file}: {error.strerror}") from error
+        raise layout_error(f"cannot read the archive {file}", error) from error
     except tarfile.TarError as error:
         raise LayoutInvalid(f"{file} is not a readable tar archive ({error}){_compression(file)}") from error
     return members

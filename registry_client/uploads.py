@@ -114,7 +114,8 @@ class Sender:
         if status == 400 and "DIGEST_INVALID" in text:
             raise DigestMismatch(f"{endpoint.label} could not {purpose}: it received other bytes")
         who = endpoint.label if ours else f"{place.origin} for {endpoint.label}"
-        error = refusal_of(status, answered.get("Retry-After"), text, who, purpose)
+        account = endpoint.account if ours else ""
+        error = refusal_of(status, answered.get("Retry-After"), text, who, purpose, account)
         if error.retry_after and ours:
             endpoint.pace.slow_down(error.retry_after)
         raise error

@@ -177,7 +177,7 @@ def test_a_write_that_breaks_off_leaves_nothing_under_a_final_name(tmp_path: Pat
     destination = open_destination(parse_reference(name), OPTIONS)
     content = noise(500_000)
     blob = describe(content, MediaType.OCI_LAYER)
-    with pytest.raises(LayoutInvalid, match="Input/output error"):
+    with pytest.raises(LayoutInvalid, match="input/output error"):
         destination.put_blob(blob, lambda: Breaks(content))
     assert not destination.has_blob(blob)
     destination.close()

@@ -1,4 +1,4 @@
-"""Passwords and tokens of a mount are in no argument, environment, file, log or traceback, however it fails."""
+"""Passwords and tokens are in no argument, environment, file, log or traceback of a mount that fails."""
 
 from __future__ import annotations
 
@@ -58,10 +58,8 @@ class Machine:
 
     def everything(self) -> bytes:
         """All that was printed, that lies in files, and that other users can see of our processes."""
-        found = [self.said]
-        for path in self.root.rglob("*"):
-            if path.is_file() and "windows" not in path.parts:
-                found.append(path.read_bytes())
+        files = [path for path in self.root.rglob("*") if path.is_file() and "windows" not in path.parts]
+        found = [self.said, *(path.read_bytes() for path in files)]
         mark = os.fsencode(self.base)
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
