@@ -192,6 +192,36 @@ def report(result: Path, plot_file: Path | None) -> None:
 @bench.command(
     epilog="""\b
 Example:
+  nopull bench kernel --json kernel.json
+"""
+)
+@click.option("--runs", type=click.IntRange(1), default=15, show_default=True, help="Mounts of each kind.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every measurement and the conditions into this file.",
+)
+def kernel(runs: int, json_file: Path | None) -> None:
+    """Measure kernel mounts: misses, mounting, a hundred mounts, readahead.
+
+    Each beside the cost of its parts alone, in turns; with images and a registry of its own on loopback.
+    Needs root, 3 GB of disk, and a kernel that asks before it reads (see `nopull mount --help`).
+    """
+    import json
+
+    from bench.kernel import lines, measure
+
+    result = measure(runs, lambda text: click.echo(text, err=True))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for line in lines(result):
+        click.echo(line)
+
+
+@bench.command(
+    epilog="""\b
+Example:
   nopull bench registry --runs 5 --json registry.json
 """
 )

@@ -13,7 +13,8 @@ import struct
 from typing import Final, NamedTuple
 
 _CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8, 1, 2, 0x10, 0x20
-_MARK_ADD, _MARK_REMOVE, _MARK_MOUNT, _MARK_IGNORE, _MARK_SURVIVE_MODIFY = 1, 2, 0x10, 0x400, 0x40
+_MARK_ADD, _MARK_REMOVE, _MARK_DONT_FOLLOW, _MARK_MOUNT = 1, 2, 4, 0x10
+_MARK_IGNORE, _MARK_SURVIVE_MODIFY = 0x400, 0x40
 _PRE_ACCESS: Final = 0x0010_0000
 _OVERFLOW: Final = 0x4000
 _RANGE_RECORD: Final = 6
@@ -56,15 +57,16 @@ def open_group() -> int:
     return _checked(_libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(file_flags)))
 
 
-def watch(group: int, descriptor: int) -> None:
-    """Raise events for accesses to the open file *descriptor*, through whatever was opened from now on.
+def watch(group: int, descriptor: int, name: str | None = None) -> None:
+    """Raise events for accesses to the open file *descriptor*, or to the file *name* below that directory,
+    through whatever is opened from now on.
 
     What the kernel opened while no group watched never raises any, also not for later marks.
 
     Raises:
         OSError: EOPNOTSUPP on file systems without such events, ENOSPC beyond the limit of marks.
     """
-    _mark(group, _MARK_ADD, descriptor, None)
+    _mark(group, _MARK_ADD | _MARK_DONT_FOLLOW, descriptor, None if name is None else os.fsencode(name))
 
 
 def unwatch(group: int, directory: int, name: str) -> None:
@@ -76,7 +78,7 @@ def unwatch(group: int, directory: int, name: str) -> None:
         OSError: there is no such file.
     """
     try:
-        _mark(group, _MARK_REMOVE, directory, os.fsencode(name))
+        _mark(group, _MARK_REMOVE | _MARK_DONT_FOLLOW, directory, os.fsencode(name))
     except FileNotFoundError:
         # Also what the kernel says when the file has no mark.
         os.stat(name, dir_fd=directory, follow_symlinks=False)

@@ -442,7 +442,7 @@ class Keeper:
             code = error.errno if isinstance(error, OSError) else None
             return {"made": mount_id, "refused": str(error), "kind": type(error).__name__, "errno": code}
         readahead.tune_readahead(before)
-        self._windows.settle(windows)
+        self._windows.settle_new(windows)
         mount = Mount(mount_id, request, windows)
         mount.descriptor = descriptor
         mount.untaken_until = time.monotonic() + UNTAKEN_SECONDS

@@ -15,8 +15,6 @@ from contextlib import suppress
 from erofs_fs import fanotify
 from rafs.window_slots import WindowDevice
 
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
 
 class Watched:
     """One window, as far as some mount of this keeper needs it."""
@@ -86,6 +84,12 @@ class WatchedWindows:
             elif window.there == window.length:
                 window.there = 0  # cut by somebody since it was complete
 
+    def settle_new(self, windows: Iterable[Watched]) -> None:
+        """`settle` for what was just taken: what was complete then."""
+        for window in windows:
+            if window.there == window.length:
+                self._unwatch(window)
+
     def complete(self, window: Watched) -> None:
         """All of the window is there."""
         window.there = window.length
@@ -98,18 +102,14 @@ class WatchedWindows:
         """
         found = 0
         for window in self:
-            if not window.watched and self.size(window) != window.length:
-                try:
-                    descriptor = os.open(window.place, _OPEN, dir_fd=self._door)
-                except OSError:
-                    continue
-                try:
-                    if os.fstat(descriptor).st_ino == window.inode:
-                        self._watch(window, descriptor)
-                        window.there = 0
-                        found += 1
-                finally:
-                    os.close(descriptor)
+            if window.watched:
+                continue
+            with suppress(OSError):
+                status = self._status(window.place)
+                if status.st_ino == window.inode and status.st_size != window.length:
+                    self._watch(window)
+                    window.there = 0
+                    found += 1
         return found
 
     def release(self, windows: Iterable[Watched]) -> list[Watched]:
@@ -129,31 +129,34 @@ class WatchedWindows:
     def size(self, window: Watched) -> int:
         """The length of the window's file now; 0 where another file has its name."""
         try:
-            found = os.stat(window.place, dir_fd=self._door, follow_symlinks=False)
+            found = self._status(window.place)
         except OSError:
             return 0
         return found.st_size if found.st_ino == window.inode else 0
 
     def _take(self, device: WindowDevice) -> Watched:
         place = f"{device.id[:2]}/{device.id}"
-        descriptor = os.open(place, _OPEN, dir_fd=self._door)
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise OSError(f"{place} is not a file")
-            window = self._by_inode.get(found.st_ino)
-            if window is None:
-                window = Watched(device.id, found.st_ino, device.length)
-            if not window.watched:
-                self._watch(window, descriptor)
-        finally:
-            os.close(descriptor)
+        found = self._status(place)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{place} is not a file")
+        window = self._by_inode.get(found.st_ino)
+        if window is None:
+            window = Watched(device.id, found.st_ino, device.length)
+        if not window.watched:
+            self._watch(window)
+        if found.st_size == window.length:
+            window.there = window.length
+        elif window.there == window.length:
+            window.there = 0  # cut by somebody since it was complete
         self._by_inode[window.inode] = self._by_id[window.id] = window
         window.mounts += 1
         return window
 
-    def _watch(self, window: Watched, descriptor: int) -> None:
-        fanotify.watch(self._group, descriptor)
+    def _status(self, place: str) -> os.stat_result:
+        return os.stat(place, dir_fd=self._door, follow_symlinks=False)
+
+    def _watch(self, window: Watched) -> None:
+        fanotify.watch(self._group, self._door, window.place)
         window.watched = True
         self.watched += 1
 
