@@ -21,12 +21,11 @@ def leave_bounds(own: Path = OWN, table: Path = TABLE) -> list[str]:
     """
     left = []
     for controllers, top, place in _hierarchies(own, table):
-        target = _unbounded(controllers, top, place)
-        if target == place:
-            continue
-        with suppress(OSError):
-            (target / "cgroup.procs").write_text("0", encoding="ascii")
-            left.append(str(place))
+        for target in _better_places(controllers, top, place):
+            with suppress(OSError):
+                (target / "cgroup.procs").write_text("0", encoding="ascii")
+                left.append(str(place))
+                break
     return left
 
 
@@ -46,19 +45,20 @@ def _hierarchies(own: Path, table: Path) -> Iterator[tuple[frozenset[str], Path,
             yield names, tops[names], tops[names] / path.lstrip("/")
 
 
-def _unbounded(controllers: frozenset[str], top: Path, place: Path) -> Path:
-    """The nearest group from *place* up on which, and above which, there is no limit of memory; where groups
-    can be frozen, the top.
+def _better_places(controllers: frozenset[str], top: Path, place: Path) -> Iterator[Path]:
+    """Where nothing bounds us, the best first: the top where groups can be frozen; else, or where that takes
+    nobody, the nearest group from *place* up on which, and above which, there is no limit of memory.
     """
-    if "freezer" in controllers:
-        return top
+    if place != top and ("freezer" in controllers or (place / "cgroup.freeze").exists()):
+        yield top
     found = place
     for group in (place, *place.parents):
         if group == top:
             break
         if _has_limit(group):
             found = group.parent
-    return found
+    if found != place:
+        yield found
 
 
 def _has_limit(group: Path) -> bool:

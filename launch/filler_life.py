@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chunk_store.doorway import DIRECTORY_MODE, KEEPER
 from erofs_fs import handover
+from erofs_fs.cgroups import leave_bounds
 from erofs_fs.filler_link import FillerLink, PostTaken
 from erofs_fs.namespace import leave_starters_namespace
 from launch.control import ControlServer
@@ -71,6 +72,9 @@ def be_filler(
         for directory in (place, place / KEEPER):
             directory.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
         leave_starters_namespace(place)
+        if given is None:  # else the keeper has: as a service, or by leaving what bounds it
+            with suppress(OSError, ValueError):
+                leave_bounds()
         lock = take_filler_lock(place)
         if lock is None:
             raise PostTaken(f"another process is the filler of {place}")

@@ -1,0 +1,354 @@
+"""The gate: every access gets exactly one answer, never a yes before its bytes are there.
+
+The group of events is a socket here, whose other end is the kernel's part; files and journal are real.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from erofs_fs import fanotify, gate
+from erofs_fs.gate import STILL_REFUSED_SECONDS, Gate
+from erofs_fs.journal import Journal, Waiting, new_journal
+from erofs_fs.watched import Watched, WatchedWindows
+from rafs.window_slots import WindowDevice
+from rafs.windows import WindowId
+
+LENGTH = 64 << 10
+PAGE = 4096
+OURS = 4242  # a process that may not be made to wait
+OVERFLOW = 0x4000
+YES, NO = 1, 2 | errno.EIO << 24
+
+
+def packed_event(number: int, pid: int, offset: int, size: int, mask: int = 0x0010_0000) -> bytes:
+    """As the kernel writes it: linux/fanotify.h."""
+    record = struct.pack("<BBHIQQ", 6, 0, 24, 0, offset, size)
+    return struct.pack("<IBBHQii", 24 + len(record), 3, 0, 24, mask, number, pid) + record
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Bench:
+    """A gate and all that is around it."""
+
+    windows: WatchedWindows
+    kernel: socket.socket
+    group: socket.socket
+    memory: int
+    directory: Path
+    clock: Clock
+    most: int = 40
+    needed: list[tuple[str, int]] = field(default_factory=list)
+    noted: list[list[Waiting]] = field(default_factory=list)  # in the journal whenever something was needed
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.memory)
+        self.gate = self.another()
+
+    def another(self) -> Gate:
+        """A successor over the same group, journal and windows."""
+        return Gate(
+            self.group.fileno(), self.journal, self.windows, most=self.most, ours=lambda pid: pid == OURS,
+            need=self.need, say=self.said.append, reader_seconds=20.0,
+        )  # fmt: skip
+
+    def need(self, window: Watched, end: int) -> None:
+        self.needed.append((window.id, end))
+        self.noted.append(list(self.journal.waiting()))
+
+    def file(self, number: int) -> Path:
+        return self.directory / name_of(number)[:2] / name_of(number)
+
+    def access(self, path: Path, offset: int, size: int, pid: int = 7) -> int:
+        """Somebody accesses *path*; the number of the event, which the gate has not read yet."""
+        opened = os.open(path, os.O_RDONLY)
+        self.kernel.send(packed_event(opened, pid, offset, size))
+        return opened
+
+    def take(self, window: int, offset: int, size: int, pid: int = 7) -> int:
+        number = self.access(self.file(window), offset, size, pid)
+        self.gate.read()
+        return number
+
+    def answers(self) -> list[tuple[int, int]]:
+        """(number, response) of those given since."""
+        found = []
+        while True:
+            try:
+                found.append(struct.unpack("<iI", self.kernel.recv(64, socket.MSG_DONTWAIT)))
+            except BlockingIOError:
+                return found
+
+
+def name_of(number: int) -> WindowId:
+    return WindowId(f"{number:064x}")
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    clock = Clock()
+    monkeypatch.setattr(gate, "time", clock)
+    monkeypatch.setattr(gate, "lock_owners", lambda _: {})
+    # Marks need root; who is marked is `WatchedWindows`' business.
+    monkeypatch.setattr(fanotify, "watch", lambda *_: None)
+    monkeypatch.setattr(fanotify, "unwatch", lambda *_: None)
+    for number in range(3):
+        path = tmp_path / name_of(number)[:2] / name_of(number)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    door = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    kernel, group = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    group.setblocking(False)
+    windows = WatchedWindows(group.fileno(), door)
+    windows.take(WindowDevice(name_of(number), LENGTH) for number in range(3))
+    memory = new_journal(200)
+    made = Bench(windows, kernel, group, memory, tmp_path, clock)
+    yield made
+    for window in windows:
+        made.gate.refuse(window)  # closes what still waits
+    for descriptor in (door, memory):
+        os.close(descriptor)
+    kernel.close()
+    group.close()
+
+
+def test_an_access_waits_until_its_bytes_are_there(bench: Bench) -> None:
+    first = bench.take(0, 0, PAGE)
+    second = bench.take(0, 2 * PAGE, PAGE)
+    other = bench.take(1, 0, PAGE)
+    assert bench.needed == [(name_of(0), PAGE), (name_of(0), 3 * PAGE), (name_of(1), PAGE)]
+    assert bench.answers() == []
+    bench.gate.have(name_of(0), 2 * PAGE)
+    assert bench.answers() == [(first, YES)]
+    os.truncate(bench.file(0), LENGTH)
+    bench.gate.have(name_of(0), LENGTH)
+    assert bench.answers() == [(second, YES)]
+    bench.gate.lost(name_of(1))
+    assert bench.answers() == [(other, NO)]
+    assert len(bench.gate) == 0 and not any(map(is_open, (first, second, other)))
+
+
+def test_it_is_in_the_journal_before_it_is_told_and_gone_before_its_number_can_come_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = bench.take(0, 0, PAGE, pid=77)
+    inode = bench.file(0).stat().st_ino
+    assert bench.noted == [[Waiting(number, inode, PAGE, bench.clock.now, 77)]]
+    allow, close, order = fanotify.allow, os.close, []
+
+    def allowing(group: int, answered: int) -> bool:
+        # A keeper that is killed here leaves it to its successor, not to nobody.
+        order.append(("answered", answered, len(list(bench.journal.waiting()))))
+        return allow(group, answered)
+
+    def closing(closed: int) -> None:
+        # A number that is free may be the next access's.
+        order.append(("closed", closed, len(list(bench.journal.waiting()))))
+        close(closed)
+
+    monkeypatch.setattr(fanotify, "allow", allowing)
+    monkeypatch.setattr(os, "close", closing)
+    bench.gate.have(name_of(0), PAGE)
+    assert order == [("answered", number, 1), ("closed", number, 0)]
+    assert bench.answers() == [(number, YES)]
+
+
+def test_a_window_that_is_said_to_be_whole_and_is_not_is_an_error(bench: Bench) -> None:
+    number = bench.take(0, 0, PAGE)
+    os.truncate(bench.file(0), LENGTH - 1)
+    bench.gate.have(name_of(0), LENGTH)
+    assert bench.answers() == [(number, NO)]
+
+
+def test_what_is_in_a_verified_prefix_or_whole_waits_for_nobody(bench: Bench) -> None:
+    bench.gate.have(name_of(0), 2 * PAGE)
+    inside = bench.take(0, PAGE, PAGE)
+    os.truncate(bench.file(1), LENGTH)
+    whole = bench.take(1, 0, LENGTH + PAGE)  # readahead beyond the end
+    assert bench.answers() == [(inside, YES), (whole, YES)]
+    assert bench.needed == [] and bench.gate.counts["at_once"] == 2
+
+
+def test_an_access_to_what_is_no_window_is_an_error(bench: Bench) -> None:
+    (bench.directory / "foreign").touch()
+    number = bench.access(bench.directory / "foreign", 0, PAGE)
+    bench.gate.read()
+    assert bench.answers() == [(number, NO)]
+    assert not is_open(number)
+
+
+def test_a_window_is_known_by_its_file_whatever_that_is_called(bench: Bench) -> None:
+    renamed = bench.directory / "renamed"
+    bench.file(0).rename(renamed)
+    number = bench.access(renamed, 0, PAGE)
+    bench.gate.read()
+    assert bench.needed == [(name_of(0), PAGE)]
+    # Under its name there is nothing, so nothing that is said of the window is true of this file.
+    bench.gate.have(name_of(0), LENGTH)
+    assert bench.answers() == [(number, NO)]
+
+
+def test_who_fills_waits_for_nobody(bench: Bench) -> None:
+    number = bench.take(0, 0, PAGE, pid=OURS)
+    assert bench.answers() == [(number, YES)]
+    assert bench.gate.counts["own"] == 1
+
+
+def test_who_holds_the_lock_of_a_window_does_not_wait_for_it_for_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filling, reading = bench.take(0, 0, PAGE, pid=50), bench.take(0, 0, PAGE, pid=51)
+    inode = bench.file(0).stat().st_ino
+    monkeypatch.setattr(gate, "lock_owners", lambda inodes: {inode: 50} if inode in inodes else {})
+    due = bench.gate.due()
+    assert due is not None and due < bench.clock.now + 1
+    bench.clock.now = due
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(filling, YES)]
+    assert is_open(reading) and len(bench.gate) == 1
+
+
+def test_who_cuts_a_window_waits_for_nobody(bench: Bench) -> None:
+    number = bench.take(0, 3 * PAGE, 0)  # to three pages
+    assert bench.answers() == [(number, YES)]
+
+
+def test_an_event_without_a_range_waits_for_the_whole_window(bench: Bench) -> None:
+    opened = os.open(bench.file(0), os.O_RDONLY)
+    bench.kernel.send(struct.pack("<IBBHQii", 24, 3, 0, 24, 0x0010_0000, opened, 7))
+    bench.gate.read()
+    assert bench.needed == [(name_of(0), LENGTH)]
+
+
+def test_what_was_refused_is_refused_again_while_the_kernel_asks_for_the_rest_of_it(bench: Bench) -> None:
+    readahead = bench.take(0, 0, LENGTH)
+    bench.gate.lost(name_of(0))
+    page = bench.take(0, 0, PAGE)
+    assert bench.answers() == [(readahead, NO), (page, NO)]
+    bench.clock.now += STILL_REFUSED_SECONDS
+    bench.take(0, 0, PAGE)
+    assert bench.answers() == [] and len(bench.needed) == 2
+
+
+def test_nobody_waits_longer_than_the_limit(bench: Bench) -> None:
+    first = bench.take(0, 0, PAGE)
+    bench.clock.now += 10
+    second = bench.take(1, 0, PAGE)
+    bench.gate.overdue(bench.clock.now + 9.9)
+    assert bench.answers() == []
+    bench.clock.now += 10
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(first, NO)]
+    assert bench.said == [f"window {name_of(0)}: nobody could fill it within 20 s"]
+    # What has become whole meanwhile, without a word, is no error.
+    os.truncate(bench.file(1), LENGTH)
+    bench.clock.now += 10
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(second, YES)]
+    assert bench.gate.due() is None
+
+
+def test_no_more_wait_here_than_there_are_numbers_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_events = fanotify.read_events
+
+    def reading(group: int, most: int) -> list[fanotify.Event]:
+        assert most > 0  # else the kernel refuses
+        return read_events(group, most)
+
+    monkeypatch.setattr(fanotify, "read_events", reading)
+    bench.most = 2
+    bench.gate = bench.another()
+    bench.take(0, 0, PAGE)
+    assert bench.gate.room == 1
+    bench.take(1, 0, PAGE)
+    third = bench.access(bench.file(2), 0, PAGE)
+    bench.gate.read()
+    assert (len(bench.gate), bench.gate.room) == (2, 0)
+    assert bench.group.recv(1 << 16, socket.MSG_PEEK)  # it waits in the kernel's queue
+    bench.gate.lost(name_of(0))
+    bench.gate.read()
+    assert bench.needed[-1] == (name_of(2), PAGE) and is_open(third)
+
+
+def test_a_successor_goes_on_with_who_waits_and_refuses_whom_nobody_knows(bench: Bench) -> None:
+    waiting = bench.take(0, PAGE, PAGE)
+    lost = bench.take(1, 0, PAGE)
+    bench.windows.release([window for window in bench.windows if window.id == name_of(1)])
+    bench.needed.clear()
+    successor = bench.another()
+    successor.resume(list(bench.journal.waiting()))
+    answers = dict(bench.answers())
+    # Also a number that stands for an access which the keeper before had read and not noted.
+    assert answers == dict.fromkeys(set(range(200)) - {waiting}, NO)
+    assert lost in answers
+    assert bench.needed == [(name_of(0), 2 * PAGE)]
+    assert [found.number for found in bench.journal.waiting()] == [waiting]
+    successor.have(name_of(0), 2 * PAGE)
+    assert bench.answers() == [(waiting, YES)]
+
+
+def test_a_full_table_of_descriptors_is_said_and_survived(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(code: int) -> Callable[[int, int], list[fanotify.Event]]:
+        def read(_group: int, _most: int) -> list[fanotify.Event]:
+            raise OSError(code, os.strerror(code))
+
+        return read
+
+    for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        monkeypatch.setattr(fanotify, "read_events", fail(code))
+        bench.gate.read()
+    assert bench.said == [
+        "an access was refused: Too many open files",
+        "an access was refused: Too many open files in system",
+        "an access was refused: Cannot allocate memory",
+    ]
+    monkeypatch.setattr(fanotify, "read_events", fail(errno.EBADF))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        bench.gate.read()
+
+
+def test_lost_events_end_the_keeper(bench: Bench) -> None:
+    """Cannot happen to an unlimited queue: if it does, readers have got what nobody has looked at."""
+    bench.kernel.send(packed_event(-1, 0, 0, 0, mask=OVERFLOW))
+    with pytest.raises(fanotify.QueueOverflow):
+        bench.gate.read()
+
+
+def test_events_that_come_together_are_answered_each(bench: Bench) -> None:
+    numbers = [os.open(bench.file(number % 2), os.O_RDONLY) for number in range(6)]
+    bench.kernel.send(b"".join(packed_event(number, 7, 0, PAGE) for number in numbers))
+    bench.gate.read()
+    for window in (0, 1):
+        bench.gate.have(name_of(window), PAGE)
+    assert sorted(bench.answers()) == [(number, YES) for number in sorted(numbers)]
