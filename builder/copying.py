@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from builder.crew import Crew
 from builder.progress import Progress
 from builder.scratch import ScratchFile
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.source import ImageDestination, ImageSource
+
+COPIERS = 4
+"""Blobs of one image that are brought at a time: small ones wait for round trips, large ones for the link."""
 
 
 def bring_blob(
@@ -18,11 +23,13 @@ def bring_blob(
     *,
     directory: Path | None,
     progress: Progress,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Have the blob *entry* of *source* in *destination*; nothing is moved that is there already.
 
     *repository* is that of *source* if both are in one registry: then the blob is mounted, without moving
-    its bytes, where the registry does that. *directory* is for a scratch file.
+    its bytes, where the registry does that. *directory* is for a scratch file. *check* is called between
+    pieces, and may raise to give up.
 
     Raises:
         SpoolFull, SpoolFailed, RegistryError: it could not be copied.
@@ -36,6 +43,7 @@ def bring_blob(
     progress.begin(step, entry.size)
     with ScratchFile(directory) as content:
         for piece in source.read_blob(entry):
+            check()
             content.append(piece)
             progress.advance(step, len(piece))
         destination.put_blob(entry, content.open)
@@ -54,9 +62,26 @@ def bring_image(
 ) -> None:
     """Have *manifest* with all its blobs in *destination*, byte for byte, under *tag* if there is one.
 
+    Some blobs at a time; the manifest comes when all are there.
+
     Raises:
         SpoolFull, SpoolFailed, RegistryError: as `bring_blob`.
     """
-    for entry in (*manifest.layers, manifest.config):
-        bring_blob(source, repository, entry, destination, directory=directory, progress=progress)
+    entries = {entry.digest: entry for entry in (*manifest.layers, manifest.config)}
+    with Crew() as crew:
+        pool = crew.pool(COPIERS, "copy")
+
+        def bring(entry: Descriptor) -> None:
+            bring_blob(
+                source,
+                repository,
+                entry,
+                destination,
+                directory=directory,
+                progress=progress,
+                check=crew.check,
+            )
+
+        for brought in [crew.submit(pool, bring, entry) for entry in entries.values()]:
+            brought.result()
     destination.put_manifest(manifest.raw, manifest.media_type, tag=tag)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from registry_client.auth_file import Account, AuthFile, load_auth_file
 from registry_client.errors import Unauthorized
-from registry_client.options import RegistryOptions
+from registry_client.options import CREDS_VARIABLE, RegistryOptions
 
 _log = logging.getLogger(__name__)
 PROGRAM_TIMEOUT = 15.0
@@ -38,12 +38,17 @@ def find_account(host: str, repository: str, options: RegistryOptions) -> Accoun
         username, colon, password = options.creds.partition(":")
         if not colon or not username:
             raise Unauthorized("the account given for the registry is not of the form user:password")
-        return Account(username, password=password, origin="--creds")
+        return Account(username, password=password, origin=creds_origin(options))
     for file in _auth_files(options):
         account = _account_of(file, host, repository)
         if account is not None:
             return account
     return None
+
+
+def creds_origin(options: RegistryOptions) -> str:
+    """Where the account in `options.creds` was given, for people."""
+    return f"${CREDS_VARIABLE}" if os.environ.get(CREDS_VARIABLE) == options.creds else "--creds"
 
 
 def _auth_files(options: RegistryOptions) -> Iterator[AuthFile]:

@@ -13,7 +13,7 @@ from typing import Any
 from registry_client.auth_file import Account, load_auth_file
 from registry_client.challenge import Challenge, basic, parse_challenges, preferred
 from registry_client.connections import Pools
-from registry_client.credentials import find_account, usual_files
+from registry_client.credentials import creds_origin, find_account, usual_files
 from registry_client.deadline import Deadline
 from registry_client.digest import shorten
 from registry_client.endpoint import PLAIN_HEADERS
@@ -84,7 +84,7 @@ def diagnosis_lines(facts: dict[str, Any]) -> Iterator[str]:
 def _places(host: str, repository: str, options: RegistryOptions) -> Iterator[dict[str, str]]:
     if options.creds is not None:
         yield {
-            "place": "--creds",
+            "place": creds_origin(options),
             "found": f"user {options.creds.partition(':')[0]!r}; nothing else is asked",
         }
         return

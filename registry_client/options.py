@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+CREDS_VARIABLE = "NOPULL_CREDS"
+"""The environment variable that gives an account as `--creds` does."""
+
 
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:

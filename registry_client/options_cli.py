@@ -14,9 +14,8 @@ from typing import Any
 
 import click
 
-from registry_client.options import RegistryOptions
+from registry_client.options import CREDS_VARIABLE, RegistryOptions
 
-CREDS_VARIABLE = "NOPULL_CREDS"
 _CREDS_LIMIT = 64 * 1024
 
 

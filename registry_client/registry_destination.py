@@ -38,7 +38,7 @@ class RegistryDestination:
     def __init__(self, reference: Reference, options: RegistryOptions) -> None:
         # Never a mirror: what is published goes to the registry itself.
         self._endpoint = Routes(reference, options).own.endpoint
-        self._lock = threading.Lock()  # protects making an upload; nothing else is taken under it
+        self._lock = threading.RLock()  # protects making the two below; nothing else is taken under it
         self._sender_made: Sender | None = None
         self._upload_made: BlobUpload | None = None
         # Uploads that the registry opened where a mount was asked for, by the blob's digest.
@@ -145,12 +145,13 @@ class RegistryDestination:
 
     @property
     def _sender(self) -> Sender:
-        if self._sender_made is None:
-            # requests costs 40 ms to import; who finds everything there already never pays it.
-            from registry_client.uploads import Sender
+        with self._lock:
+            if self._sender_made is None:
+                # requests costs 40 ms to import; who finds everything there already never pays it.
+                from registry_client.uploads import Sender
 
-            self._sender_made = Sender(self._endpoint, _ACTIONS)
-        return self._sender_made
+                self._sender_made = Sender(self._endpoint, _ACTIONS)
+            return self._sender_made
 
     @property
     def _upload(self) -> BlobUpload:

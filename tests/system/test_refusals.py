@@ -126,7 +126,7 @@ def test_a_registry_that_is_away_or_does_not_know_us(place: Place) -> None:
         told = rf"registry {registry.host} does not let us read manifest app:v1: 401 .*; log in with docker"
         place.refuse(*FUSE, reference, place.mountpoint, code=4, says=told)
         place.environment["NOPULL_CREDS"] = "alice:planted"
-        told = rf"{registry.host} does not let account 'alice' \(from --creds\) .*: 401.*; log in again"
+        told = rf"{registry.host} does not let account 'alice' \(from \$NOPULL_CREDS\) .*: 401.*; log in a"
         place.refuse(*FUSE, reference, place.mountpoint, code=4, says=told)
         place.refuse("convert", place.lazy, reference, code=4, says=r"'alice' .*: 401")
 
