@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,19 +65,8 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
     try:
         root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         fd = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        fcntl.flock(fd, fcntl.LOCK_SH)
         prepare_number(root)
-        recovery = None
-        if _checked_under(fd) != boot_id:
-            # Whoever holds the shared lock checked under this boot, so waiting for the exclusive one ends.
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _checked_under(fd) != boot_id:
-                recovery = _recover(root)
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, boot_id.encode("ascii"), 0)
-                os.fsync(fd)
-            fcntl.flock(fd, fcntl.LOCK_SH)
+        recovery = _share_checked(fd, root, boot_id)
         # A descriptor for writing would keep the file system from being made read-only while we live.
         held, fd = fd, os.open(root / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -100,6 +90,29 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
             recovery.kept,
         )
     return fd, recovery
+
+
+def _share_checked(fd: int, root: Path, boot_id: str) -> Recovery | None:
+    """Hold *fd*'s shared lock on a store that was checked under this boot, if need be here; what was done."""
+    while True:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        if _checked_under(fd) == boot_id:
+            return None
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        try:
+            # Never waited for: who was faster and has checked holds the shared lock for as long as it lives.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.001 + os.urandom(1)[0] / 25600)  # not in step with another one that looks, too
+            continue
+        recovery = None
+        if _checked_under(fd) != boot_id:
+            recovery = _recover(root)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, boot_id.encode("ascii"), 0)
+            os.fsync(fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return recovery
 
 
 def _open_unwritable(root: Path, boot_id: str, reason: OSError) -> tuple[int, Recovery | None]:

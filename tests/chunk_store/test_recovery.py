@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -241,3 +242,23 @@ def test_only_a_failed_write_back_makes_a_window_shrink(tmp_path: Path) -> None:
     assert locked.sync_or_empty()
     locked.close()
     assert path.stat().st_size == 4096
+
+
+def test_an_opener_that_is_overtaken_does_not_wait_for_the_other_one_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that nobody has checked; the other one is faster, and stays."""
+    others: list[int] = []
+    original = fcntl.flock
+
+    def overtaken(fd: int, operation: int) -> None:
+        original(fd, operation)
+        if operation == fcntl.LOCK_UN and not others:
+            others.append(-1)
+            others[0] = open_store(tmp_path, "this boot")[0]
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    ours, recovery = open_store(tmp_path, "this boot")
+    assert recovery is None and others[0] >= 0
+    for descriptor in (ours, *others):
+        os.close(descriptor)
