@@ -30,7 +30,8 @@ from erofs_fs.namespace import TABLE, leave_starters_namespace
 
 LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
 SECONDS_VARIABLE: Final = "NOPULL_READER_SECONDS"
-_OOM_SCORE: Final = "-999"
+OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
+_LAST_TO_BE_KILLED: Final = "-999"
 
 
 def main(arguments: list[str]) -> int:
@@ -39,9 +40,9 @@ def main(arguments: list[str]) -> int:
     given = handover.received(os.environ)
     _close_others(given)
     os.chdir("/")
+    refuse_lazy_home()  # while its mounts are still in sight
     if handover.GROUP not in given:
         leave_starters_namespace(root)
-    refuse_lazy_home()
     lock = given.pop(handover.LOCK, -1)
     if lock < 0:
         lock = take_lock(root)
@@ -107,7 +108,7 @@ def stay_alive() -> None:
         with suppress(OSError, ValueError):
             leave_bounds()
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
+        OOM_SCORE.write_text(_LAST_TO_BE_KILLED, encoding="ascii")
     with suppress(OSError):
         syscalls.lock_memory()
 

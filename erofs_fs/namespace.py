@@ -19,6 +19,7 @@ from erofs_fs.mount import KIND
 INIT: Final = Path("/proc/1/ns/mnt")
 OWN: Final = Path("/proc/self/ns/mnt")
 TABLE: Final = Path("/proc/self/mountinfo")
+_SERVED: Final = "fuse.nopull"  # mounts of the other driver, whose servers end with the last copy of each
 _CLONE_NEWNS: Final = 0x00020000
 _REC, _SLAVE, _DETACH = 16384, 1 << 19, 2
 
@@ -65,7 +66,7 @@ def _enter_new() -> None:
     for line in reversed(lines):
         before, _, after = line.partition(" - ")
         kind, source = after.split(" ")[:2]
-        if kind == KIND and Path(source).name.startswith(LOCALISED):
+        if kind == _SERVED or (kind == KIND and Path(source).name.startswith(LOCALISED)):
             _libc.umount2(_unescaped(before.split(" ")[4]), _DETACH)
 
 

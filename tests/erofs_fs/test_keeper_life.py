@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from erofs_fs import keeper_life, syscalls
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.keeper_life import refuse_lazy_home
 from launch.keeper_start import keeper_program
@@ -64,6 +65,34 @@ def test_a_keeper_loads_nothing_while_it_serves(modules: dict[str, str]) -> None
         if isinstance(statement, ast.Import | ast.ImportFrom)
     ]
     assert late == []
+
+
+def test_a_keeper_stays_in_memory_and_is_the_last_to_be_killed_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(keeper_life, "OOM_SCORE", tmp_path / "oom_score_adj")
+    monkeypatch.setattr(syscalls, "lock_memory", lambda: done.append("locked"))
+    monkeypatch.setattr(keeper_life, "leave_bounds", lambda: done.append("left"))
+    keeper_life.stay_alive()
+    assert (tmp_path / "oom_score_adj").read_text() == "-999"
+    assert done == ["left", "locked"]
+    # A service manager has put it where it is.
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/manager")
+    keeper_life.stay_alive()
+    assert done == ["left", "locked", "locked"]
+
+
+def test_what_a_keeper_may_not_do_for_itself_does_not_keep_it_from_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(keeper_life, "OOM_SCORE", tmp_path)
+    monkeypatch.setattr(syscalls, "lock_memory", refuse)
+    monkeypatch.setattr(keeper_life, "leave_bounds", refuse)
+    keeper_life.stay_alive()
 
 
 def table_line(path: str, kind: str, source: str) -> str:
