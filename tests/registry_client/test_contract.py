@@ -106,8 +106,8 @@ def test_bytes_a_blob_does_not_have_are_refused(
 def test_many_threads_read_one_source(opened: ImageSource, image: SampleImage) -> None:
     warm(opened, 4)
     layer = image.layers[0]
-    offsets = [(number * 7919) % 690_000 for number in range(64)]
-    with ThreadPoolExecutor(16) as threads:
+    offsets = [(number * 7919) % 690_000 for number in range(128)]
+    with ThreadPoolExecutor(64) as threads:
         found = list(threads.map(lambda at: b"".join(opened.read_range(layer, at, 9999)), offsets))
     assert found == [image.contents[layer.digest][at : at + 9999] for at in offsets]
 
