@@ -1,7 +1,7 @@
 """The options every verb that talks to a registry has, as one click decorator that yields `RegistryOptions`.
 
 Names mean what they mean in skopeo and podman, `--tls-verify=false` included. An account in an argument
-can be seen by every user of the machine, so there are two ways around that, and the help says so.
+is seen by every user of the machine until it is read here, so there are two ways around that.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,26 @@ def read_creds(value: str | None) -> str | None:
         value = _first_line(Path(value[5:]))
     else:
         place = "its value"
+        _hide(value.partition(":")[2])
     username, colon, _ = value.partition(":")
     if not username or not colon:
         raise click.BadParameter(f"{place} is not of the form user:password", param_hint="'--creds'")
     return value
+
+
+def _hide(secret: str) -> None:
+    """Overwrite *secret* in what other users see of our arguments: a mount's server keeps them for months."""
+    import ctypes
+
+    hidden = os.fsencode(secret)
+    with suppress(OSError, ValueError, IndexError):
+        # proc(5): the name in brackets may hold spaces; arg_start is field 48, the state after the name 3.
+        start = int(Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[48 - 3])
+        shown = Path("/proc/self/cmdline").read_bytes()
+        place = shown.find(hidden)
+        while hidden and start and place >= 0:
+            ctypes.memset(start + place, ord("x"), len(hidden))
+            place = shown.find(hidden, place + len(hidden))
 
 
 def _verdict(value: str) -> bool:
@@ -102,8 +119,8 @@ _OPTIONS = (
     click.option(
         "--creds",
         metavar="USER:PASSWORD",
-        help="Account for the registry. Other users can see arguments: prefer env:NAME, file:PATH, "
-        f"or the variable {CREDS_VARIABLE}.",
+        help="Account for the registry. Other users can see arguments for a moment: prefer env:NAME, "
+        f"file:PATH, or the variable {CREDS_VARIABLE}.",
     ),
     click.option(
         "--tls-verify",

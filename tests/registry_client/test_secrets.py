@@ -123,8 +123,9 @@ def test_failing_runs_keep_secrets(
         assert TOKEN not in text
 
 
+@pytest.mark.parametrize("given", ["file", "--creds=alice:", "--creds alice:"])
 def test_a_running_command_shows_no_secret_to_other_users(
-    server: ScriptedRegistry, image: SampleImage, tmp_path: Path
+    server: ScriptedRegistry, image: SampleImage, tmp_path: Path, given: str
 ) -> None:
     """Its arguments, environment and thread names while it waits, and all it prints when it fails."""
     reference = store(image, server)
@@ -141,9 +142,8 @@ def test_a_running_command_shows_no_secret_to_other_users(
     account = tmp_path / "account"
     account.write_text(f"alice:{SECRET}\n")
     command = [sys.executable, "-m", "nopull", "--log-level", "debug", "inspect", reference]
-    running = subprocess.Popen(
-        [*command, "--creds", f"file:{account}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    words = ["--creds", f"file:{account}"] if given == "file" else f"{given}{SECRET}".split()
+    running = subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         assert waiting.wait(20)
         shown = b""

@@ -39,8 +39,6 @@ class Machine:
         self.base, self.tokens, self.registry = base, tokens, registry
         self.root, self.mountpoint = base / "root", base / "mountpoint"
         self.mountpoint.mkdir()
-        self.account = base / "account"
-        self.account.write_text(f"{NAME}:{PASSWORD}\n")
         self.reference = f"{registry.host}/app:v1"
         self.said = b""
 
@@ -52,7 +50,7 @@ class Machine:
         return done.returncode
 
     def mount(self, driver: str, *options: str) -> int:
-        account = ["--creds", f"file:{self.account}"]
+        account = ["--creds", f"{NAME}:{PASSWORD}"]
         words = ["mount", "--driver", driver, *options, *account, self.reference, str(self.mountpoint)]
         return self.command(*words)
 
