@@ -16,9 +16,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,19 +37,19 @@ from launch.localised_image import kept_image
 from launch.mountpoint import detach
 from launch.mounts import MountRecord
 from launch.session import MountRequest
-from rafs.windows import cut_windows
+from rafs.windows import cut_windows, find_window
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 
 MISSES: Final = 200
 NAMES: Final = 35_000
-WINDOWS: Final = 2_000
+NEW_WINDOWS: Final = 2_000
 MOUNTS: Final = 100
 IMAGES: Final = 20
 IDLE_SECONDS: Final = 10.0
 READAHEADS: Final = (0, 32, 64, 128, 256, 512)  # KiB
 _FILES, _FILE_BYTES, _LOCAL_BYTES = 24, 8 * MIB, 4 * MIB
-_WALKS, _STEPS, _PAGE = 100, 16, 4096
+_WALKS, _STEPS, _PAGE = 150, 32, 4096
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 
 WANTED: Final = {
@@ -133,31 +132,41 @@ class _Stage:
             root = undo.enter_context(self._root("misses"))
             record = self._mounted(root, reference)  # it forks, and a store has threads
             store = undo.enter_context(ChunkStore(self._scratch / "alone"))
+            here = WindowDirectory(root)
             image = open_image(parse_reference(reference), self._options, self._scratch / "alone")
             attachment = store.attach(image.blobs, image.blob_source, background=False)
-            sizes = [window.length for meta in image.blobs for window in cut_windows(meta)]
-            order = random.Random(1).sample(range(min(MISSES, len(sizes))), min(MISSES, len(sizes)))
-            for number in order:
-                path = record.mountpoint / files[number][0]
+            windows = [window for meta in image.blobs for window in cut_windows(meta)]
+
+            def read_through(number: int) -> None:
                 began = time.perf_counter()
-                descriptor = os.open(path, os.O_RDONLY)
+                descriptor = os.open(record.mountpoint / files[number][0], os.O_RDONLY)
                 os.pread(descriptor, 1, 0)
                 through.append(1e6 * (time.perf_counter() - began))
                 os.close(descriptor)
+                _await(lambda: here.size(windows[number].id) == windows[number].length)
+
+            def fetch(number: int) -> None:
                 arrived = threading.Event()
                 began = time.perf_counter()
-                attachment.when_local(number, sizes[number], partial(_note, arrived))
+                attachment.when_local(number, windows[number].length, lambda _: arrived.set())
                 arrived.wait()
                 alone.append(1e6 * (time.perf_counter() - began))
+
+            both = [read_through, fetch]
+            numbers = range(min(MISSES, len(windows)))
+            for number in random.Random(1).sample(numbers, len(numbers)):
+                for one in both:
+                    one(number)
+                both.reverse()
             attachment.close()
             image.close()
             detach(record.mountpoint, lazy=True)
         return {"miss_us": through, "fetch_alone_us": alone}
 
     def mounting(self, runs: int) -> dict[str, list[float]]:
-        self._say(f"mounts of {NAMES} names, and over {WINDOWS} new windows")
+        self._say(f"mounts of {NAMES} names, and over {NEW_WINDOWS} new windows")
         names = self._publish(many_names(NAMES, 1024), "names")
-        many = repetitive(2 * WINDOWS, MIB)
+        many = repetitive(NEW_WINDOWS, MIB)
         windows = self._publish(many, "windows", "--chunk-size", "1M", "--batch-size", "1M")
         found: dict[str, list[float]] = {"mount_ms": [], "mount_new_windows_ms": [], "make_windows_ms": []}
         with self._root("mounting") as root:
@@ -220,7 +229,7 @@ class _Stage:
     def readahead(self) -> list[dict[str, float]]:
         self._say("readahead of " + ", ".join(map(str, READAHEADS)) + " KiB")
         reference = self._publish(
-            repetitive(_FILES, _FILE_BYTES), "ahead", "--chunk-size", "256K", "--batch-size", "256K"
+            incompressible(_FILES, _FILE_BYTES, 2), "ahead", "--chunk-size", "256K", "--batch-size", "256K"
         )
         names = [f"f{number:05}" for number in range(_FILES)]
         rows = []
@@ -231,17 +240,36 @@ class _Stage:
                     _read(record.mountpoint / name, _LOCAL_BYTES)
                 detach(record.mountpoint, lazy=False)
                 record = self._mounted(root, reference, kib=kib)  # its page cache is empty
-                reads, waited = _walk(root, record.mountpoint, names)
-                detach(record.mountpoint, lazy=False)
-                record = self._mounted(root, reference, kib=kib)
                 began = time.perf_counter()
                 for name in names:
-                    _read(record.mountpoint / name, _LOCAL_BYTES - 2 * MIB)
-                seconds = time.perf_counter() - began
+                    _read(record.mountpoint / name, _LOCAL_BYTES // 2)
+                rate = len(names) * (_LOCAL_BYTES // 2) / 1e6 / (time.perf_counter() - began)
+                detach(record.mountpoint, lazy=False)
+                record = self._mounted(root, reference, kib=kib)
+                reads, waited = _walk(root, record.mountpoint, names, self._windows_of(root, reference))
                 detach(record.mountpoint, lazy=True)
-            rate = len(names) * (_LOCAL_BYTES - 2 * MIB) / 1e6 / seconds
             rows.append({"kib": kib, "reads": reads, "waited": waited, "mb_per_second": rate})
         return rows
+
+    def _windows_of(self, root: Path, reference: str) -> dict[str, list[tuple[int, str, int]]]:
+        """By file: where each of its chunks begins, the window that has it, and that window's length."""
+        image = open_image(parse_reference(reference), self._options, root)
+        try:
+            bootstrap = image.bootstrap
+            windows = [cut_windows(meta) for meta in image.blobs]
+            top = bootstrap.inode(bootstrap.root_nid)
+            found: dict[str, list[tuple[int, str, int]]] = {}
+            for number in range(_FILES):
+                name = f"f{number:05}"
+                nid = bootstrap.lookup(top, name.encode())
+                assert nid is not None
+                found[name] = []
+                for extent in bootstrap.extents(bootstrap.inode(nid)):
+                    window = find_window(windows[extent.blob_index], extent.blob_offset)
+                    found[name].append((extent.file_offset, window.id, window.length))
+            return found
+        finally:
+            image.close()
 
     def _publish(self, files: Any, name: str, *options: str) -> str:
         return publish(files, self._scratch, f"{self._host}/{name}:v1", *options)
@@ -277,10 +305,6 @@ class _Stage:
             image.close()
 
 
-def _note(arrived: threading.Event, _: object) -> None:
-    arrived.set()
-
-
 def _await(condition: Callable[[], bool]) -> None:
     while not condition():
         time.sleep(0.01)
@@ -292,18 +316,25 @@ def _read(path: Path, size: int) -> None:
             file.read(MIB)
 
 
-def _walk(root: Path, top: Path, names: list[str]) -> tuple[int, int]:
-    """Read what is local in steps of a page, some at a time; how many reads those were, and how many waited
-    for something else.
+def _walk(
+    root: Path, top: Path, names: list[str], windows: Mapping[str, Sequence[tuple[int, str, int]]]
+) -> tuple[int, int]:
+    """Read all over files that are half here, in steps of a page, some at a time.
+
+    Returns how many reads were of what is here, and how many of those waited for something else.
     """
-    source = random.Random(2)
+    source, directory = random.Random(2), WindowDirectory(root)
     reads = waited = 0
     for _ in range(_WALKS):
-        at = source.randrange((_LOCAL_BYTES - _STEPS * _PAGE) // _PAGE) * _PAGE
-        with (top / source.choice(names)).open("rb", buffering=0) as file:
-            for step in range(_STEPS):
+        name = source.choice(names)
+        at = source.randrange((_FILE_BYTES - _STEPS * _PAGE) // _PAGE) * _PAGE
+        with (top / name).open("rb", buffering=0) as file:
+            for place in range(at, at + _STEPS * _PAGE, _PAGE):
+                _, window, length = next(one for one in reversed(windows[name]) if one[0] <= place)
+                if directory.size(window) != length:
+                    break  # nor what follows it
                 before = _events(root)
-                os.pread(file.fileno(), _PAGE, at + step * _PAGE)
+                os.pread(file.fileno(), _PAGE, place)
                 reads += 1
                 waited += _events(root) > before
     return reads, waited

@@ -206,7 +206,7 @@ def kernel(runs: int, json_file: Path | None) -> None:
     """Measure kernel mounts: misses, mounting, a hundred mounts, readahead.
 
     Each beside the cost of its parts alone, in turns; with images and a registry of its own on loopback.
-    Needs root, 3 GB of disk, and a kernel that asks before it reads (see `nopull mount --help`).
+    Needs root, 6 GB of disk, and a kernel that asks before it reads (see `nopull mount --help`).
     """
     import json
 
