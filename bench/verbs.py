@@ -249,3 +249,33 @@ def registry(runs: int, json_file: Path | None) -> None:
         json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for line in lines(result):
         click.echo(line)
+
+
+@bench.command(
+    epilog="""\b
+Example:
+  nopull bench read --json read.json
+"""
+)
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Of what is repeated.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every measurement and the conditions into this file.",
+)
+def read(runs: int, json_file: Path | None) -> None:
+    """Measure reading through both drivers and on ext4, beside the cost of the parts alone.
+
+    Misses, 64 readers at once, files in the page cache, names, and an image over a base that is here; with
+    images and a registry of its own on loopback. Needs root and 3 GB of disk.
+    """
+    import json
+
+    from bench.read import lines, measure
+
+    result = measure(runs, lambda text: click.echo(text, err=True))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for line in lines(result):
+        click.echo(line)

@@ -28,6 +28,7 @@ class Fill:
         "_error",
         "_listeners",
         "_memory",
+        "_needed",
         "_verified",
         "began",
         "in_memory",
@@ -46,8 +47,9 @@ class Fill:
         self.needs_file = False  # somebody waits who reads the window's file himself
         self.refusal: OSError | None = None  # why the store did not take it
         self.received = 0  # compressed bytes, those of failed attempts included
-        # Protects the four below. A leaf: nothing is taken, called or touched while it is held.
+        # Protects the five below. A leaf: nothing is taken, called or touched while it is held.
         self._changed = threading.Condition(threading.Lock())
+        self._needed: list[int] = []  # by those who wait, in bytes
         self._listeners: list[tuple[int, Listener]] = []
         self._verified = 0
         self._memory: bytearray | None = None
@@ -57,7 +59,9 @@ class Fill:
         """The first *verified* bytes of the window can be read now."""
         with self._changed:
             self._verified = max(self._verified, verified)
-            self._changed.notify_all()
+            # Not for every chunk: a wake-up of somebody who needs more costs more than the chunk.
+            if self._needed and min(self._needed) <= self._verified:
+                self._changed.notify_all()
             served = self._leaving(self._verified) if self._listeners and self._memory is None else ()
         for listener in served:
             listener(None)
@@ -126,14 +130,20 @@ class Fill:
             traceback.
         """
         with self._changed:
-            while self._verified < end:
-                if self._error is not None:
-                    raise type(self._error)(*self._error.args) from self._error
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False, None
-                self._changed.wait(left)
-            return True, self._memory
+            if self._verified >= end:
+                return True, self._memory
+            self._needed.append(end)
+            try:
+                while self._verified < end:
+                    if self._error is not None:
+                        raise type(self._error)(*self._error.args) from self._error
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return False, None
+                    self._changed.wait(left)
+                return True, self._memory
+            finally:
+                self._needed.remove(end)
 
     def _leaving(self, verified: int) -> list[Listener]:
         """Those who listen for no more than *verified* bytes; they are told once. Under the lock."""

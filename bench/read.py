@@ -1,0 +1,450 @@
+"""`nopull bench read`: what reading costs, through FUSE, through the kernel and on ext4, all in one run.
+
+- *miss*: a page of an absent window, in turns with the parts of bringing it alone (`read_parts`).
+- *parallel*: 64 readers of distinct absent windows, against the processor time of the parts.
+- *warm*: a file that is in the page cache already.
+- *names*: 20 000 names looked at for the first time and again, and what the server was asked for.
+- *base*: an image over a base that is here: what travels, and what has to.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from bench.errors import RootNeeded
+from bench.kernel_images import MIB, many_names, publish
+from bench.machine import describe_machine
+from bench.read_parts import Cost, parts_at, percentile
+from bench.registry_server import RegistryServer
+from launch import mounts
+from launch.control import ask
+from launch.errors import LaunchError
+from launch.images import LazyImage, open_image
+from launch.keeper_start import end_keeper
+from launch.kernel_facts import kernel_facts
+from launch.kernel_mount import KernelMount
+from launch.mountpoint import detach
+from launch.mounts import MountRecord
+from launch.server import start_mount
+from launch.session import MountRequest
+from rafs.blob_meta import BlobMeta
+from rafs.windows import Window, cut_windows, find_window
+from registry_client.options import RegistryOptions
+from registry_client.reference import parse_reference
+
+FUSE, EROFS, EXT4 = "fuse", "erofs", "ext4"
+MISSES: Final = 100  # of each kind
+READERS: Final = 64
+EACH: Final = 4  # windows of one reader
+NAMES: Final = 20_000
+WARM_BYTES: Final = 64 * MIB
+_TICK: Final = os.sysconf("SC_CLK_TCK")
+
+# Figure: ("at most" or "at least", the limit that the project has set itself).
+WANTED: Final[Mapping[str, tuple[str, float]]] = {
+    "miss_p50_over_parts": ("at most", 1.3),
+    "miss_p99_over_parts": ("at most", 2.0),
+    "parallel_share_of_processors": ("at least", 0.7),
+    "warm_over_ext4": ("at least", 0.95),
+    "names_cold_per_second": ("at least", 10_000),
+    "names_again_questions": ("at most", 0),
+    "base_bytes_over_unique": ("at most", 1.05),
+}
+
+Say = Callable[[str], None]
+
+
+def measure(runs: int, say: Say) -> dict[str, Any]:
+    """All of it.
+
+    Raises:
+        RootNeeded, ProgramMissing, BenchError; and what mounting raises.
+    """
+    if os.geteuid():
+        raise RootNeeded("kernel mounts are made by root only; run `nopull bench read` as root")
+    with ExitStack() as undo:
+        # Not where memory is a file system: the store's files lie on a disk.
+        scratch = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nopull-read-", dir="/var/tmp")))
+        registry = undo.enter_context(RegistryServer(scratch / "registry"))
+        stage = _Stage(scratch, registry, say)
+        measured = {
+            "miss": stage.misses(),
+            "parallel": stage.parallel(runs),
+            "warm": stage.warm(runs),
+            "names": stage.names(runs),
+            "base": stage.base(),
+        }
+    return {
+        "what": "read",
+        "machine": describe_machine(),
+        "load_average": os.getloadavg(),
+        "runs": runs,
+        "measured": measured,
+        "figures": _figures(measured),
+    }
+
+
+def _figures(measured: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By driver, the figures of `WANTED`."""
+    miss, parallel, warm, names = (measured[name] for name in ("miss", "parallel", "warm", "names"))
+    figures: dict[str, dict[str, float]] = {}
+    for driver in (FUSE, EROFS):
+        found = figures[driver] = {}
+        if driver in miss:
+            for share, name in ((0.5, "p50"), (0.99, "p99")):
+                alone = percentile(miss["parts"], share)
+                found[f"miss_{name}_over_parts"] = percentile(miss[driver], share) / alone
+        if driver in parallel["mb_per_second"]:
+            rate = statistics.median(parallel["mb_per_second"][driver])
+            found["parallel_share_of_processors"] = rate / parallel["processors_could_mb_per_second"]
+        if driver in warm:
+            found["warm_over_ext4"] = statistics.median(warm[driver]) / statistics.median(warm[EXT4])
+        if driver in names["cold"]:
+            found["names_cold_per_second"] = statistics.median(names["cold"][driver])
+        if driver in names["again_questions"]:
+            found["names_again_questions"] = max(names["again_questions"][driver])
+        if driver in measured["base"]:
+            base = measured["base"][driver]
+            found["base_bytes_over_unique"] = base["received_bytes"] / base["unique_bytes"]
+    return figures
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """The result for people."""
+    shown = []
+    for name, (bound, limit) in WANTED.items():
+        for driver, figures in result["figures"].items():
+            if name in figures:
+                value = figures[name]
+                met = value <= limit if bound == "at most" else value >= limit
+                verdict = "met" if met else "MISSED"
+                shown.append(f"{name:<30} {driver:<6} {value:>10.2f}   wanted {bound} {limit:g}   {verdict}")
+    return shown
+
+
+class _Stage:
+    """One registry, and a state root of its own for each measurement."""
+
+    def __init__(self, scratch: Path, registry: RegistryServer, say: Say) -> None:
+        self._scratch = scratch
+        self._registry = registry
+        self._say = say
+        self._options = RegistryOptions()
+
+    def misses(self) -> dict[str, Any]:
+        """Seconds of each miss by driver, and of the parts, in turns."""
+        self._say(f"{MISSES} misses through each driver, in turns with the parts alone")
+        reference = self._publish(half_compressible(3 * MISSES, MIB, 1), "misses")
+        found: dict[str, Any] = {"parts": [], "of_parts": {name: [] for name in Cost._fields}}
+        with ExitStack() as undo:
+            records = {
+                driver: record
+                for driver in (FUSE, EROFS)
+                if (record := undo.enter_context(self._mounted(reference, driver, f"miss-{driver}")))
+            }
+            image, windows = self._windows(reference)
+            kept = self._scratch / "alone"
+            kept.mkdir()
+            parts = undo.enter_context(parts_at(self._registry.host, "misses", kept))
+            order = random.Random(1).sample(windows, len(windows))
+            places = _places(image)
+            for number, (meta, window) in enumerate(order[: 3 * MISSES]):
+                turn = (FUSE, EROFS, "parts")[number % 3]
+                if turn == "parts":
+                    cost = parts.bring(meta, window)
+                    found["parts"].append(cost.total)
+                    for name, value in cost._asdict().items():
+                        found["of_parts"][name].append(value)
+                elif turn in records:
+                    path, offset = places[window.id]
+                    seconds = _time_byte(records[turn].mountpoint / path, offset)
+                    found.setdefault(turn, []).append(seconds)
+        return found
+
+    def parallel(self, runs: int) -> dict[str, Any]:
+        """Rates of 64 readers by driver, and what the processors could do if they did the parts only."""
+        self._say(f"{READERS} readers of distinct windows")
+        count = READERS * EACH
+        reference = self._publish(half_compressible(count, MIB, 2), "parallel")
+        _, windows = self._windows(reference)
+        rates: dict[str, list[float]] = {}
+        cpu = []
+        for run in range(runs):
+            for driver in (FUSE, EROFS):
+                with self._mounted(reference, driver, f"parallel-{driver}-{run}") as record:
+                    if record is None:
+                        continue
+                    files = [record.mountpoint / f"f{number:05}" for number in range(count)]
+                    rates.setdefault(driver, []).append(count * MIB / 1e6 / _time_readers(files))
+            kept = self._scratch / f"alone-{run}"
+            kept.mkdir()
+            with parts_at(self._registry.host, "parallel", kept) as parts:
+                before = time.process_time() + _cpu_seconds(self._registry.pid)
+                size = 0
+                for meta, window in windows:
+                    parts.bring(meta, window)
+                    size += window.length
+                cpu.append((time.process_time() + _cpu_seconds(self._registry.pid) - before) / size)
+        cores = len(os.sched_getaffinity(0))
+        could = cores / statistics.median(cpu) / 1e6
+        return {
+            "mb_per_second": rates,
+            "cpu_seconds_per_byte": cpu,
+            "processors_could_mb_per_second": could,
+        }
+
+    def warm(self, runs: int) -> dict[str, list[float]]:
+        """MB/s of a file in the page cache, by where it lies."""
+        self._say("a file that is in the page cache")
+        content = [("large", random.Random(3).randbytes(WARM_BYTES))]
+        reference = self._publish(content, "warm")
+        rates: dict[str, list[float]] = {}
+        with ExitStack() as undo:
+            places = {EXT4: self._scratch / "large"}
+            places[EXT4].write_bytes(content[0][1])
+            for driver in (FUSE, EROFS):
+                record = undo.enter_context(self._mounted(reference, driver, f"warm-{driver}"))
+                if record is not None:
+                    places[driver] = record.mountpoint / "large"
+            for path in places.values():
+                _time_whole(path)
+            # Much more often than the others: a pass takes some milliseconds.
+            for _ in range(10 * runs):
+                for name, path in places.items():
+                    rates.setdefault(name, []).append(WARM_BYTES / 1e6 / _time_whole(path))
+        return rates
+
+    def names(self, runs: int) -> dict[str, Any]:
+        """Names per second: walked and looked at for the first time, and again."""
+        self._say(f"{NAMES} names")
+        reference = self._publish(many_names(NAMES, 64), "names")
+        found: dict[str, Any] = {"cold": {}, "again": {}, "again_questions": {}, "by_name_cold": {}}
+        for run in range(runs):
+            for driver in (FUSE, EROFS):
+                with self._mounted(reference, driver, f"names-{driver}-{run}") as record:
+                    if record is None:
+                        continue
+                    found["cold"].setdefault(driver, []).append(_time_walk(record.mountpoint))
+                    before = _asked(record)
+                    found["again"].setdefault(driver, []).append(_time_walk(record.mountpoint))
+                    if driver == FUSE:
+                        asked = sum(_asked(record).values()) - sum(before.values())
+                        found["again_questions"].setdefault(driver, []).append(asked)
+                with self._mounted(reference, driver, f"by-name-{driver}-{run}") as record:
+                    if record is not None:
+                        rate = _time_by_name(record.mountpoint)
+                        found["by_name_cold"].setdefault(driver, []).append(rate)
+        return found
+
+    def base(self) -> dict[str, dict[str, int]]:
+        """Compressed bytes that a second image brings over a base that is here, and those it has to."""
+        self._say("a second image over a base that is here")
+        common = list(half_compressible(600, 40_000, 4))
+        own = [(f"own-{name}", content) for name, content in half_compressible(60, 40_000, 5)]
+        first = self._publish(common, "first")
+        # In another order, so that nothing but the content can be known again.
+        second = self._publish([*own[:30], *common[::-1], *own[30:]], "second")
+        found = {}
+        for driver in (FUSE, EROFS):
+            name = f"base-{driver}"
+            with self._mounted(first, driver, name) as record:
+                if record is None:
+                    continue
+                _read_all(record.mountpoint)
+                _await_complete(record)
+                with self._mounted(second, driver, name, "second") as other:
+                    assert other is not None
+                    _read_all(other.mountpoint)
+                    progress = _await_complete(other)
+            received = sum(progress[kind]["compressed_bytes"] for kind in ("demand", "hot", "background"))
+            known = {digest for meta in self._windows(first)[0].blobs for digest in _digests(meta)}
+            blobs = self._windows(second)[0].blobs
+            unique = sum(_unique_bytes(meta, known) for meta in blobs)
+            found[driver] = {"received_bytes": received, "unique_bytes": unique}
+        return found
+
+    def _publish(self, files: Iterable[tuple[str, bytes]], name: str) -> str:
+        return publish(files, self._scratch, f"{self._registry.host}/{name}:v1")
+
+    def _windows(self, reference: str) -> tuple[LazyImage, list[tuple[BlobMeta, Window]]]:
+        image = open_image(parse_reference(reference), self._options, self._scratch / "documents")
+        image.close()
+        return image, [(meta, window) for meta in image.blobs for window in cut_windows(meta)]
+
+    @contextmanager
+    def _mounted(
+        self, reference: str, driver: str, name: str, place: str = "mountpoint"
+    ) -> Iterator[MountRecord | None]:
+        """A mount with a state root called *name*; None where the kernel cannot do it."""
+        root = self._scratch / f"root-{name}"
+        root.mkdir(exist_ok=True)
+        where = self._scratch / f"{name}-{place}"
+        where.mkdir()
+        request = MountRequest(
+            parse_reference(reference), where, self._options, root, driver=driver, background=False
+        )
+        record = None
+        try:
+            if driver == FUSE:
+                record = start_mount(request)
+            else:
+                try:
+                    record = KernelMount(replace(request), "measured").put(where)
+                except LaunchError as error:
+                    self._say(f"left out: {error}")
+            yield record
+        finally:
+            if record is not None:
+                detach(where, lazy=True)
+                if record.pids:
+                    mounts.await_end(record.server, 30.0)
+            if place == "mountpoint":
+                end_keeper(root)
+
+
+def half_compressible(count: int, size: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """*count* files of *size* bytes that compress to about half, as programs and libraries do."""
+    source = random.Random(seed)
+    for number in range(count):
+        pieces = (source.randbytes(1024) + bytes(1024) for _ in range(-(-size // 2048)))
+        yield f"f{number:05}", b"".join(pieces)[:size]
+
+
+def _places(image: LazyImage) -> dict[str, tuple[str, int]]:
+    """By the id of each window, the last place in it that a file has: path, and offset in that file."""
+    cut = [cut_windows(meta) for meta in image.blobs]
+    found: dict[str, tuple[int, str, int]] = {}
+    for path, inode in image.bootstrap.walk():
+        if not stat.S_ISREG(inode.mode):
+            continue
+        for extent in image.bootstrap.extents(inode):
+            window = find_window(cut[extent.blob_index], extent.blob_offset)
+            place = (extent.blob_offset, os.fsdecode(path).lstrip("/"), extent.file_offset + extent.size - 1)
+            found[window.id] = max(place, found.get(window.id, place))
+    return {window_id: (path, offset) for window_id, (_, path, offset) in found.items()}
+
+
+def _time_byte(path: Path, offset: int) -> float:
+    """Seconds of reading one byte."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        began = time.perf_counter()
+        os.pread(descriptor, 1, offset)
+        return time.perf_counter() - began
+    finally:
+        os.close(descriptor)
+
+
+def _time_readers(files: list[Path]) -> float:
+    """Seconds in which 64 threads of a process of its own read all files, each its own."""
+    program = "import sys; from bench.read import read_in_threads; read_in_threads(sys.argv[1:])"
+    command = [sys.executable, "-P", "-c", program, *map(str, files)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout)
+
+
+def read_in_threads(files: list[str]) -> None:
+    """Print the seconds in which `READERS` threads read *files*."""
+    together = threading.Barrier(READERS + 1)
+
+    def read(number: int) -> None:
+        together.wait()
+        for path in files[number::READERS]:
+            descriptor = os.open(path, os.O_RDONLY)
+            while os.read(descriptor, MIB):
+                pass
+            os.close(descriptor)
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(READERS)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    began = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    print(time.perf_counter() - began)
+
+
+def _time_whole(path: Path) -> float:
+    buffer = bytearray(MIB)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        began = time.perf_counter()
+        while os.readv(descriptor, [buffer]):
+            pass
+        return time.perf_counter() - began
+    finally:
+        os.close(descriptor)
+
+
+def _time_walk(top: Path) -> float:
+    """Names per second of a program that lists every directory and asks for every name's attributes."""
+    began, count = time.perf_counter(), 0
+    for directory in os.scandir(top):
+        count += 1
+        for entry in os.scandir(directory.path):
+            entry.stat(follow_symlinks=False)
+            count += 1
+    return count / (time.perf_counter() - began)
+
+
+def _time_by_name(top: Path) -> float:
+    """The same for names that are known already, and were never listed."""
+    names = [str(top / path) for path, _ in many_names(NAMES, 8)]
+    began = time.perf_counter()
+    for name in names:
+        os.lstat(name)
+    return len(names) / (time.perf_counter() - began)
+
+
+def _asked(record: MountRecord) -> dict[str, int]:
+    return dict(ask(record.control)["asked"]) if record.pids else {}
+
+
+def _read_all(top: Path) -> None:
+    for path in top.rglob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
+def _await_complete(record: MountRecord) -> dict[str, Any]:
+    """What the mount says of itself when all of it is local; what completes it has to have been read."""
+    while True:
+        progress = ask(record.control)["progress"] if record.pids else kernel_facts(record).progress
+        if progress is not None and progress["bytes_present"] == progress["bytes_total"]:
+            return dict(progress)
+        time.sleep(0.02)
+
+
+def _digests(meta: BlobMeta) -> Iterator[bytes]:
+    for number in range(meta.chunk_count):
+        yield meta.chunk(number).digest
+
+
+def _unique_bytes(meta: BlobMeta, known: set[bytes]) -> int:
+    """Compressed bytes of the units in which something is that *known* has not, by what of them that is."""
+    total = 0.0
+    for index in range(meta.unit_count):
+        unit = meta.unit(index)
+        chunks = [meta.chunk(unit.first_chunk + number) for number in range(unit.chunk_count)]
+        new = sum(chunk.size for chunk in chunks if chunk.digest not in known)
+        total += unit.compressed_size * new / unit.uncompressed_size
+    return int(total)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
