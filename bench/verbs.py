@@ -279,3 +279,34 @@ def read(runs: int, json_file: Path | None) -> None:
         json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for line in lines(result):
         click.echo(line)
+
+
+@bench.command(
+    epilog="""\b
+Example:
+  nopull bench mounts --json mounts.json
+"""
+)
+@click.option(
+    "--runs", type=click.IntRange(1), default=9, show_default=True, help="Kernel mounts of each kind."
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every measurement and the conditions into this file.",
+)
+def mounts(runs: int, json_file: Path | None) -> None:
+    """Measure what mounts cost: memory of one server with many, time of the kernel's own.
+
+    With images and a registry of its own on loopback. Needs root and 2 GB of disk.
+    """
+    import json
+
+    from bench.mounts import lines, measure
+
+    result = measure(runs, lambda text: click.echo(text, err=True))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for line in lines(result):
+        click.echo(line)

@@ -158,15 +158,18 @@ def prepare(
     log_path: Path,
     undo: ExitStack,
     open_store: Callable[[Path, Limits], ChunkStore],
+    known: Callable[[LazyImage], LazyImage] = lambda image: image,
 ) -> Prepared:
     """Open what *request* names; what has to be undone at the end of the mount goes to *undo*.
+
+    *known* may give the same image back with tables that are in memory already.
 
     Raises:
         what can keep an image from being opened (`images.open_image`) or mounted (`mountpoint.prepare`,
         `fuse_fs.mount.require`), and what *open_store* raises.
     """
     claim = undo.enter_context(Claim(request.mountpoint))
-    opening = open_early(request.image, request.root)
+    opening = [open_early(request.image, request.root)]
     metrics = _listen(request, undo)
     undo.callback(_close_opened, opening)
     # Here, while the network works: loading these takes longer than a round trip.
@@ -181,7 +184,9 @@ def prepare(
     limits = replace(limits, read_seconds=min(limits.read_seconds, request.options.timeout))
     place = store_root(request.root, request.reference, isolate=request.isolate)
     store = open_store(place, limits)
-    image = opening.result()
+    image = known(opening[0].result())
+    undo.callback(image.close)
+    opening.clear()  # whatever *known* has replaced is kept by nobody
     for warning in image.warnings:
         log.warning("%s", warning)
     attachment = store.attach(
@@ -277,11 +282,12 @@ def _listen(request: MountRequest, undo: ExitStack) -> MetricsServer | None:
     return metrics
 
 
-def _close_opened(opening: Later[LazyImage]) -> None:
+def _close_opened(opening: list[Later[LazyImage]]) -> None:
     # Still going on: only when interrupted, and then the process ends. Failed: being raised already.
-    if opening.ended:
-        with suppress(BaseException):
-            opening.result().close()
+    for one in opening:
+        if one.ended:
+            with suppress(BaseException):
+                one.result().close()
 
 
 def _record(

@@ -13,10 +13,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from chunk_store import ChunkStore, Limits
 from fuse_fs.device import detach, mount_device
@@ -25,9 +26,13 @@ from fuse_fs.session import Session
 from launch.control import ControlServer
 from launch.error_relay import describe
 from launch.errors import MountImpossible
+from launch.forking import give_back_memory
+from launch.images import LazyImage
 from launch.later import Later
 from launch.root import state_directory
 from launch.session import Prepared, from_json, prepare
+from rafs.blob_meta import BlobMeta
+from rafs.bootstrap import Bootstrap
 
 log = logging.getLogger("nopull.server")
 
@@ -56,6 +61,9 @@ class SharedServer:
         self._lock = threading.Lock()
         self._stores: dict[Path, ChunkStore] = {}
         self._mounts: dict[str, _Mount] = {}
+        # Of what is mounted, by digest; gone with the last mount of it.
+        self._bootstraps: WeakValueDictionary[str, Bootstrap] = WeakValueDictionary()
+        self._blobs: WeakKeyDictionary[Bootstrap, tuple[BlobMeta, ...]] = WeakKeyDictionary()
         self._making = 0
         self._given_up: set[str] = set()  # by whoever asked for them
         self._ending = False
@@ -138,7 +146,8 @@ class SharedServer:
 
     def _make(self, question: Mapping[str, Any], undo: ExitStack) -> Mapping[str, Any]:
         name, request = str(question["id"]), from_json(question["request"])
-        prepared = prepare(request, name, self._log_path, undo, self._store)
+        prepared = prepare(request, name, self._log_path, undo, self._store, self._known)
+        give_back_memory()
         taken_up = threading.Event()
         device = mount_device(
             prepared.claim.mountpoint, allow_other=prepared.allow_other, fsname=prepared.fsname
@@ -171,6 +180,13 @@ class SharedServer:
                 store = self._stores[place] = ChunkStore(place, limits=limits)
         store.bound(limits.cache_bytes)
         return store
+
+    def _known(self, image: LazyImage) -> LazyImage:
+        """*image* with the tables of another mount of it, if there is one."""
+        with self._lock:
+            bootstrap = self._bootstraps.setdefault(image.digest, image.bootstrap)
+            blobs = self._blobs.setdefault(bootstrap, image.blobs)
+        return replace(image, bootstrap=bootstrap, blobs=blobs)
 
     def _give_up(self, name: str) -> None:
         with self._lock:
