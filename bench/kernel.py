@@ -26,7 +26,7 @@ from bench.kernel_images import MIB, incompressible, many_names, publish, repeti
 from bench.machine import describe_machine
 from bench.registry_server import RegistryServer
 from chunk_store import ChunkStore
-from chunk_store.doorway import WINDOWS
+from chunk_store.doorway import WINDOWS as SHELVES
 from chunk_store.window_file import WindowDirectory
 from erofs_fs import readahead
 from erofs_fs.localised_file import devices_of
@@ -184,7 +184,7 @@ class _Stage:
                 aside = self._scratch / f"aside-{run}"
                 aside.mkdir()
                 for window_id in ids:
-                    (root / WINDOWS / window_id[:2] / window_id).rename(aside / window_id)
+                    (root / SHELVES / window_id[:2] / window_id).rename(aside / window_id)
                 began = time.perf_counter()
                 new = self._mounted(root, windows, "new")
                 found["mount_new_windows_ms"].append(1e3 * (time.perf_counter() - began))
