@@ -252,11 +252,11 @@ class _Stage:
     def base(self) -> dict[str, dict[str, int]]:
         """Compressed bytes that a second image brings over a base that is here, and those it has to."""
         self._say("a second image over a base that is here")
-        common = list(half_compressible(600, 40_000, 4))
+        shared = list(half_compressible(600, 40_000, 4))
         own = [(f"own-{name}", content) for name, content in half_compressible(60, 40_000, 5)]
-        first = self._publish(common, "first")
+        first = self._publish(shared, "first")
         # In another order, so that nothing but the content can be known again.
-        second = self._publish([*own[:30], *common[::-1], *own[30:]], "second")
+        second = self._publish([*own[:30], *shared[::-1], *own[30:]], "second")
         found = {}
         for driver in (FUSE, EROFS):
             name = f"base-{driver}"
