@@ -39,6 +39,7 @@ from tests.launch.published import publish
 from tests.support.debian_registry import DebianRegistry
 from tests.support.fixtures import fixture
 from tests.support.images import Image, image_of
+from tests.support.reachable import AS_NOBODY, reachable_command
 from tests.support.trees import (
     Entry,
     block_device,
@@ -441,31 +442,28 @@ def test_relative_paths_are_those_of_the_command(place: Place) -> None:
     assert (place.mountpoint / "f").read_bytes() == b"x"
 
 
-AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-
-
 def test_an_ordinary_user_mounts_through_fusermount(place: Place) -> None:
-    for command in (["fusermount", "--version"], [sys.executable, "-c", ""]):
-        if subprocess.run([*AS_NOBODY, *command], capture_output=True, check=False).returncode:
-            pytest.skip(f"an ordinary user cannot run {command[0]} here")
+    if subprocess.run([*AS_NOBODY, "fusermount", "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("an ordinary user cannot run fusermount here")
     reference = place.publish(tree(file(b"f", b"content"), file(b"set-uid", b"x", mode=0o4755)))
     for path in (place.base, *place.base.rglob("*")):
         os.chown(path, 65534, 65534)
     for parent in (place.base.parent, place.base.parent.parent):
         parent.chmod(0o755)
     # A device node as udev makes it, and a mount table of its own: the machine stays as it is.
-    script = f"""set -e
+    with reachable_command() as command:
+        script = f"""set -e
         mknod {place.base}/fuse c 10 229; chmod 666 {place.base}/fuse
         mount --bind {place.base}/fuse /dev/fuse
         run() {{ {" ".join(AS_NOBODY)} "$@"; }}
-        nopull() {{ run {" ".join(COMMAND)} "$@" --root {place.root}; }}
+        nopull() {{ run {" ".join(command)} "$@" --root {place.root}; }}
         nopull mount {reference} {place.mountpoint}
         run cat {place.mountpoint}/f; echo
         run findmnt -n -o OPTIONS {place.mountpoint}
         nopull umount {place.mountpoint}
         ls {place.mountpoint} | wc -l"""
-    shell = ["unshare", "-m", "sh", "-c", script]
-    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
+        shell = ["unshare", "-m", "sh", "-c", script]
+        done = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     mounted, content, options, unmounted, left = done.stdout.splitlines()
     assert (content, left) == ("content", "0")

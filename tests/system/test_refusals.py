@@ -23,20 +23,21 @@ from tests.registry_client.sample import noise, sample_image
 from tests.registry_client.sample import publish as publish_plain
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
+from tests.support.reachable import AS_NOBODY, reachable_command
 from tests.support.trees import file, tree
 from tests.system.busybox_image import write_layout
 
 pytestmark = pytest.mark.system
 
 COMMAND = [sys.executable, str(Path(__file__).parents[2] / "nopull.py")]
-AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 FUSE = ("mount", "--driver", "fuse")
 
 
 class Place:
     """Images, a mountpoint and a state root below one directory; what it mounts is taken away at the end."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, command: list[str]) -> None:
+        self.program = command
         base.chmod(0o755)
         self.base, self.root, self.mountpoint = base, base / "root", base / "mountpoint"
         self.mountpoint.mkdir()
@@ -51,7 +52,7 @@ class Place:
         if "--root" not in named:
             named += ["--root", str(self.root)] if named[0] not in ("convert", "check") else []
         done = subprocess.run(
-            [*before, *COMMAND, *named],
+            [*before, *self.program, *named],
             env=self.environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         told = [line for line in done.stderr.splitlines() if line.startswith("nopull: ")]
@@ -83,8 +84,11 @@ class Place:
 @pytest.fixture
 def place() -> Iterator[Place]:
     # Not `tmp_path`: the directories above that are root's alone.
-    with tempfile.TemporaryDirectory(prefix="nopull-refusals-", ignore_cleanup_errors=True) as base:
-        yield Place(Path(base))
+    with (
+        reachable_command() as command,
+        tempfile.TemporaryDirectory(prefix="nopull-refusals-", ignore_cleanup_errors=True) as base,
+    ):
+        yield Place(Path(base), command)
         for entry in reversed(mount_table()):
             if entry.mountpoint.is_relative_to(base):
                 detach(entry.mountpoint, lazy=True)
