@@ -130,7 +130,8 @@ def test_git_reads_commits_and_collects(merged: Path) -> None:
     assert git(repository, "status", "--porcelain") == ""
 
 
-def test_python_imports_and_writes_its_byte_code(merged: Path) -> None:
+def test_python_imports_and_writes_its_byte_code(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)  # of whoever runs the tests: beside the source
     program = "import package, sys; print(package.NUMBER, package.number.__cached__)"
     words = ("-B", "-c", program)
     first = call(sys.executable, *words, cwd=merged / "python", PYTHONPATH=str(merged / "python"))
