@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from builder.convert_verb import LARGEST_BATCH, Size
+
 if TYPE_CHECKING:
     from bench.show import Wish
 
@@ -138,6 +140,7 @@ Examples:
 @click.option(
     "--compression-level", "level", type=click.IntRange(1, 22), metavar="N", help="As of nopull convert."
 )
+@click.option("--batch-size", type=Size(LARGEST_BATCH, power_of_two=False), metavar="SIZE", help="Likewise.")
 @click.option("--table", is_flag=True, help="Also try chunk sizes, unit sizes and levels: 27 conversions.")
 @click.option(
     "--json",
@@ -146,7 +149,13 @@ Examples:
     help="Write every conversion and the conditions into this file.",
 )
 def convert(
-    image: str | None, runs: int, layers: str, level: int | None, table: bool, json_file: Path | None
+    image: str | None,
+    runs: int,
+    layers: str,
+    level: int | None,
+    batch_size: int | None,
+    table: bool,
+    json_file: Path | None,
 ) -> None:
     """Measure conversion: speed, size, and what each of its parts costs alone.
 
@@ -160,7 +169,8 @@ def convert(
         click.echo(line, err=True)
 
     name = image or build_demo_image(cache_directory(), tell=tell).reference
-    choice = Choice() if level is None else Choice(level=level)
+    given = {"level": level, "batch_size": batch_size}
+    choice = Choice(**{name: value for name, value in given.items() if value is not None})
     found = measure(name, runs=runs, table=table, layers=Layers(layers), choice=choice, tell=tell)
     for line in result_lines(found):
         click.echo(line)

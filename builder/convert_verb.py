@@ -28,10 +28,10 @@ _log = logging.getLogger(__name__)
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20}
 _SMALLEST: Final = 4 << 10  # a block of the format
 _LARGEST_CHUNK: Final = 16 << 20  # of the format
-_LARGEST_BATCH: Final = 8 << 20  # units get twice as large, and larger ones than 16 MiB nobody has tried
+LARGEST_BATCH: Final = 8 << 20  # units get twice as large, and larger ones than 16 MiB nobody has tried
 
 
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """Bytes as people write them: 65536, 64K, 1M."""
 
     name = "size"
@@ -70,11 +70,11 @@ Examples:
     "--platform", metavar="P|all", help="Which image of an index, or all of them [default: this machine's]."
 )
 @click.option(
-    "--chunk-size", type=_Size(_LARGEST_CHUNK, power_of_two=True), default=CHUNK_SIZE, metavar="SIZE",
+    "--chunk-size", type=Size(_LARGEST_CHUNK, power_of_two=True), default=CHUNK_SIZE, metavar="SIZE",
     help=f"What is deduplicated and verified, a power of two [default: {CHUNK_SIZE >> 10}K].",
 )
 @click.option(
-    "--batch-size", type=_Size(_LARGEST_BATCH, power_of_two=False), default=BATCH_SIZE, metavar="SIZE",
+    "--batch-size", type=Size(LARGEST_BATCH, power_of_two=False), default=BATCH_SIZE, metavar="SIZE",
     help=f"What is compressed and fetched together, on average [default: {BATCH_SIZE >> 20}M].",
 )
 @click.option(
