@@ -20,7 +20,7 @@ from builder.scratch import ScratchFile
 from rafs.finished_blob import FinishedBlob
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 _LEVEL: Final = 6
 _GZIP_WINDOW: Final = 31  # 15, the largest, with a gzip header around it
@@ -36,7 +36,7 @@ class BootstrapLayer:
 
 
 def write_bootstrap_layer(
-    bootstrap: bytes, blobs: Sequence[FinishedBlob], directory: Path | None, record: bytes | None = None
+    bootstrap: bytes | bytearray, blobs: Sequence[FinishedBlob], directory: Path | None, record: bytes | None = None
 ) -> BootstrapLayer:
     """The layer with *bootstrap* and the metadata of *blobs*, in their order, in a file in *directory*.
 
@@ -64,10 +64,29 @@ def write_bootstrap_layer(
         raise
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add(archive: tarfile.TarFile, name: str, content: bytes | bytearray) -> None:
     member = tarfile.TarInfo(name)
     member.mode, member.size = 0o444, len(content)
-    archive.addfile(member, io.BytesIO(content))
+    with io.BufferedReader(_Reader(content)) as opened:
+        archive.addfile(member, opened)
+
+
+class _Reader(io.RawIOBase):
+    """A file over bytes that are not copied for it; a bootstrap may have a hundred megabytes."""
+
+    def __init__(self, content: bytes | bytearray) -> None:
+        super().__init__()
+        self._rest = memoryview(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        target = memoryview(buffer)
+        count = min(len(target), len(self._rest))
+        target[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
 
 
 class _GzipSink(io.RawIOBase):

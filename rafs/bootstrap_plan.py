@@ -33,7 +33,6 @@ class PlannedInode:
     node: Node
     parent: PlannedInode | None  # that of its first name; None: the root
     name: bytes  # the first of its names
-    ino: int  # serial number from 1
     nlink: int = 1
     names: Sequence[bytes] = ()  # of a directory: sorted, with "." and ".."
     inodes: Sequence[PlannedInode] = ()  # parallel to names
@@ -71,8 +70,8 @@ class PlannedInode:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    inodes: list[PlannedInode]  # the root first
-    by_node: dict[int, PlannedInode]  # by id() of the node
+    inodes: list[PlannedInode]  # the root first; serial numbers are positions here, from 1
+    by_node: dict[Node, PlannedInode]
     name_count: int  # inodes, hard links counted once per name
     inodes_end: int  # position behind the last inode
     end: int  # multiple of 4096
@@ -81,6 +80,8 @@ class Plan:
         """Give the memory back at once: directories and what is in them name each other."""
         for inode in self.inodes:
             inode.inodes = ()
+        self.inodes.clear()
+        self.by_node.clear()
 
     @property
     def has_xattrs(self) -> bool:
@@ -112,10 +113,10 @@ def plan_inodes(root: Node, chunk_size: int) -> Plan:
     return Plan(inodes, by_node, name_count, inodes_end=position, end=block * BLOCK)
 
 
-def _collect(root: Node) -> tuple[list[PlannedInode], dict[int, PlannedInode], int]:
-    first = PlannedInode(root, None, b"", 1)
+def _collect(root: Node) -> tuple[list[PlannedInode], dict[Node, PlannedInode], int]:
+    first = PlannedInode(root, None, b"")
     inodes = [first]
-    by_node = {id(root): first}
+    by_node = {root: first}
     name_count = 1
     for directory in inodes:
         if not directory.node.is_directory:
@@ -134,11 +135,11 @@ def _collect(root: Node) -> tuple[list[PlannedInode], dict[int, PlannedInode], i
             assert node is not None
             _check_name(directory, name)
             name_count += 1
-            inode = by_node.get(id(node))
+            inode = by_node.get(node)
             if inode is None:
-                inode = PlannedInode(node, directory, name, len(inodes) + 1)
+                inode = PlannedInode(node, directory, name)
                 inodes.append(inode)
-                by_node[id(node)] = inode
+                by_node[node] = inode
                 directory.nlink += node.is_directory
             elif node.is_directory:
                 raise PlanInvalid(

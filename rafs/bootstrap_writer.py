@@ -81,7 +81,7 @@ def write_bootstrap(
         PlanInvalid: the tree cannot be expressed in the format, or does not fit the blobs.
         ImageTooLarge: too many blobs or too many bytes in them.
     """
-    return BootstrapDraft(root, blobs, chunk_size=chunk_size, prefetch=prefetch).finish(blobs)
+    return bytes(BootstrapDraft(root, blobs, chunk_size=chunk_size, prefetch=prefetch).finish(blobs))
 
 
 class BootstrapDraft:
@@ -105,15 +105,15 @@ class BootstrapDraft:
         self._planned = placement.blobs
         self._prefetch = b"".join(nid.to_bytes(4, "little") for nid in _prefetch_nids(plan, prefetch))
         self._places = places = _place_parts(plan, placement, len(self._prefetch))
-        self._body = body = bytearray()
-        _write_inodes(body, plan, placement, places.inode_area // BLOCK)
-        _pad_to(body, places.chunk_table - places.inode_area)
+        self._out = out = bytearray(places.inode_area)
+        _write_inodes(out, plan, placement, places.inode_area)
+        _pad_to(out, places.chunk_table)
         plan.close()
-        body += placement.chunk_table()
-        _pad_to(body, places.end - places.inode_area)
+        placement.write_chunk_table(out)
+        _pad_to(out, places.end)
 
-    def finish(self, blobs: Sequence[FinishedBlob]) -> bytes:
-        """The whole. *blobs* are those the draft was made for, in the same order.
+    def finish(self, blobs: Sequence[FinishedBlob]) -> bytearray:
+        """The whole, which is the draft's own. *blobs* are those it was made for, in the same order.
 
         Raises:
             ImageTooLarge: too many bytes in them.
@@ -129,8 +129,9 @@ class BootstrapDraft:
             head += BLOB_ENTRY.pack(blob.record(index).entry())
         _pad_to(head, places.prefetch_table)
         head += self._prefetch
-        _pad_to(head, places.inode_area)
-        return b"".join((head, self._body))
+        assert len(head) <= places.inode_area
+        self._out[: len(head)] = head
+        return self._out
 
     def _write_superblocks(self, out: bytearray, blobs: Sequence[FinishedBlob]) -> None:
         places = self._places
@@ -184,7 +185,7 @@ def _pad_to(out: bytearray, position: int) -> None:
 def _prefetch_nids(plan: Plan, nodes: Sequence[Node]) -> list[int]:
     nids = []
     for node in nodes:
-        inode = plan.by_node.get(id(node))
+        inode = plan.by_node.get(node)
         if inode is None:
             raise PlanInvalid(
                 f"a node to prefetch (mode {node.mode:#o}, {node.size} bytes) is not in the tree"
@@ -219,28 +220,28 @@ def _device_slots(blobs: Sequence[FinishedBlob], bootstrap_size: int) -> tuple[l
     return slots, sum(slot.blocks for slot in slots)
 
 
-def _write_inodes(out: bytearray, plan: Plan, placement: ChunkPlacement, area_block: int) -> None:
-    """Write them to *out*, which begins with the inode area."""
+def _write_inodes(out: bytearray, plan: Plan, placement: ChunkPlacement, area: int) -> None:
     behind: list[tuple[int, bytes]] = []  # (position, content) of the blocks behind the inodes
-    for inode in plan.inodes:
-        i_u, content = _content(inode, placement, area_block)
-        position = inode.position
+    for ino, inode in enumerate(plan.inodes, 1):
+        i_u, content = _content(inode, placement, area // BLOCK)
+        position = area + inode.position
         if len(out) < position:
             _pad_to(out, position)
-        out += _inode_record(inode, i_u)
+        out += _inode_record(inode, i_u, ino)
         out += inode.xattrs
         if inode.full_blocks:
             split = inode.full_blocks * BLOCK
             behind.append((inode.first_block * BLOCK, content[:split]))
             content = content[split:]
         if content:
-            if len(out) < inode.tail_position:
-                _pad_to(out, inode.tail_position)
+            tail = area + inode.tail_position
+            if len(out) < tail:
+                _pad_to(out, tail)
             out += content
-        assert len(out) == inode.end, f"{inode.path!r} has {len(out) - position} bytes"
-    assert len(out) == plan.inodes_end
+        assert len(out) == area + inode.end, f"{inode.path!r} has {len(out) - position} bytes"
+    assert len(out) == area + plan.inodes_end
     for position, content in behind:
-        _pad_to(out, position)
+        _pad_to(out, area + position)
         out += content
 
 
@@ -262,7 +263,7 @@ def _content(inode: PlannedInode, placement: ChunkPlacement, area_block: int) ->
     return block, node.target if stat.S_ISLNK(node.mode) else b""
 
 
-def _inode_record(inode: PlannedInode, i_u: int) -> bytes:
+def _inode_record(inode: PlannedInode, i_u: int, ino: int) -> bytes:
     node = inode.node
     return _pack_inode(
         FORMAT_EXTENDED | inode.layout << 1,
@@ -271,7 +272,7 @@ def _inode_record(inode: PlannedInode, i_u: int) -> bytes:
         0,
         inode.size,
         i_u,
-        inode.ino,
+        ino,
         node.uid,
         node.gid,
         node.mtime,

@@ -7,8 +7,8 @@ reader would have to fetch their tables for nothing. Two blobs with the same id 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 
 from .chunk_lists import ChunkTables
 from .codes import BLOCK, CHUNK_FORMAT_BITS, CHUNK_FORMAT_INDEXES, DIGEST_SIZE, MAX_BLOBS
@@ -104,25 +104,35 @@ class ChunkPlacement:
             extent_bits = (size - 1).bit_length()
         return extent_bits - _BLOCK_BITS | CHUNK_FORMAT_INDEXES
 
-    def chunk_table(self) -> bytes:
-        """A row for every chunk of every blob, sorted by digest, blob and index.
+    def write_chunk_table(self, out: bytearray) -> None:
+        """Append a row for every chunk of every blob, sorted by digest, blob and index.
 
         Chunks that no file uses (a higher layer replaced it) have a row as well: readers fetch and verify
         whole units, and this table is where they have the digests from.
         """
-        rows = []
-        for blob_index, blob in enumerate(self.blobs):
-            digests = bytes(blob.digests)
-            numbers = zip(blob.sizes, blob.blocks, self._file_offsets[blob_index], strict=True)
-            for index, (size, block, file_offset) in enumerate(numbers):
-                digest = digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
-                # Batch members: no flags, and where they lie compressed is the unit's business.
-                rows.append(
-                    _pack_row(digest, blob_index, 0, 0, size, 0, block * BLOCK, file_offset, index, 0)
-                )
+        digests: list[bytes] = []
+        ends = []
+        for blob in self.blobs:
+            whole = bytes(blob.digests)
+            digests += [whole[at : at + DIGEST_SIZE] for at in range(0, len(whole), DIGEST_SIZE)]
+            ends.append(len(digests))
         # Stable, so equal digests stay in the order of blob and index.
-        rows.sort(key=itemgetter(slice(DIGEST_SIZE)))
-        return b"".join(rows)
+        for number in sorted(range(len(digests)), key=digests.__getitem__):
+            blob_index = bisect_right(ends, number)
+            blob = self.blobs[blob_index]
+            index = number - (ends[blob_index] - len(blob.sizes))
+            out += _pack_row(
+                digests[number],
+                blob_index,
+                0,  # batch members: no flags, and where they lie compressed is the unit's business
+                0,
+                blob.sizes[index],
+                0,
+                blob.blocks[index] * BLOCK,
+                self._file_offsets[blob_index][index],
+                index,
+                0,
+            )
 
     @property
     def chunk_table_size(self) -> int:
