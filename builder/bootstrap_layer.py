@@ -36,7 +36,10 @@ class BootstrapLayer:
 
 
 def write_bootstrap_layer(
-    bootstrap: bytes | bytearray, blobs: Sequence[FinishedBlob], directory: Path | None, record: bytes | None = None
+    bootstrap: bytes | bytearray,
+    blobs: Sequence[FinishedBlob],
+    directory: Path | None,
+    record: bytes | None = None,
 ) -> BootstrapLayer:
     """The layer with *bootstrap* and the metadata of *blobs*, in their order, in a file in *directory*.
 

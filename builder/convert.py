@@ -17,6 +17,7 @@ from typing import Final
 from builder.copying import bring_image
 from builder.discovery import Spelling, find_ordinary, is_marked, marked
 from builder.errors import SourceUnsupported
+from builder.hot_blob import HotBlob
 from builder.image_conversion import Work, convert_image
 from builder.image_documents import NYDUS_SOURCE, converted_index, is_converted, read_config
 from builder.layer_blob import PackOptions
@@ -47,6 +48,7 @@ class ConvertOptions:
     work_dir: Path | None = None
     spelling: Spelling | None = None  # publish an index with both images per platform, spelt so
     referrer: bool = False  # let the converted image refer to the ordinary one
+    hot_blob: HotBlob = HotBlob.NAMED  # what of the files to prefetch gets a blob of its own
 
 
 def convert(
@@ -85,6 +87,7 @@ def convert(
         options.prefetch,
         options.spelling,
         options.referrer,
+        options.hot_blob,
         source_repository,
     )
     named = source.resolve()
@@ -204,6 +207,7 @@ def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str 
         bootstrap_bytes=0,
         bootstrap_layer_bytes=manifest.layers[-1].size,
         hot_files=0,
+        hot_blob_bytes=0,
         chunks=0,
         chunks_shared=0,
         dropped_xattrs={},

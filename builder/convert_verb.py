@@ -95,6 +95,11 @@ Examples:
     help="What a start needs first, before what is found by itself; FILE has a path or pattern per line.",
 )
 @click.option(
+    "--hot-blob", default="named", show_default=True, type=click.Choice(["none", "named", "all"]),
+    help="What is copied into a blob of its own, fetched in one run: nothing, what --prefetch names, or "
+    "also what is found by itself.",
+)
+@click.option(
     "--chunk-dict", "chunk_dicts", multiple=True, metavar="IMAGE",
     help="A converted image: chunks it has are referred to, not stored again. May be given more than once.",
 )
@@ -122,6 +127,7 @@ def convert(
     spelling: str | None,
     referrer: bool,
     prefetch: tuple[str, ...],
+    hot_blob: str,
     chunk_dicts: tuple[str, ...],
     reuse: bool,
     jobs: int | None,
@@ -139,6 +145,7 @@ def convert(
     from builder.convert import ConvertOptions
     from builder.convert import convert as convert_images
     from builder.discovery import Spelling
+    from builder.hot_blob import HotBlob
     from builder.prefetch_list import read_wishes
     from builder.progress import shown_progress
     from registry_client import open_destination, open_source
@@ -158,6 +165,7 @@ def convert(
         spelling=None if spelling is None else Spelling(spelling),
         referrer=referrer,
         prefetch=read_wishes(prefetch),
+        hot_blob=HotBlob(hot_blob),
         jobs=jobs or 0,
         work_dir=work_dir,
     )

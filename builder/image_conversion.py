@@ -24,6 +24,7 @@ from builder.copying import bring_blob
 from builder.crew import Crew
 from builder.discovery import Spelling
 from builder.file_looks import FileLooks
+from builder.hot_blob import HotBlob, hot_chunks, refer
 from builder.hot_list import find_hot_files
 from builder.image_documents import (
     SourceConfig,
@@ -46,6 +47,7 @@ from builder.reuse import Dictionary, Start, repository_of, start_from_dictionar
 from builder.shelf import Shelf
 from builder.tree_undo import snapshot, undo_to
 from rafs.bootstrap_writer import BootstrapDraft
+from rafs.tree import Node
 from registry_client.digest import Digest, digest_of
 from registry_client.manifest import Descriptor, Manifest, MediaType
 from registry_client.platform import host_platform
@@ -72,6 +74,7 @@ class Work:
     prefetch: tuple[bytes, ...] = ()
     spelling: Spelling | None = None  # of the index the image will be in; None: not in one with its source
     referrer: bool = False  # the manifest says which one it was made of
+    hot_blob: HotBlob = HotBlob.NAMED  # whose chunks are copied into a blob of their own
     source_repository: str | None = None  # if source and destination are in one registry
 
 
@@ -163,6 +166,7 @@ class _Conversion:
             if wished != [self._root]:
                 found = find_hot_files(self._root, self._config.document, looks)
                 hot = list(dict.fromkeys([*wished, *found]))
+            hot_key = self._copy_hot(hot if self._work.hot_blob is HotBlob.ALL else wished)
             draft = BootstrapDraft(
                 self._root,
                 [stored.tables for stored in self._packer.blobs],
@@ -176,7 +180,8 @@ class _Conversion:
             bootstrap = draft.finish(keyed)
             stored = self._listed_blobs(draft.keys)
             blobs = [one.blob() for one in stored]
-            record = Record(tuple(blob.id for blob in keyed), tuple(self._facts), looks.answers)
+            ids = tuple(blob.id for blob in keyed)
+            record = Record(ids, tuple(self._facts), looks.answers, hot_key)
             last = write_bootstrap_layer(
                 bootstrap, blobs, self._work.directory, encode(record, len(bootstrap))
             )
@@ -193,6 +198,7 @@ class _Conversion:
             layers = [*(blob_descriptor(blob.id, blob.object_size) for blob in blobs), entry]
             diff_ids = [*(f"sha256:{blob.id}" for blob in blobs), last.diff_id]
             has_blob = [fact.blob is not None for fact in self._facts]
+            hot_blob = None if hot_key is None else keyed[hot_key]
             put = self._publish(layers, diff_ids, (has_blob, shared), tag)
         return ImageReport(
             platform=platform,
@@ -205,12 +211,40 @@ class _Conversion:
             bootstrap_bytes=len(bootstrap),
             bootstrap_layer_bytes=last.content.size,
             hot_files=len(hot),
+            hot_blob_bytes=0 if hot_blob is None else hot_blob.object_size,
             chunks=sum(blob.chunk_count for blob in blobs),
             chunks_shared=self._packer.chunks_shared,
             dropped_xattrs=dict(self._dropped),
             not_prefetched=tuple(wish.decode("utf-8", "replace") for wish in unmatched),
             seconds={phase: round(spent, 3) for phase, spent in self._seconds.items()},
         )
+
+    def _copy_hot(self, nodes: Sequence[Node]) -> int | None:
+        """The key of a blob with the chunks of *nodes*, to which all files refer now; None: there is none."""
+        refs = hot_chunks(nodes) if self._work.hot_blob is not HotBlob.NONE and nodes != [self._root] else []
+        if not refs:
+            return None
+        known = self._start.image.hot if self._start.image is not None else None
+        if known is not None and not self._work.destination.has_blob(known.entry):
+            known = None
+        spool = ChunkSpool(self._work.directory)
+        self._owned.callback(spool.close)
+        key = len(self._packer.blobs)
+        step = "pack what is needed first"
+        self._work.progress.begin(step, None)
+        packed = self._packer.pack_copies(refs, spool, known, self._proceed(step))
+        if packed is None:
+            self._work.progress.finish(step, "a layer has just that")
+            return None
+        made, moved = packed
+        refer(self._root, moved)
+        if isinstance(made, LayerBlob):
+            self._owned.callback(made.content.close)
+            push = "what is needed first"
+            self._pushes.append(self._crew.submit(self._pushers, self._push, made, step, push))
+        else:
+            self._work.progress.finish(step, "converted already")
+        return key
 
     def _listed_blobs(self, used: Sequence[int]) -> list[StoredBlob]:
         """The blobs the manifest lists: the layers' own in their order, then others that files use."""
@@ -266,7 +300,8 @@ class _Conversion:
             self._work.progress.finish(step, "nothing new")
             return
         self._owned.callback(made.content.close)
-        self._pushes.append(self._crew.submit(self._pushers, self._push, made, number))
+        push = f"layer {self._of(number)}"
+        self._pushes.append(self._crew.submit(self._pushers, self._push, made, step, push))
 
     def _fetch(self, number: int) -> _Fetched:
         layer = self._manifest.layers[number]
@@ -293,12 +328,10 @@ class _Conversion:
         self._work.progress.finish(step, f"unpacked to {megabytes(read.tar_bytes)}")
         return _Fetched(read, spool)
 
-    def _push(self, made: LayerBlob, number: int) -> None:
+    def _push(self, made: LayerBlob, packing: str, what: str) -> None:
         blob = made.blob()
-        self._work.progress.finish(
-            f"pack layer {self._of(number)}", f"blob of {megabytes(blob.object_size)}"
-        )
-        step = f"push layer {self._of(number)}"
+        self._work.progress.finish(packing, f"blob of {megabytes(blob.object_size)}")
+        step = f"push {what}"
         self._work.progress.begin(step, blob.object_size)
         with made.content:
             self._work.destination.put_blob(blob_descriptor(blob.id, blob.object_size), made.content.open)

@@ -25,7 +25,7 @@ from rafs.codes import BLOCK
 from rafs.errors import RafsError
 from rafs.finished_blob import FinishedBlob
 from rafs.inode import Nid
-from rafs.tree import Node, chunk_ref
+from rafs.tree import Node, chunk_ref, split_ref, walk
 from rafs.units import decode_unit
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.source import ImageSource
@@ -97,6 +97,13 @@ class KnownImage:
                 f"image {manifest.digest}: nothing can be shared with it, its tables are incomplete: {error}"
             ) from error
 
+    @property
+    def hot(self) -> KnownBlob | None:
+        """The blob with copies of what is needed first."""
+        if self.record is None or self.record.hot is None:
+            return None
+        return self.blobs.get(self.record.blobs[self.record.hot])
+
     def shared_layers(self, diff_ids: Sequence[str]) -> int:
         """How many of the lowest layers of an image with *diff_ids* it has, all told by its record."""
         if self.record is None:
@@ -125,12 +132,16 @@ class KnownImage:
             for layer in reversed(self.record.layers[count:]):
                 assert layer.undo is not None
                 apply_undo(root, layer.undo)
+            refs = (ref for _, node in walk(root) for ref in node.chunks)
+            if self.record.hot is not None and any(split_ref(ref)[0] == self.record.hot for ref in refs):
+                raise ValueError("a file has chunks that only the hot blob has")
         except (KeyError, ValueError, IndexError) as error:
             raise RecordInvalid(f"image {self.manifest.digest}: its record does not fit: {error}") from error
         return root
 
     def _tree(self, keys: Sequence[int]) -> Node:
         bootstrap = self._bootstrap
+        originals = self._originals(keys)
         nodes: dict[Nid, Node] = {}
 
         def node_of(nid: Nid) -> Node:
@@ -143,9 +154,8 @@ class KnownImage:
                 if stat.S_ISREG(inode.mode):
                     node.size = inode.size
                     places = bootstrap.extents(inode)
-                    node.chunks = packed_refs(
-                        [chunk_ref(keys[place.blob_index], place.chunk_index) for place in places]
-                    )
+                    refs = [chunk_ref(keys[place.blob_index], place.chunk_index) for place in places]
+                    node.chunks = packed_refs([originals.get(ref, ref) for ref in refs])
                 elif stat.S_ISLNK(inode.mode):
                     node.target = bootstrap.symlink_target(inode)
                 elif not node.is_directory:
@@ -163,6 +173,26 @@ class KnownImage:
                 if name not in (b".", b".."):
                     children[name] = node_of(child)
         return root
+
+
+    def _originals(self, keys: Sequence[int]) -> dict[int, int]:
+        """Where the chunks of the hot blob were copied from: references to layers' blobs, by those to it.
+
+        A layer all of whose chunks were copied has no blob here, as no file uses it any more.
+        """
+        hot = self.hot
+        if hot is None or self.record is None or self.record.hot is None:
+            return {}
+        copies = {hot.tables.digest(index): index for index in range(hot.tables.chunk_count)}
+        found: dict[int, int] = {}
+        for key, blob in zip(keys, self.blobs.values(), strict=True):
+            if blob is hot:
+                continue
+            for index in range(blob.tables.chunk_count):
+                copy = copies.pop(blob.tables.digest(index), None)
+                if copy is not None:
+                    found[chunk_ref(self.record.hot, copy)] = chunk_ref(key, index)
+        return found
 
 
 def _finished(meta: BlobMeta, chunk_info: bytes) -> FinishedBlob:

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -57,8 +58,8 @@ class StoredBlob(Protocol):
     def blob(self) -> FinishedBlob:
         """All about it; waits while it is being written, and raises why it could not be."""
 
-    def chunk(self, index: int) -> bytes | None:
-        """The bytes of one chunk; None where they are hard to get at."""
+    def chunk(self, index: int) -> bytes:
+        """The bytes of one chunk; those of an old blob are fetched."""
 
 
 class LayerBlob:
@@ -200,16 +201,49 @@ class ImagePacker:
         made.close(units)
         return made
 
+    def pack_copies(
+        self, refs: Sequence[int], spool: ChunkSpool, known: StoredBlob | None, proceed: Callable[[int], None]
+    ) -> tuple[StoredBlob, dict[int, int]] | None:
+        """(a blob with the chunks that *refs* name, in their order, the references into it by those).
+
+        It is *known* if that has just them, else one that is being written from copies in *spool*. None if a
+        blob of the image has just them already: two of one name are none.
+
+        Raises:
+            As `pack`, and what reading chunks of adopted blobs does.
+        """
+        key = len(self.blobs)
+        numbers: dict[bytes, int] = {}
+        moved: dict[int, int] = {}
+        for ref in refs:
+            moved[ref] = chunk_ref(key, numbers.setdefault(self._digest(ref), len(numbers)))
+        wanted = b"".join(numbers)
+        if any(stored.tables.digests == wanted for stored in self.blobs):
+            return None
+        if known is not None and known.tables.digests == wanted:
+            self.blobs.append(known)
+            return known, moved
+        # In the order in which they lie, since a blob in a registry is read unit by unit.
+        for ref in sorted(refs):
+            owner, index = split_ref(ref)
+            spool.take(self.blobs[owner].chunk(index))
+        spool.flush()
+        made = LayerBlob(self._options, spool, ScratchFile(self._directory))
+        self.blobs.append(made)
+        sizes = {self._digest(ref): self._size(ref) for ref in refs}
+        units = _Units(made, self._options.batch_size, self._submit, proceed)
+        for digest in numbers:
+            units.add(sizes[digest], digest, spool.places[digest])
+        made.close(units.finish())
+        return made, moved
+
     def read(self, node: Node, offset: int, size: int) -> bytes:
-        """Bytes of a regular file that was packed, for a look inside; fewer where they are hard to get at."""
+        """Bytes of a regular file that was packed, for a look inside."""
         chunk_size = self._options.chunk_size
         found = []
         for ref in node.chunks[offset // chunk_size : -(-(offset + size) // chunk_size)]:
             key, index = split_ref(ref)
-            content = self.blobs[key].chunk(index)
-            if content is None:
-                break
-            found.append(content)
+            found.append(self.blobs[key].chunk(index))
         start = offset % chunk_size
         return b"".join(found)[start : start + size]
 
@@ -217,11 +251,11 @@ class ImagePacker:
         self, made: LayerBlob, files: Sequence[TarEntry], spool: ChunkSpool, proceed: Callable[[int], None]
     ) -> int:
         """Set the chunks of all files, submit the units, and say how many."""
-        known, places, tables = self.known, spool.places, made.tables
+        known, places = self.known, spool.places
         first_ref = chunk_ref(len(self.blobs), 0)
         chunk_size = self._options.chunk_size
-        cutter = UnitCutter(self._options.batch_size)
-        units = begun = shared = 0
+        units = _Units(made, self._options.batch_size, self._submit, proceed)
+        shared = 0
         for entry in files:
             node = entry.node
             assert node is not None
@@ -230,27 +264,54 @@ class ImagePacker:
             for digest in entry.digests:
                 ref = known.get(digest)
                 if ref is None:
-                    size = min(left, chunk_size)
-                    if cutter.begins_unit(size, digest) and tables.sizes:
-                        end = len(tables.sizes)
-                        self._submit(_job(made, units, begun, end, proceed))
-                        units, begun = units + 1, end
-                    ref = known[digest] = first_ref + tables.add(size, digest)
-                    made.places.append(places[digest])
+                    number = units.add(min(left, chunk_size), digest, places[digest])
+                    ref = known[digest] = first_ref + number
                 else:
                     shared += 1
                 refs.append(ref)
                 left -= chunk_size
             node.chunks = packed_refs(refs)
         self.chunks_shared += shared
-        end = len(tables.sizes)
-        if end:
-            self._submit(_job(made, units, begun, end, proceed))
-            units += 1
-        return units
+        return units.finish()
+
+    def _digest(self, ref: int) -> bytes:
+        key, index = split_ref(ref)
+        return bytes(self.blobs[key].tables.digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE])
+
+    def _size(self, ref: int) -> int:
+        key, index = split_ref(ref)
+        return self.blobs[key].tables.sizes[index]
 
 
-def _job(
-    made: LayerBlob, number: int, first: int, end: int, proceed: Callable[[int], None]
-) -> Callable[[], None]:
-    return lambda: made.pack(number, first, end, proceed)
+class _Units:
+    """Chunks of one blob go in, units to compress are submitted."""
+
+    def __init__(
+        self, made: LayerBlob, batch_size: int, submit: Submit, proceed: Callable[[int], None]
+    ) -> None:
+        self._made = made
+        self._cutter = UnitCutter(batch_size)
+        self._submit = submit
+        self._proceed = proceed
+        self._count = 0
+        self._first = 0  # chunk of the unit that is being filled
+
+    def add(self, size: int, digest: bytes, place: int) -> int:
+        """The index of a further chunk, which lies at *place* in the spool."""
+        made = self._made
+        if self._cutter.begins_unit(size, digest):
+            self._end_unit()
+        made.places.append(place)
+        return made.tables.add(size, digest)
+
+    def finish(self) -> int:
+        """How many units there are."""
+        self._end_unit()
+        return self._count
+
+    def _end_unit(self) -> None:
+        end = len(self._made.tables.sizes)
+        if end > self._first:
+            self._submit(partial(self._made.pack, self._count, self._first, end, self._proceed))
+            self._count += 1
+            self._first = end

@@ -53,6 +53,7 @@ class Record:
     blobs: tuple[str, ...]
     layers: tuple[LayerFacts, ...]
     looks: Mapping[str, Any]
+    hot: int | None = None  # which of the blobs holds copies of others' chunks, see `hot_blob`
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
@@ -95,7 +96,8 @@ def encode(record: Record, bootstrap_size: int) -> bytes:
                 "undo": undo if budget >= 0 else None,
             }
         )
-    return _json({"blobs": record.blobs, "layers": layers[::-1], "looks": looks})
+    hot = {} if record.hot is None else {"hot": record.hot}
+    return _json({"blobs": record.blobs, "layers": layers[::-1], "looks": looks, **hot})
 
 
 def decode(raw: bytes) -> Record:
@@ -120,7 +122,10 @@ def decode(raw: bytes) -> Record:
         blobs = tuple(map(str, document["blobs"]))
         if any(layer.blob is not None and not 0 <= layer.blob < len(blobs) for layer in layers):
             raise ValueError("a layer in a blob that is not listed")
-        return Record(blobs, layers, dict(document["looks"]))
+        hot = None if document.get("hot") is None else int(document["hot"])
+        if hot is not None and not 0 <= hot < len(blobs):
+            raise ValueError("a hot blob that is not listed")
+        return Record(blobs, layers, dict(document["looks"]), hot)
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise RecordInvalid(f"the record of the layers is not understood: {error!r}") from error
 

@@ -1,8 +1,7 @@
 """What a user wants prefetched: paths, patterns and lists of them, turned into nodes of the image's tree.
 
 A list is a text file with a path or pattern per line, in the order of need, or the JSON that Nydus'
-`optimize` takes. Only the table is written from it. The data stays where it is: blobs are ordered by content
-alone, so that equal layers give equal blobs for everybody, whatever is prefetched.
+`optimize` takes. The prefetch table is written from it, and the hot blob (`hot_blob`) is made of it.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class ImageReport:
     bootstrap_bytes: int  # of the bootstrap itself, not compressed
     bootstrap_layer_bytes: int  # compressed, with the blobs' metadata
     hot_files: int
+    hot_blob_bytes: int  # of the blob with copies of what was named to prefetch; 0: there is none
     chunks: int
     chunks_shared: int  # references to a chunk that was stored already
     dropped_xattrs: Mapping[str, int]
@@ -57,15 +58,15 @@ class ImageReport:
 
     @property
     def new_bytes(self) -> int:
-        """Of those, what was made in this run."""
-        return self.bootstrap_layer_bytes + sum(
-            layer.blob_bytes for layer in self.layers if not layer.reused
-        )
+        """Of those, what was made in this run, or copied."""
+        blobs = sum(layer.blob_bytes for layer in self.layers if not layer.reused)
+        return self.bootstrap_layer_bytes + self.hot_blob_bytes + blobs
 
     @property
     def stored_bytes(self) -> int:
         """Blobs and bootstrap layer, as they travel."""
-        return self.bootstrap_layer_bytes + sum(layer.blob_bytes for layer in self.layers)
+        blobs = sum(layer.blob_bytes for layer in self.layers)
+        return self.bootstrap_layer_bytes + self.hot_blob_bytes + blobs
 
 
 @dataclass(frozen=True, slots=True)
