@@ -1,0 +1,70 @@
+"""Prints the digests that a fixed image is converted to, one a line: the same on every machine.
+
+Run by the tests in this process, and in others with other versions of libraries:
+
+    python -m tests.builder.golden
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from builder.convert import ConvertOptions
+from tests.builder.layouts import Layout, convert_layout
+from tests.support.trees import directory, file, hardlink, layer_tar, opaque, symlink, tree, whiteout
+
+# A change of these is a change of every image: converted anew, it shares nothing with what was published.
+GOLDEN = {
+    "sha256:737518abdf675c2a865b42a95053639e56136561f4738f986e3f60e1b1fc75ff": ConvertOptions(),
+    "sha256:59767ebf7755e22e6a31c5fd7f8df144d0dbd695ac820c673e3acd5c20571583": ConvertOptions(
+        compression_level=3
+    ),
+    "sha256:e110a89105a7493e9b493d2a6a27231b96a57f2059f36a1a6644b753a0111c76": ConvertOptions(
+        compression_level=9, batch_size=4 << 20
+    ),
+    "sha256:9b6ee785fee32ad4a4c100bf47ca0e617ad9fde43c59ec63d1fb6c84c8c2e5aa": ConvertOptions(
+        chunk_size=64 << 10, batch_size=256 << 10, prefetch=(b"/usr/lib/words-7",)
+    ),
+}
+
+
+def digests(jobs: int) -> Iterator[str]:
+    """What is found now for the options of `GOLDEN`, in its order."""
+    with tempfile.TemporaryDirectory() as scratch:
+        Layout(Path(scratch, "in")).add_image(layers(), config={"Cmd": ["/bin/sh"]})
+        for number, options in enumerate(GOLDEN.values()):
+            chosen = replace(options, jobs=jobs)
+            yield convert_layout(Path(scratch, "in"), Path(scratch, f"out{number}"), chosen).digest
+
+
+def layers() -> list[bytes]:
+    """Files that compress as programs and texts do, so that matches of every kind are looked for."""
+    chance = random.Random(20)
+    words = [chance.randbytes(chance.randrange(2, 12)) for _ in range(3000)]
+    weights = [1 / (1 + number) for number in range(len(words))]
+
+    def some(size: int) -> bytes:
+        return b"".join(chance.choices(words, weights, k=size // 6))
+
+    many = [file(b"words-%d" % number, some(20_000)) for number in range(60)]
+    lower = tree(
+        directory(b"usr", directory(b"lib", *many), directory(b"bin", file(b"program", some(900_000)))),
+        directory(b"bin", file(b"sh", some(90_000), mode=0o755), symlink(b"ash", b"sh")),
+        file(b"noise", chance.randbytes(400_000)),
+        file(b"zeros", bytes(700_000)),
+    )
+    upper = tree(
+        directory(b"usr", directory(b"bin", opaque(), file(b"program", some(300_000)))),
+        hardlink(b"shell", b"/bin/sh"),
+        whiteout(b"noise"),
+    )
+    return [layer_tar([lower]), layer_tar([upper])]
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(f"{digest}\n" for digest in digests(2))
