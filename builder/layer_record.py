@@ -24,8 +24,21 @@ ANNOTATION: Final = "dev.nopull.layers"
 _VERSION: Final = 1  # of the record, and of what the same layer is turned into
 _ID_DIGITS: Final = 16  # of a chain; only ever compared within one repository, and verified by the record
 _TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memory as an array
+_REFERENCES_LIMIT: Final = 1 << 22  # of all undos; chunks of 256 KiB make a terabyte of replaced files
 _SMALL: Final = 64 << 10  # bytes; a record up to here costs a start nothing
 _SHARE: Final = 4  # a larger one has at most this part of the bootstrap's size
+
+
+# What reading any JSON as if it were a record can raise.
+_FAULTS: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    OverflowError,
+)
 
 
 class RecordInvalid(Exception):
@@ -108,6 +121,7 @@ def decode(raw: bytes) -> Record:
     """
     try:
         document = json.loads(raw)
+        _check_references(document["layers"])
         layers = tuple(
             LayerFacts(
                 str(one["diff_id"]),
@@ -126,8 +140,17 @@ def decode(raw: bytes) -> Record:
         if hot is not None and not 0 <= hot < len(blobs):
             raise ValueError("a hot blob that is not listed")
         return Record(blobs, layers, dict(document["looks"]), hot)
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+    except _FAULTS as error:
         raise RecordInvalid(f"the record of the layers is not understood: {error!r}") from error
+
+
+def _check_references(layers: Sequence[Any]) -> None:
+    """A run of a few bytes may stand for any number of references; refuse what no image has."""
+    undos = (one["undo"]["entries"] for one in layers if one["undo"] is not None)
+    runs = (run for entries in undos for entry in entries if len(entry) > 2 for run in entry[-1])
+    found = sum(max(0, int(count)) for _, _, count in runs)
+    if found > _REFERENCES_LIMIT:
+        raise ValueError(f"{found} references to chunks")
 
 
 def _undo_document(undo: Undo) -> dict[str, Any]:

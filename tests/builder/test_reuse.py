@@ -221,7 +221,29 @@ def test_a_layer_that_no_file_shows_any_more_is_made_again(tmp_path: Path) -> No
     assert report.digest == convert_layout(tmp_path / "next", tmp_path / "fresh", SMALL).digest
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b"\xff", b'{"blobs":[],"layers":[{}],"looks":{}}'])
+def record_with(chunks: object) -> bytes:
+    entry = ["p", [33188, 0, 0, 0, 0, 0, 9], "", {}, [[0, 0, chunks]]]
+    layer = {"diff_id": "d", "blob": 0, "tar_bytes": 1, "files": 1, "dropped": {}}
+    undo = {"runs": [], "entries": [entry]}
+    return json.dumps({"blobs": ["a"], "layers": [{**layer, "undo": undo}], "looks": {}}).encode()
+
+
+def test_a_record_is_read() -> None:
+    assert decode(record_with(3)).layers[0].undo is not None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"blobs":[],"layers":[{}],"looks":{}}',
+        record_with(1 << 40),  # would fill the memory
+        record_with(float("inf")),
+    ],
+)
 def test_a_record_that_is_none_is_refused(raw: bytes) -> None:
     with pytest.raises(RecordInvalid):
         decode(raw)
