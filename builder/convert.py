@@ -48,7 +48,7 @@ class ConvertOptions:
     work_dir: Path | None = None
     spelling: Spelling | None = None  # publish an index with both images per platform, spelt so
     referrer: bool = False  # let the converted image refer to the ordinary one
-    hot_blob: HotBlob = HotBlob.NAMED  # what of the files to prefetch gets a blob of its own
+    hot_blob: HotBlob = HotBlob.NAMED
 
 
 def convert(

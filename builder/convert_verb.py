@@ -96,8 +96,8 @@ Examples:
 )
 @click.option(
     "--hot-blob", default="named", show_default=True, type=click.Choice(["none", "named", "all"]),
-    help="What is copied into a blob of its own, fetched in one run: nothing, what --prefetch names, or "
-    "also what is found by itself.",
+    help="Whether what is prefetched is copied into a blob of its own, to be fetched in one run: never, if "
+    "--prefetch names some of it, or always.",
 )
 @click.option(
     "--chunk-dict", "chunk_dicts", multiple=True, metavar="IMAGE",

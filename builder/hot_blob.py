@@ -17,11 +17,11 @@ from rafs.tree import Node, walk
 
 
 class HotBlob(enum.Enum):
-    """Which of the files to prefetch are in it."""
+    """When there is one; it has all files to prefetch then, those that a user named first."""
 
     NONE = "none"
-    NAMED = "named"  # those that a user named
-    ALL = "all"  # those found by themselves, too
+    NAMED = "named"  # if a user named some
+    ALL = "all"  # also if all were found by themselves
 
 
 def hot_chunks(nodes: Iterable[Node]) -> list[int]:

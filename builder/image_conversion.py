@@ -74,7 +74,7 @@ class Work:
     prefetch: tuple[bytes, ...] = ()
     spelling: Spelling | None = None  # of the index the image will be in; None: not in one with its source
     referrer: bool = False  # the manifest says which one it was made of
-    hot_blob: HotBlob = HotBlob.NAMED  # whose chunks are copied into a blob of their own
+    hot_blob: HotBlob = HotBlob.NAMED
     source_repository: str | None = None  # if source and destination are in one registry
 
 
@@ -166,7 +166,7 @@ class _Conversion:
             if wished != [self._root]:
                 found = find_hot_files(self._root, self._config.document, looks)
                 hot = list(dict.fromkeys([*wished, *found]))
-            hot_key = self._copy_hot(hot if self._work.hot_blob is HotBlob.ALL else wished)
+            hot_key = self._copy_hot(hot) if wished or self._work.hot_blob is HotBlob.ALL else None
             draft = BootstrapDraft(
                 self._root,
                 [stored.tables for stored in self._packer.blobs],

@@ -37,7 +37,7 @@ class ImageReport:
     bootstrap_bytes: int  # of the bootstrap itself, not compressed
     bootstrap_layer_bytes: int  # compressed, with the blobs' metadata
     hot_files: int
-    hot_blob_bytes: int  # of the blob with copies of what was named to prefetch; 0: there is none
+    hot_blob_bytes: int  # of the blob with copies of what is prefetched; 0: there is none
     chunks: int
     chunks_shared: int  # references to a chunk that was stored already
     dropped_xattrs: Mapping[str, int]
