@@ -42,6 +42,7 @@ setup(
     extras_require={
         "bench": ["matplotlib>=3.8"],
         "metrics": ["prometheus-client>=0.20"],
+        "fuzz": ["atheris>=3.0"],
         "dev": [
             "hypothesis>=6.100",
             "mypy>=1.10",

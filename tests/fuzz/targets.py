@@ -1,0 +1,252 @@
+"""What is fuzzed: one function of bytes for each parser, with the errors it may answer with, and seeds.
+
+Any other exception, a run of more than a few seconds and more memory than the limit of `__main__` are faults.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from builder.elf import read_needs
+from builder.errors import BuildError
+from builder.image_documents import read_config
+from builder.layer_record import RecordInvalid, decode
+from builder.layer_stream import plain_pieces
+from builder.python_source import imported_names
+from builder.tar_index import read_entries
+from builder.tar_stream import TarStream
+from launch.oci_spec import parse_config
+from launch.run_errors import ConfigInvalid
+from rafs.blob_meta import BlobMeta, read_chunk_info
+from rafs.blob_record import blob_record, broken_rules
+from rafs.bootstrap import Bootstrap
+from rafs.check import check_blob_meta, check_bootstrap
+from rafs.codes import Compressor
+from rafs.decompress import decompress
+from rafs.dump import dump_lines
+from rafs.errors import RafsError
+from rafs.inlined import inlined_bootstrap
+from rafs.records import BLOB_ENTRY
+from rafs.toc import parse_toc
+from rafs.unit_cutter import chunk_digest
+from registry_client.challenge import parse_challenges
+from registry_client.digest import Digest, digest_of
+from registry_client.errors import RegistryError
+from registry_client.manifest import Manifest, MediaType, parse_manifest
+from registry_client.reference import parse_reference
+from tests.builder.tar_bytes import END, long_link, long_name, member, pax
+from tests.builder.test_tar_index import old_sparse, sparse_0_0, sparse_0_1, sparse_1_0
+from tests.support.fixtures import FIXTURES
+
+_LINES: int = 20_000  # of a dump: a hostile directory may name another a million times
+_CHUNKS: int = 1 << 12
+_PLAIN: int = 1 << 24  # bytes
+_ENTRY: int = 256  # bytes of the blob table's entry that goes before chunk info
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """*run* raises one of *errors* or nothing."""
+
+    run: Callable[[bytes], None]
+    errors: tuple[type[Exception], ...]
+    seeds: Callable[[], Iterator[bytes]]
+
+
+def _bootstrap(raw: bytes) -> None:
+    findings = check_bootstrap(raw)
+    assert all(found.rule for found in findings)
+    image = Bootstrap(raw)
+    for _ in itertools.islice(dump_lines(image), _LINES):
+        pass
+
+
+def _bootstraps() -> Iterator[bytes]:
+    yield from _files("nydus/vectors/*/image.boot", limit=64 << 10)
+    yield from _files("nydus/*/*.boot", limit=64 << 10)
+
+
+def _chunk_info(raw: bytes) -> None:
+    record = blob_record(BLOB_ENTRY.unpack(raw))
+    if any(broken_rules(record, record.chunk_size)):
+        return  # no bootstrap with such a record is opened
+    digests = bytes(32 * min(record.chunk_count, _CHUNKS))
+    array = raw[_ENTRY:]
+    check_blob_meta(record, array, digests)
+    meta = BlobMeta(record, read_chunk_info(record, array), digests)
+    for index in range(min(meta.chunk_count, _CHUNKS)):
+        assert meta.chunk(index).size <= meta.unit(meta.unit_of_chunk(index)).uncompressed_size
+    for index in range(min(meta.unit_count, _CHUNKS)):
+        meta.inflate_point(meta.unit(index))
+
+
+def _chunk_infos() -> Iterator[bytes]:
+    for boot in sorted(FIXTURES.glob("nydus/vectors/*/image.boot")):
+        with suppress(RafsError, OSError):
+            for record in Bootstrap(boot.read_bytes()).blobs:
+                for name in (record.id, record.meta_object):
+                    for path in boot.parent.rglob(name):
+                        stored = path.read_bytes()[record.ci_offset :][: record.ci_compressed_size]
+                        if stored:
+                            yield BLOB_ENTRY.pack(record.entry()) + stored
+
+
+def _table_of_contents(raw: bytes) -> None:
+    for section in parse_toc(raw).values():
+        if section.size <= _PLAIN:
+            section.unpack(raw[section.offset : section.offset + section.stored_size])
+
+
+def _inlined(raw: bytes) -> None:
+    inlined_bootstrap(len(raw), lambda offset, size: raw[offset : offset + size])
+
+
+def _tables() -> Iterator[bytes]:
+    for raw in _files("nydus/*/*", limit=256 << 10):
+        with suppress(RafsError):
+            if parse_toc(raw[-1024:]):
+                yield raw[-1024:]
+    for raw in _objects():
+        yield raw[-1024:]
+        yield raw[-1152:]
+
+
+def _objects() -> Iterator[bytes]:
+    yield from _files("nydus/vectors/*/blobs/*", limit=32 << 10)
+    yield from _files("nydus/toc/*", limit=64 << 10)
+
+
+def _unit(raw: bytes) -> None:
+    """The first bytes choose the compressor and the promised size."""
+    compressor = list(Compressor)[raw[0] % len(Compressor)] if raw else Compressor.NONE
+    size = int.from_bytes(raw[1:4], "little") % (1 << 20) + 1
+    assert len(decompress(compressor, raw[4:], size)) == size
+
+
+def _units() -> Iterator[bytes]:
+    content = b"words and words and words " * 40
+    for number, compressor in enumerate(Compressor):
+        size = len(content).to_bytes(3, "little")
+        packed = {
+            Compressor.ZSTD: zstandard.ZstdCompressor(write_checksum=True).compress(content),
+            Compressor.GZIP: gzip.compress(content),
+        }.get(compressor, content)
+        yield bytes([number]) + size + packed
+
+
+def _layer(raw: bytes) -> None:
+    size = 0
+    for piece in plain_pieces([raw[at : at + 999] for at in range(0, len(raw), 999)], "fuzzed"):
+        size += len(piece)
+        if size > _PLAIN:
+            break
+
+
+def _layers() -> Iterator[bytes]:
+    plain = next(_tars())
+    yield from (plain, gzip.compress(plain), zstandard.compress(plain))
+    yield gzip.compress(plain[:700]) + gzip.compress(plain[700:]) + bytes(20)
+
+
+def _tar(raw: bytes) -> None:
+    for _ in read_entries(TarStream(iter([raw])), "fuzzed", chunk_size=4096, take=chunk_digest):
+        pass
+
+
+def _tars() -> Iterator[bytes]:
+    head = pax((b"mtime", b"1.5"), (b"SCHILY.xattr.user.a", b"b"), (b"LIBARCHIVE.xattr.user.c", b"ZA=="))
+    yield head + member(b"a/b", b"body") + member(b"l", kind=b"2", link=b"a") + END
+    yield long_name(b"n" * 200) + member(b"x", b"1" * 600) + END
+    yield long_link(b"t" * 150) + member(b"h", kind=b"1") + END
+    for write in (old_sparse, sparse_0_0, sparse_0_1, sparse_1_0):
+        yield write([(0, 3), (4096, 2)], 5000, b"abcde") + END
+
+
+def _record(raw: bytes) -> None:
+    decode(raw)
+
+
+def _records() -> Iterator[bytes]:
+    undo = {"runs": [1, 2], "entries": [["a", "b"], ["c", [33188, 0, 0, 1, 2, 0, 5], "", {}, [[0, 1, 1]]]]}
+    layer = {"diff_id": "sha256:a", "blob": 0, "tar_bytes": 1, "files": 1, "dropped": {"x": 1}, "undo": undo}
+    looks = {"k": {"line": "aa=="}}
+    yield json.dumps({"blobs": ["a"], "layers": [layer], "looks": looks, "hot": 0}).encode()
+
+
+def _document(raw: bytes) -> None:
+    """Manifests, indexes and configs, whichever it may be."""
+    for media_type in (MediaType.OCI_MANIFEST, MediaType.OCI_INDEX, MediaType.DOCKER_MANIFEST):
+        with suppress(RegistryError):
+            found = parse_manifest(raw, media_type, digest_of(raw))
+            if isinstance(found, Manifest):
+                with suppress(BuildError):
+                    read_config(found, raw)
+    document = json.loads(raw)
+    if isinstance(document, dict):
+        parse_config(document)
+
+
+def _documents() -> Iterator[bytes]:
+    entry = {"mediaType": MediaType.OCI_LAYER_GZIP, "digest": f"sha256:{'a' * 64}", "size": 3}
+    config = {**entry, "mediaType": MediaType.OCI_CONFIG}
+    yield json.dumps(
+        {"schemaVersion": 2, "mediaType": MediaType.OCI_MANIFEST, "config": config, "layers": [entry]}
+    ).encode()
+    platform = {"os": "linux", "architecture": "amd64", "os.features": ["a"]}
+    listed = {**entry, "mediaType": MediaType.OCI_MANIFEST, "platform": platform}
+    index = {"schemaVersion": 2, "mediaType": MediaType.OCI_INDEX, "manifests": [listed]}
+    yield json.dumps(index).encode()
+    run = {"Cmd": ["a"], "Env": ["A=b"], "WorkingDir": "/", "User": "1:2"}
+    yield json.dumps({"config": run, "rootfs": {"diff_ids": []}, "os": "linux"}).encode()
+
+
+def _program(raw: bytes) -> None:
+    read_needs(lambda offset, size: raw[offset : offset + size])
+    imported_names(raw, "package.inner")
+
+
+def _programs() -> Iterator[bytes]:
+    yield b"from . import a\nimport b.c as d, e\ntry:\n  from x import (y,\n z)\nif TYPE_CHECKING:\n"
+    yield Path("/bin/true").read_bytes()[: 48 << 10]
+
+
+def _words(raw: bytes) -> None:
+    """What comes as text: references, and what a registry says of authentication."""
+    text = raw.decode("utf-8", "surrogateescape")
+    parse_challenges(text.split("\n"))
+    parse_reference(text)
+
+
+def _texts() -> Iterator[bytes]:
+    yield b'Bearer realm="https://a/token",service="a",scope="repository:x:pull"\nBasic realm=x'
+    digest: Digest = digest_of(b"")
+    yield from (f"registry.example:5000/a/b:1@{digest}".encode(), b"oci:/d:t", b"docker://a/b", b"rafs:/x")
+
+
+def _files(pattern: str, *, limit: int) -> Iterator[bytes]:
+    for path in sorted(FIXTURES.glob(pattern)):
+        if path.is_file() and path.stat().st_size <= limit:
+            yield path.read_bytes()
+
+
+TARGETS = {
+    "bootstrap": Target(_bootstrap, (RafsError,), _bootstraps),
+    "chunk-info": Target(_chunk_info, (RafsError,), _chunk_infos),
+    "toc": Target(_table_of_contents, (RafsError,), _tables),
+    "inlined": Target(_inlined, (RafsError,), _objects),
+    "unit": Target(_unit, (RafsError,), _units),
+    "layer": Target(_layer, (BuildError,), _layers),
+    "tar": Target(_tar, (BuildError,), _tars),
+    "record": Target(_record, (RecordInvalid,), _records),
+    "documents": Target(_document, (ValueError, RecursionError, ConfigInvalid), _documents),
+    "program": Target(_program, (), _programs),
+    "words": Target(_words, (RegistryError,), _texts),
+}
