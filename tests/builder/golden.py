@@ -27,7 +27,7 @@ GOLDEN = {
     "sha256:e110a89105a7493e9b493d2a6a27231b96a57f2059f36a1a6644b753a0111c76": ConvertOptions(
         compression_level=9, batch_size=4 << 20
     ),
-    "sha256:9b6ee785fee32ad4a4c100bf47ca0e617ad9fde43c59ec63d1fb6c84c8c2e5aa": ConvertOptions(
+    "sha256:02e1ed457f1f6ab481c65bdd0fbc74f6b08ddab74020d22216f1068f9496c62d": ConvertOptions(
         chunk_size=64 << 10, batch_size=256 << 10, prefetch=(b"/usr/lib/words-7",)
     ),
 }
