@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -89,8 +90,7 @@ class FuseRun:
         self.lengths: dict[str, int] = {}  # of windows
         # Protects the tally and the times between a server's death and its mount's return.
         self.lock = threading.Lock()
-        self.dark_since: dict[str, float] = {}
-        self.dark_until = dict.fromkeys(MOUNTS, 0.0)
+        self.dark: dict[str, list[tuple[float, float]]] = {where: [] for where in MOUNTS}
 
     def place(self, where: str) -> Path:
         return self.base / f"at-{where}"
@@ -174,15 +174,17 @@ class FuseRun:
     def _take_down(self, reader: subprocess.Popen[str], where: str) -> None:
         assert reader.stdout is not None
         for line in reader.stdout:
-            way, _, _, _, verdict, taken = line.split()
-            began = time.monotonic() - int(taken) / 1000
+            way, _, _, _, verdict, taken, ended = line.split()
+            began = float(ended) - int(taken) / 1000
             with self.lock:
                 tally = self.tally
                 tally.reads[where][way] += 1
                 tally.longest_ms = max(tally.longest_ms, int(taken))
                 if verdict == "right":
                     continue
-                dark = where in MOUNTS and (where in self.dark_since or began <= self.dark_until[where])
+                dark = any(
+                    start <= float(ended) and began <= end for start, end in self.dark.get(where, ())
+                )
                 if verdict == "wrong":
                     tally.wrong += 1
                 elif where == HELD and verdict == "5":
@@ -214,7 +216,7 @@ class FuseRun:
             self.tally.hit_half_written += half > 0
             self.tally.hit_either += bool(unanswered or half)
             for where in victims:
-                self.dark_since[where] = time.monotonic()
+                self.dark[where].append((time.monotonic(), math.inf))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
@@ -226,8 +228,7 @@ class FuseRun:
         self.mount(*victims)
         with self.lock:
             for where in victims:
-                del self.dark_since[where]
-                self.dark_until[where] = time.monotonic()
+                self.dark[where][-1] = (self.dark[where][-1][0], time.monotonic())
 
     def _unanswered(self, record: MountRecord) -> int:
         minor = record.device.partition(":")[2]

@@ -160,9 +160,8 @@ class Run:
     def _take_down(self, reader: subprocess.Popen[str]) -> None:
         assert reader.stdout is not None
         for line in reader.stdout:
-            way, _, _, _, verdict, taken = line.split()
-            ended = time.monotonic()
-            began = ended - int(taken) / 1000
+            way, _, _, _, verdict, taken, ended = line.split()
+            began = float(ended) - int(taken) / 1000
             with self.lock:
                 self.tally.reads[way] += 1
                 self.tally.longest_ms = max(self.tally.longest_ms, int(taken))

@@ -1,8 +1,9 @@
 """A reader: `python -m tests.kills.reader MOUNT RIGHT SEED` reads pieces of MOUNT's files in every way
 there is, and compares them with RIGHT's.
 
-One line per read to standard output: `WAY FILE OFFSET SIZE VERDICT MILLISECONDS`; the verdict is `right`,
-`wrong`, or the errno. A bus error is one of those. Ends when its standard input does.
+One line per read to standard output: `WAY FILE OFFSET SIZE VERDICT MILLISECONDS ENDED`; the verdict is
+`right`, `wrong`, or the errno. A bus error is one of those. ENDED is in seconds of the monotonic clock, which
+is every process's. Ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -112,8 +113,9 @@ def main(arguments: list[str]) -> None:
                 verdict = "right" if read_once(way, mount / name, offset, size) == wanted else "wrong"
         except OSError as error:
             verdict = str(error.errno)
-        taken = 1000 * (time.monotonic() - began)
-        sys.stdout.write(f"{way} {name} {offset} {size} {verdict} {taken:.0f}\n")
+        ended = time.monotonic()
+        taken = 1000 * (ended - began)
+        sys.stdout.write(f"{way} {name} {offset} {size} {verdict} {taken:.0f} {ended:.4f}\n")
         sys.stdout.flush()
         if verdict != "right":
             time.sleep(0.05)
