@@ -320,3 +320,33 @@ def mounts(runs: int, json_file: Path | None) -> None:
         json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for line in lines(result):
         click.echo(line)
+
+
+@bench.command(
+    epilog="""\b
+Example:
+  nopull bench whole --runs 3 --json whole.json
+"""
+)
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Starts of each kind.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every start and the conditions into this file.",
+)
+def whole(runs: int, json_file: Path | None) -> None:
+    """Hold starts against a full pull's time: a program, a data program, a reader of every file.
+
+    Over an emulated link of 20 ms and 200 Mbit/s, through both drivers; packages come from Debian and PyPI.
+    Needs root.
+    """
+    import json
+
+    from bench.whole import lines, measure
+
+    result = measure(runs, lambda text: click.echo(text, err=True))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for line in lines(result):
+        click.echo(line)
