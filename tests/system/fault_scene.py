@@ -185,7 +185,7 @@ class Scene:
             reads = self.reads(where)
             assert reads
             unexpected = {verdict for verdict, _ in reads} - {"right", *map(str, ALLOWED)}
-            assert unexpected == set(), where
+            assert unexpected == set(), (where, unexpected)
             assert max(taken for _, taken in reads) <= 1000 * PATIENCE, where
         self._readers.clear()
 

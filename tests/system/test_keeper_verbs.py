@@ -14,7 +14,7 @@ from pathlib import Path
 from chunk_store.doorway import ask_keeper
 from erofs_fs import handover
 from launch.keeper_start import keeper_status
-from tests.system.kept_store import KeptStore, Reading, Serving, Shown, content_of, until
+from tests.system.kept_store import KeptStore, Reading, Serving, Shown, until
 from tests.system.test_keeper import pytestmark, shown, store
 from tests.system.test_lazy_kernel_mount import COMMAND, FILES, LARGE, Place, assert_right, place
 
@@ -22,14 +22,14 @@ __all__ = ["place", "pytestmark", "shown", "store"]  # fixtures are found by the
 
 
 @contextmanager
-def managed(store: KeptStore) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+def managed(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     """`nopull keeper run` as a service manager starts it, and the socket it tells."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(store.base / "notify"))
+        manager.bind(str(root.parent / "notify"))
         manager.settimeout(20)
         process = subprocess.Popen(
-            [*COMMAND, "keeper", "run", "--root", str(store.root)],
-            env={**os.environ, handover.NOTIFY_SOCKET: str(store.base / "notify")},
+            [*COMMAND, "keeper", "run", "--root", str(root)],
+            env={**os.environ, handover.NOTIFY_SOCKET: str(root.parent / "notify")},
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -40,32 +40,30 @@ def managed(store: KeptStore) -> Iterator[tuple[subprocess.Popen[bytes], socket.
             process.wait(20)
 
 
-def test_a_managed_keeper_takes_the_place_of_one_that_runs_and_its_readers(
-    store: KeptStore, shown: Shown
-) -> None:
-    before = store.start()
-    with store.link() as link:
-        top = store.mount(link, shown)
-        serving = Serving(store, link, shown, held=shown.right)
-        reading = Reading(top / "f0", 0, 100)
-        until(lambda: store.status()["waiting"] == 1)
-        with managed(store) as (process, _):
-            until(serving.ended.is_set)
-            until(lambda: not Path(f"/proc/{before}/cmdline").read_bytes())
-            status = store.status()
+def test_a_managed_keeper_takes_the_place_of_one_that_runs_and_its_readers(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    before, _ = place.pids()
+    os.kill(place.registry.pid, signal.SIGSTOP)
+    try:
+        reading = Reading(where / "f2", 0, 100)
+        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        with managed(place.root) as (process, _):
+            status = keeper_status(place.root)
+            assert status is not None
             assert (status["pid"], status["waiting"]) == (process.pid, 1)
+            assert process.pid != before
             assert reading.waits
-            until(lambda: store.status()["filler"] is None)
-            with store.link() as next_link:
-                Serving(store, next_link, shown)
-                assert reading.result() == shown.content("f0")[:100]
-                assert content_of(top / "f1") == shown.content("f1")
+            os.kill(place.registry.pid, signal.SIGCONT)
+            assert reading.result() == FILES[b"f2"][:100]
+            assert_right(where)
+    finally:
+        os.kill(place.registry.pid, signal.SIGCONT)
 
 
 def test_a_filler_leaves_starting_the_next_keeper_to_the_manager_of_the_last(
     store: KeptStore, shown: Shown
 ) -> None:
-    with managed(store) as (process, manager):
+    with managed(store.root) as (process, manager):
         stored: dict[str, int] = {}
         while len(stored) < len(handover.STORED):
             raw, descriptors, _, _ = socket.recv_fds(manager, 4096, 4)
