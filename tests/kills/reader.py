@@ -86,8 +86,8 @@ def execute(path: Path) -> bool:
         OSError: it could not be started, or ended by a bus error.
     """
     done = subprocess.run([path, "echo", "right"], capture_output=True, check=False)
-    if done.returncode in (-signal.SIGBUS, -signal.SIGSEGV):
-        # The kernel cannot give a page of it: which of the two depends on where that is.
+    if done.returncode in (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGKILL):
+        # The kernel cannot give a page of it: which of them depends on where that is.
         raise OSError(5, "a page of the program could not be had")
     return done.stdout == b"right\n"
 
