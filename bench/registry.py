@@ -1,7 +1,8 @@
 """`nopull bench registry`: the registry client against bare urllib3 and curl, on one server, in turns.
 
 Measures small ranges (processor time, and rate from 16 threads), a large verified blob (time, memory) and
-round trips. Starts a registry of its own on loopback; what it prints are medians and their quotients.
+round trips. Starts a registry of its own on loopback; what it prints are medians, their quotients, and how
+much both scatter from run to run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,12 +69,56 @@ def measure(runs: int, say: Callable[[str], None]) -> dict[str, Any]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result for people."""
-    shown = []
+    shown = [f"{'':<20} {'median':>8} {'lowest':>9} {'highest':>9}   of {result['runs']} runs"]
+    for name, values in result["measured"].items():
+        shown.append(f"{name:<20} {_row(statistics.median(values), values)}")
     for name, (bound, limit) in WANTED.items():
         value = result["quotients"][name]
         met = value <= limit if bound == "at most" else value >= limit
-        shown.append(f"{name:<20} {value:>7.2f}   wanted {bound} {limit:g}   {'met' if met else 'MISSED'}")
+        verdict = f"   wanted {bound} {limit:g}   {'met' if met else 'MISSED'}"
+        shown.append(f"{name:<20} {_row(value, result['scatter'][name])}{verdict}")
     return shown
+
+
+_SHOWN = (
+    ("range of 4 KiB, one warm connection, CPU of the client in µs", "urllib3_cpu_us", "nopull_cpu_us", 0),
+    ("ranges of 4 KiB from 16 threads, per second", "urllib3_rate_16", "nopull_rate_16", 0),
+    ("blob of 256 MB, digest verified, in seconds", "curl_seconds", "nopull_seconds", 2),
+)
+
+
+def markdown(result: Mapping[str, Any]) -> list[str]:
+    """The result as the lines of a table for the documentation: medians, and in brackets the extremes."""
+    rows = ["| | theirs | nopull | quotient | wanted |", "|---|---|---|---|---|"]
+    for (what, theirs, ours, digits), name in zip(_SHOWN, WANTED, strict=False):
+        cells = [_spread(result["measured"][one], digits) for one in (theirs, ours)]
+        cells.append(f"**{result['quotients'][name]:.2f}** ({_extremes(result['scatter'][name], 2)})")
+        rows.append(f"| {what} | {' | '.join(cells)} | {_wanted(name)} |")
+    for what, name in (
+        ("memory beyond what the process had before that blob, in MB", "large_blob_extra_mb"),
+        ("round trips from nothing to the first byte, no accounts", "round_trips_cold"),
+        ("round trips of a range when digest, token and URL are known", "round_trips_warm"),
+    ):
+        rows.append(f"| {what} | | {result['quotients'][name]:.3g} | | {_wanted(name)} |")
+    return rows
+
+
+def _wanted(name: str) -> str:
+    bound, limit = WANTED[name]
+    return f"{'≤' if bound == 'at most' else '≥'} {limit:g}"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({_extremes(values, digits)})"
+
+
+def _extremes(values: Sequence[float], digits: int) -> str:
+    return f"{min(values):.{digits}f}–{max(values):.{digits}f}"
+
+
+def _row(value: float, values: Sequence[float]) -> str:
+    digits = 0 if value >= 100 else 2
+    return f"{value:>8.{digits}f} {min(values):>9.{digits}f} {max(values):>9.{digits}f}"
 
 
 def _compare(
@@ -93,17 +138,25 @@ def _compare(
     bare = _BareUrllib3(host, layer)
     for run in range(runs):
         say(f"run {run + 1} of {runs}")
-        for name, read in (("urllib3", bare.read), ("nopull", _reader(source, layer))):
+        pair = [("urllib3", bare.read), ("nopull", _reader(source, layer))]
+        if run % 2:
+            pair.reverse()  # whatever else the machine does must not always meet the same of the two
+        for name, read in pair:
             note(f"{name}_cpu_us", _cpu_of_one(read) * 1e6)
-        for name, read in (("urllib3", bare.read), ("nopull", _reader(source, layer))):
+        for name, read in pair:
             note(f"{name}_rate_16", _rate_of_many(read))
-        note("curl_seconds", _curl(host, layer))
-        seconds, extra = _whole_blob(host, layer)
-        note("nopull_seconds", seconds)
-        note("nopull_extra_mb", extra)
+        for name, _ in pair:
+            if name == "urllib3":
+                note("curl_seconds", _curl(host, layer))
+            else:
+                seconds, extra = _whole_blob(host, layer)
+                note("nopull_seconds", seconds)
+                note("nopull_extra_mb", extra)
     bare.close()
     source.close()
     medians = {name: statistics.median(values) for name, values in measured.items()}
+    each = [_quotients({name: values[run] for name, values in measured.items()}) for run in range(runs)]
+    trips = {"round_trips_cold": float(cold), "round_trips_warm": float(warm)}
     return {
         "machine": describe_machine(),
         "runs": runs,
@@ -118,14 +171,20 @@ def _compare(
         },
         "measured": measured,
         "medians": medians,
-        "quotients": {
-            "small_range_cpu": medians["nopull_cpu_us"] / medians["urllib3_cpu_us"],
-            "small_range_rate": medians["nopull_rate_16"] / medians["urllib3_rate_16"],
-            "large_blob_rate": medians["curl_seconds"] / medians["nopull_seconds"],
-            "large_blob_extra_mb": medians["nopull_extra_mb"],
-            "round_trips_cold": float(cold),
-            "round_trips_warm": float(warm),
+        "quotients": {**_quotients(medians), **trips},
+        "scatter": {
+            **{name: [one[name] for one in each] for name in each[0]},
+            **{name: [value] for name, value in trips.items()},
         },
+    }
+
+
+def _quotients(values: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "small_range_cpu": values["nopull_cpu_us"] / values["urllib3_cpu_us"],
+        "small_range_rate": values["nopull_rate_16"] / values["urllib3_rate_16"],
+        "large_blob_rate": values["curl_seconds"] / values["nopull_seconds"],
+        "large_blob_extra_mb": values["nopull_extra_mb"],
     }
 
 
