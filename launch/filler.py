@@ -27,7 +27,7 @@ from launch.fillings import Filling, Fillings
 from launch.image_request import ImageRequest, from_json
 from launch.images import LazyImage, open_image
 from launch.later import Later
-from launch.localised_image import kept_image
+from launch.localised_image import find_kept, kept_image
 from launch.window_reads import WindowReads, files_of, forget_reads, keep_reads
 from rafs.windows import cut_windows
 
@@ -164,7 +164,7 @@ class Filler:
         self, request: ImageRequest, mount_id: str, image: LazyImage, prove: Callable[[], object]
     ) -> Made:
         self._store.bound(request.cache_size)
-        size = sum(blob.uncompressed_size for blob in image.blobs)
+        size = sum(record.uncompressed_size for record in image.bootstrap.blobs)
         if request.cache_size is not None and size > request.cache_size:
             image.close()
             raise CacheTooSmall(
@@ -172,15 +172,56 @@ class Filler:
                 f" {image.reference.familiar()} comes to hold {human_size(size)}; use the driver fuse"
             )
         name = _name(request)
+        kept = find_kept(image, self._root, self._store.directory)
+        if kept is not None:
+            # The image's tables are read behind the mount.
+            try:
+                prove()
+                self._ask_for(mount_id, kept[0], name, request)
+            except BaseException:
+                image.close()
+                raise
+            self._fill(name, image, request)
+        else:
+            # What is missing travels while the form is made.
+            filled = self._fill(name, image, request)
+            path, _ = kept_image(image, self._root, self._store.directory)
+            filled.result()
+            prove()
+            self._ask_for(mount_id, path, name, request)
+        return Made(
+            mount_id=mount_id,
+            reference=image.reference.familiar().partition("@")[0],
+            digest=image.digest,
+            config=image.config_path,
+            image=image.directory,
+            warnings=image.warnings,
+        )
+
+    def _fill(self, name: str, image: LazyImage, request: ImageRequest) -> Later[None]:
+        """Begin to fill *image*, unless that was done before. It is not ours any more; the result says when
+        something can be read.
+        """
         begun = self._fillings.begin(name, lambda: image, background=request.background)
-        path, _ = kept_image(image, self._root, self._store.directory)
-        mount = _Mount(name, request.to_json(secrets=True))
-        if begun.result().source is not image.source:
-            image.close()  # it was being filled already
-        prove()
+
+        def settle() -> None:
+            source = None
+            try:
+                source = begun.result().source
+            except Exception as error:
+                log.error("what is mounted of %s cannot be filled: %s", image.reference, error)
+                raise
+            finally:
+                if source is not image.source:
+                    image.close()
+
+        return Later(settle)
+
+    def _ask_for(self, mount_id: str, path: Path, name: str, request: ImageRequest) -> None:
+        """Have the keeper mount the localised image in the file *path*."""
         with self._changed:
             self._changed.wait_for(lambda: self._link is not None or self._quitting)
-            self._mounts[mount_id] = mount
+            self._mounts[mount_id] = mount = _Mount(name, request.to_json(secrets=True))
             self._answers[mount_id] = None
         hold = make_hold(self._store.root, mount_id, path, request.to_json(secrets=False))
         try:
@@ -191,14 +232,6 @@ class Filler:
             raise
         finally:
             os.close(hold)
-        return Made(
-            mount_id=mount_id,
-            reference=image.reference.familiar().partition("@")[0],
-            digest=image.digest,
-            config=image.config_path,
-            image=image.directory,
-            warnings=image.warnings,
-        )
 
     def _await_made(self, mount_id: str) -> None:
         with self._changed:
@@ -272,11 +305,8 @@ class Filler:
     def _let_go(self, mount_id: str) -> None:
         """The mount is gone."""
         with self._changed:
-            mount = self._mounts.pop(mount_id, None)
+            self._mounts.pop(mount_id, None)
             self._facts.pop(mount_id, None)
-            shared = mount is not None and any(other.name == mount.name for other in self._mounts.values())
-        if mount is not None and not shared:
-            self._fillings.let_go(mount.name)
         for forgetting in (forget_hold, forget_reads):
             with suppress(OSError):
                 forgetting(self._store.root, mount_id)
@@ -361,7 +391,7 @@ class Filler:
             self._changed.notify_all()
 
     def _tidy(self) -> None:
-        """Let go of what is complete; with nothing left, ask whether to leave."""
+        """Let go of what is complete or mounted nowhere; with nothing left, ask whether to leave."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._news)
@@ -369,6 +399,11 @@ class Filler:
             if self._making == 0:  # else some of it may be of mounts that nobody knows yet
                 for name, filling in self._fillings.complete():
                     self._tell_facts(name, filling)
+                    self._fillings.let_go(name)
+                open_now = self._fillings.names()
+                with self._changed:
+                    shown = open_now if self._making else {mount.name for mount in self._mounts.values()}
+                for name in open_now - shown:
                     self._fillings.let_go(name)
             with self._changed:
                 idle = self._is_idle() and not self._changed.wait_for(

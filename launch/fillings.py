@@ -53,17 +53,22 @@ class Fillings:
     def begin(self, name: str, open_it: Callable[[], LazyImage], *, background: bool) -> Later[Filling]:
         """The filling of *name*, soon; it is begun with what *open_it* returns unless it was before.
 
-        The image's source is the filling's then.
+        The image's source is the filling's then. In the background it is filled as soon as one asks for that.
         """
         with self._lock:
-            known = self._open.get(name)
-            if known is not None:
-                return Later(lambda: known)
-            later = self._opening.get(name)
-            if later is None:
-                later = Later(lambda: self._begin(name, open_it, background))
-                self._opening[name] = later
-            return later
+            known, opening = self._open.get(name), self._opening.get(name)
+            if known is None and opening is None:
+                begun = self._opening[name] = Later(lambda: self._begin(name, open_it, background))
+                return begun
+
+        def joined() -> Filling:
+            filling = opening.result() if known is None and opening is not None else known
+            assert filling is not None
+            if background:
+                filling.attachment.start_background()
+            return filling
+
+        return Later(joined)
 
     def find(self, window_id: str) -> tuple[Filling, int] | None:
         """Which image has the window, and its number there."""
@@ -76,6 +81,10 @@ class Fillings:
     def of(self, name: str) -> Filling | None:
         """The filling of *name*, if it has begun and not ended."""
         return self._open.get(name)
+
+    def names(self) -> set[str]:
+        """Of all that are open."""
+        return set(self._open)
 
     @property
     def busy(self) -> bool:

@@ -50,8 +50,10 @@ def _of_kernel(record: MountRecord, root: Path) -> dict[str, Any]:
     image = open_image(
         request.reference, request.options, root, request.platform, blob_dir=request.blob_dir
     )
-    image.close()
-    windows = [cut_windows(meta) for meta in image.blobs]
+    try:
+        windows = [cut_windows(meta) for meta in image.blobs]
+    finally:
+        image.close()
     files = [
         {"path": os.fsdecode(read.path), "seconds": read.seconds, "size": read.size}
         for read in files_of(said["reads"], image.bootstrap, windows)

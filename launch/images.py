@@ -30,6 +30,7 @@ from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.image_cache import Documents, Known
 from launch.later import Later
+from launch.once import Once
 from launch.remote import ImageBlobs
 from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
@@ -62,10 +63,15 @@ class LazyImage:
     config_path: Path | None
     directory: Path | None  # where its documents are kept
     bootstrap: Bootstrap
-    blobs: tuple[BlobMeta, ...]
+    tables: Once[tuple[BlobMeta, ...]]  # those of a kept image are read when they are first asked for
     blob_source: BlobSource
     source: ImageSource | None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def blobs(self) -> tuple[BlobMeta, ...]:
+        """The chunks of its blobs, in the order of the blob table."""
+        return self.tables.get()
 
     @property
     def pinned(self) -> Reference:
@@ -133,13 +139,14 @@ def _open(question: Question, root: Path) -> LazyImage:
         documents = kept
     bootstrap = Bootstrap(documents.bootstrap)
     blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs)
-    blobs = read_tables(bootstrap, documents.metas, documents.digests, blob_source)
+    metas, digests = documents.metas, documents.digests
+    tables = Once(lambda: read_tables(bootstrap, metas, digests, blob_source))
     if kept is not None:
         directory = kept.directory
     else:
         from rafs.check_entries import check_entries
 
-        check_entries(bootstrap, blobs)
+        check_entries(bootstrap, tables.get())
         # Only now, when they have been understood: what is kept can be mounted.
         directory = image_cache.keep(root, documents)
         bootstrap = _kept_where_possible(bootstrap, directory)
@@ -153,7 +160,7 @@ def _open(question: Question, root: Path) -> LazyImage:
         config_path=directory / image_cache.CONFIG,
         directory=directory,
         bootstrap=bootstrap,
-        blobs=blobs,
+        tables=tables,
         blob_source=blob_source,
         source=source,
         warnings=warnings,
@@ -235,7 +242,7 @@ def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) 
         config_path=None,
         directory=None,
         bootstrap=bootstrap,
-        blobs=blobs,
+        tables=Once(lambda: blobs),
         blob_source=bare.blobs,
         source=None,
     )

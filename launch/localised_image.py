@@ -37,19 +37,37 @@ def kept_image(
         rafs.RafsError: it has too many windows, or blocks of another size.
         OSError: a file cannot be made.
     """
-    directory = image.directory or state_directory(root, "bare") / image.digest.partition(":")[2]
-    path = directory / NAME
-    try:
-        devices = read_devices(path.read_bytes())
-    except (FileNotFoundError, FormatInvalid) as error:
-        if isinstance(error, FormatInvalid):
-            log.warning("%s is made again: %s", path, error)
-    else:
-        windows.reserve(device.id for device in devices)
-        return path, devices
-    store = windows.path.parent
+    found = find_kept(image, root, windows)
+    if found is not None:
+        return found
+    path, store = _path(image, root), windows.path.parent
     apart(lambda: _make(image, path, store))
     return path, read_devices(path.read_bytes())
+
+
+def find_kept(
+    image: LazyImage, root: Path, windows: WindowDirectory
+) -> tuple[Path, tuple[WindowDevice, ...]] | None:
+    """The same if it is kept already, without the image's tables; else None.
+
+    Raises:
+        OSError: a file cannot be made.
+    """
+    path = _path(image, root)
+    try:
+        devices = read_devices(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except FormatInvalid as error:
+        log.warning("%s is made again: %s", path, error)
+        return None
+    windows.reserve(device.id for device in devices)
+    return path, devices
+
+
+def _path(image: LazyImage, root: Path) -> Path:
+    directory = image.directory or state_directory(root, "bare") / image.digest.partition(":")[2]
+    return directory / NAME
 
 
 def _make(image: LazyImage, path: Path, store: Path) -> None:

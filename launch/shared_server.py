@@ -29,6 +29,7 @@ from launch.errors import MountImpossible
 from launch.forking import give_back_memory
 from launch.images import LazyImage
 from launch.later import Later
+from launch.once import Once
 from launch.root import state_directory
 from launch.session import Prepared, from_json, prepare
 from rafs.blob_meta import BlobMeta
@@ -185,8 +186,11 @@ class SharedServer:
         """*image* with the tables of another mount of it, if there is one."""
         with self._lock:
             bootstrap = self._bootstraps.setdefault(image.digest, image.bootstrap)
-            blobs = self._blobs.setdefault(bootstrap, image.blobs)
-        return replace(image, bootstrap=bootstrap, blobs=blobs)
+            known = self._blobs.get(bootstrap)
+        blobs = known or image.blobs
+        with self._lock:
+            blobs = self._blobs.setdefault(bootstrap, blobs)
+        return replace(image, bootstrap=bootstrap, tables=Once(lambda: blobs))
 
     def _give_up(self, name: str) -> None:
         with self._lock:

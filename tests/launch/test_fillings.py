@@ -169,3 +169,11 @@ def test_windows_of_an_image_are_those_of_its_blobs(bench: Bench) -> None:
     image.close()
     filling = bench.fillings.begin("image", opening, background=False).result()
     assert list(filling.numbers) == ids
+
+
+def test_the_background_begins_when_one_asks_for_it(bench: Bench) -> None:
+    opening = bench.published("image")
+    filling = bench.fillings.begin("image", opening, background=False).result()
+    assert not filling.attachment.complete
+    assert bench.fillings.begin("image", opening, background=True).result() is filling
+    eventually(lambda: filling.attachment.complete)

@@ -9,12 +9,16 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launch import images
 from launch.bootstrap_layer import unpack
+from launch.chunk_tables import read_tables
 from launch.errors import ImageInvalid, ImageNotConverted
 from launch.images import LazyImage, open_image
+from rafs.blob_meta import BlobMeta
 from rafs.errors import FormatInvalid
 from registry_client import open_destination
 from registry_client.errors import NotFound
@@ -143,6 +147,25 @@ def test_a_known_digest_opens_without_its_source(image: Image, tmp_path: Path) -
     (layout / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
     found = opened(f"oci:{layout}@{published.manifest.digest}", tmp_path / "root")
     assert found.bootstrap.raw == image.bootstrap
+
+
+def test_a_kept_image_opens_without_reading_its_tables(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
+    first = opened(published.reference, tmp_path / "root")
+    reads: list[int] = []
+
+    def counted(*given: Any) -> tuple[BlobMeta, ...]:
+        reads.append(1)
+        return read_tables(*given)
+
+    monkeypatch.setattr(images, "read_tables", counted)
+    found = opened(published.reference, tmp_path / "root")
+    assert reads == []
+    assert [meta.digests for meta in found.blobs] == [meta.digests for meta in first.blobs]
+    assert found.blobs is found.blobs
+    assert reads == [1]
 
 
 def test_a_tag_that_moved_is_followed(image: Image, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +366,36 @@ def test_many_mounts_have_one_keeper_and_one_filler(place: Place) -> None:
     for where in tops:
         place.command("umount", where)
     assert mounts.records(place.root) == []
+    until(lambda: keeper_status(place.root) is None)
+
+
+def test_a_second_mount_of_an_image_is_filled_like_the_first(place: Place) -> None:
+    reference = place.publish(LARGE)
+    first = place.mount(reference)
+    assert content_of(first / "f0") == FILES[b"f0"]
+    place.command("umount", first)
+    until(lambda: keeper_status(place.root) is None)
+    # Its localised form is kept, so it is mounted before its tables are read; nothing is missed for that.
+    again = place.mount(reference, "again")
+    assert content_of(again / "f1") == FILES[b"f1"]
+    assert content_of(again / "f0") == FILES[b"f0"]
+    other = place.mount(reference, "other", "--driver", "erofs")  # in the background, too
+    until(lambda: (keeper_status(place.root) or {}).get("watched") == 0)
+    assert_shows(os.fsencode(other), LARGE)
+
+
+def test_who_fills_does_not_stay_for_an_image_that_was_refused(place: Place) -> None:
+    held = place.mount(place.publish(LARGE), "held")
+    sound = image_of(tree(file(b"bad", FILES[b"f3"][::-1])), chunk_size=256 << 10, batch_size=MIB)
+    bootstrap = bytearray(sound.bootstrap)
+    bootstrap[bootstrap.rindex(b"bad")] = 0
+    reference = place.publish(replace(sound, bootstrap=bytes(bootstrap)), "refused")
+    where = place.base / "refused"
+    where.mkdir()
+    refused = place.command("mount", "--driver", "erofs", "--no-background", reference, where, code=6)
+    assert "breaks its format, so it is not mounted" in refused.stderr
+    assert content_of(held / "f2") == FILES[b"f2"]
+    place.command("umount", held)
     until(lambda: keeper_status(place.root) is None)
 
 
