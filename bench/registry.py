@@ -131,9 +131,9 @@ def _compare(
 
     source = RegistrySource(parse_reference(f"{host}/{_NAME}"), RegistryOptions())
     source.manifest(source.resolve())
-    list(source.read_range(layer, 0, SMALL))
+    list(source.read_at(layer, 0, SMALL))
     cold = source.requests
-    list(source.read_range(layer, SMALL, SMALL))
+    list(source.read_at(layer, SMALL, SMALL))
     warm = source.requests - cold
     bare = _BareUrllib3(host, layer)
     for run in range(runs):
@@ -217,7 +217,7 @@ class _BareUrllib3:
 
 def _reader(source: RegistrySource, layer: Descriptor) -> Callable[[int], None]:
     def read(offset: int) -> None:
-        for _ in source.read_range(layer, offset, SMALL):
+        for _ in source.read_at(layer, offset, SMALL):
             pass
 
     return read

@@ -59,7 +59,7 @@ class KnownBlob:
         number = self._meta.unit_of_chunk(index)
         if self._last[0] != number:
             unit = self._meta.unit(number)
-            stored = self.source.read_range(self.entry, unit.compressed_offset, unit.compressed_size)
+            stored = self.source.read_at(self.entry, unit.compressed_offset, unit.compressed_size)
             self._last = number, decode_unit(self._meta, unit, b"".join(stored))
         chunk = self._meta.chunk(index)
         return self._last[1][chunk.unit_offset : chunk.unit_offset + chunk.size]

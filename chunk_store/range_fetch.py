@@ -260,7 +260,7 @@ class RangeFetch:
         start, end = sinks[0].wanted_from, self._range_end(sinks)
         blob_id = self._index.blob(sinks[0].number).id
         self._counters.request(min(sink.fill.priority for sink in sinks))
-        with closing(_generator(self._source.read_range(blob_id, start, end - start))) as pieces:
+        with closing(_generator(self._source.read_at(blob_id, start, end - start))) as pieces:
             at = start
             for piece in pieces:
                 if self._stopping.is_set():

@@ -16,7 +16,7 @@ class BlobSource(Protocol):
     match their digests, and before they are read again.
     """
 
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """Yield exactly *size* bytes of blob *blob_id* from byte *offset*, in pieces, as they arrive.
 
         Called from up to `Limits.connections` threads at once. An iterator may be dropped before its end; it

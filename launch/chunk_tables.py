@@ -30,7 +30,7 @@ class SizedBlobs(Protocol):
     def object_size(self, blob_id: str) -> int:
         """Bytes of the object."""
 
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """Exactly *size* bytes of the object from byte *offset*, in pieces."""
 
 
@@ -84,7 +84,7 @@ def read_tar(record: BlobRecord, blobs: SizedBlobs) -> BlobMeta:
     """
     from rafs.tarfs import tar_blob
 
-    return tar_blob(record, blobs.read_range(record.id, 0, blobs.object_size(record.id)))
+    return tar_blob(record, blobs.read_at(record.id, 0, blobs.object_size(record.id)))
 
 
 def read_digests(
@@ -186,7 +186,7 @@ class _TablesObject:
             )
         if self._whole is not None:
             return self._whole[offset : offset + size]
-        return b"".join(self._blobs.read_range(self._id, offset, size))
+        return b"".join(self._blobs.read_at(self._id, offset, size))
 
     def section(self, name: bytes) -> Section | None:
         """What the table of contents says of a section; None if the bootstrap has no digest of the table, or

@@ -243,7 +243,7 @@ class ImageCheck:
         try:
             size = self._blobs.object_size(record.id)
             # The last byte: a source checks the whole size against the manifest to find it.
-            for _ in self._blobs.read_range(record.id, size - 1, 1):
+            for _ in self._blobs.read_at(record.id, size - 1, 1):
                 pass
             if is_tar(record):
                 self._take(read_tar(record, self._blobs))
@@ -292,7 +292,7 @@ class ImageCheck:
             first = after
 
     def _read(self, blob_id: str, offset: int, size: int) -> bytes:
-        return b"".join(self._blobs.read_range(blob_id, offset, size))
+        return b"".join(self._blobs.read_at(blob_id, offset, size))
 
     def _add(self, rule: str, where: str, why: Exception | str) -> None:
         self.verdict.findings.append(Finding(rule, where, str(why)))

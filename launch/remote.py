@@ -47,9 +47,9 @@ class ImageBlobs:
         """
         return self._descriptor(blob_id).size
 
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """As `chunk_store.remote.BlobSource`."""
-        return self._source.read_range(self._descriptor(blob_id), offset, size)
+        return self._source.read_at(self._descriptor(blob_id), offset, size)
 
     def distrust(self, blob_id: str, offset: int, size: int) -> None:
         """These bytes turned out wrong: a source that has them from several places asks another next time."""
@@ -85,7 +85,7 @@ class FileBlobs:
         except FileNotFoundError as error:
             raise self._absent(blob_id) from error
 
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """As `chunk_store.remote.BlobSource`."""
         try:
             file = os.open(self._path(blob_id), os.O_RDONLY | os.O_CLOEXEC)

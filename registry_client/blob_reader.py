@@ -48,8 +48,8 @@ class BlobReader:
         self._places: dict[Digest, Location] = {}
         self._redirects = False
 
-    def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
-        """As `ImageSource.read_range`."""
+    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+        """As `ImageSource.read_at`."""
         check_range(blob, offset, size)
         return self.pieces(blob, offset, offset + size, whole=False)
 

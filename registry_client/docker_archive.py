@@ -60,7 +60,7 @@ class DockerArchiveSource:
         region, what = self._find(descriptor)
         return verify_stream(region.pieces(what, 0, region.size), descriptor.digest, descriptor.size, what)
 
-    def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
         region, what = self._find(blob)
         if region.size != blob.size:
             raise DigestMismatch(f"{what} has {region.size} bytes instead of the {blob.size} promised")

@@ -107,7 +107,7 @@ class LayoutSource:
         region = self._find(descriptor.digest)
         return verify_stream(region.pieces(what, 0, region.size), descriptor.digest, descriptor.size, what)
 
-    def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
         what = f"blob {blob.digest} in {self._tree.root}"
         region = self._find(blob.digest)
         if region.size != blob.size:

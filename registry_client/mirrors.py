@@ -73,8 +73,8 @@ class MirrorReading:
             return answer
         return question(self._own())
 
-    def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
-        """As `ImageSource.read_range`."""
+    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+        """As `ImageSource.read_at`."""
         check_range(blob, offset, size)
         return self._pieces(blob, offset, offset + size, whole=False)
 

@@ -102,10 +102,10 @@ class RegistrySource:
         routes.look()
         return (routes.mirrors or routes.own.blobs).read_blob(descriptor)
 
-    def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
         routes = self._routes
         routes.look()
-        return (routes.mirrors or routes.own.blobs).read_range(blob, offset, size)
+        return (routes.mirrors or routes.own.blobs).read_at(blob, offset, size)
 
     def distrust(self, blob: Descriptor, offset: int, size: int) -> None:
         """Bytes read from there turned out wrong: ask elsewhere next time, if there is an elsewhere."""

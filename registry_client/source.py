@@ -37,7 +37,7 @@ class ImageSource(Protocol):
             and what `resolve` raises.
         """
 
-    def read_range(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
         """Exactly *size* bytes of *blob* from byte *offset*, in pieces of at most 256 KiB as they arrive.
 
         Where they lie is verified, what they are is not: check chunk digests before use. Retries what may

@@ -110,7 +110,7 @@ class ScriptedSource:
         """Send byte *offset* wrong the first *times* it is asked for."""
         self.flips[blob.meta.id, offset] = times
 
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         asked = Asked(blob_id, offset, size)
         with self._lock:
             self.asked.append(asked)

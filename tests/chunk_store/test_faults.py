@@ -143,9 +143,9 @@ def test_bytes_wrong_at_the_source_reach_neither_reader_nor_file(store: ChunkSto
 
 def test_a_remote_that_sends_too_little_or_too_much_changes_nothing(store: ChunkStore) -> None:
     class Sloppy(ScriptedSource):
-        def read_range(self, blob_id: str, offset: int, size: int):  # type: ignore[no-untyped-def]
+        def read_at(self, blob_id: str, offset: int, size: int):  # type: ignore[no-untyped-def]
             short = not self.asked
-            yield from super().read_range(blob_id, offset, size - 7 if short else size)
+            yield from super().read_at(blob_id, offset, size - 7 if short else size)
             if not short:
                 yield b"and more" * 1000
 

@@ -235,8 +235,8 @@ def test_a_range_is_read_to_its_end_so_that_its_connection_goes_back(store: Chun
     class Counting(ScriptedSource):
         ended = 0
 
-        def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
-            yield from super().read_range(blob_id, offset, size)
+        def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+            yield from super().read_at(blob_id, offset, size)
             self.ended += 1
 
     source = Counting(BLOB)

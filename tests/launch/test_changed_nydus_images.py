@@ -77,7 +77,7 @@ class _Space:
             unit = meta.unit(number)
             decoder = UnitDecoder(meta, unit)
             try:
-                for piece in image.blob_source.read_range(
+                for piece in image.blob_source.read_at(
                     meta.id, unit.compressed_offset, unit.compressed_size
                 ):
                     for chunk, content in decoder.feed(piece):

@@ -76,9 +76,9 @@ def test_blob_ranges_come_from_the_image(image: Image, tmp_path: Path) -> None:
     published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
     found = open_image(parse_reference(published.reference), RegistryOptions(), tmp_path / "root")
     name, raw = next(iter(image.objects.items()))
-    assert b"".join(found.blob_source.read_range(name, 5, 1000)) == raw[5:1005]
+    assert b"".join(found.blob_source.read_at(name, 5, 1000)) == raw[5:1005]
     with pytest.raises(ImageInvalid, match="not among the manifest's layers"):
-        found.blob_source.read_range("0" * 64, 0, 1)
+        found.blob_source.read_at("0" * 64, 0, 1)
     found.close()
 
 
@@ -277,7 +277,7 @@ def test_a_bare_bootstrap_opens_with_its_blobs_beside_it(image: Image, tmp_path:
     found = opened(f"rafs:{tmp_path / 'image.boot'}", tmp_path / "root")
     assert found.config_path is None and found.manifest is None
     name, raw = next(iter(image.objects.items()))
-    assert b"".join(found.blob_source.read_range(name, 7, 100)) == raw[7:107]
+    assert b"".join(found.blob_source.read_at(name, 7, 100)) == raw[7:107]
 
 
 def test_a_bare_bootstrap_without_its_blobs_says_where_it_looked(image: Image, tmp_path: Path) -> None:

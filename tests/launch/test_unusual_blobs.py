@@ -43,7 +43,7 @@ class Remote:
         self.raw = raw
         self.asked: list[tuple[int, int]] = []
 
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         self.asked.append((offset, size))
         part = self.raw[offset : offset + size]
         assert len(part) == size

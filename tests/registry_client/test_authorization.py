@@ -49,7 +49,7 @@ def opened(
 
 def read(source: RegistrySource, image: SampleImage, offset: int = 0) -> None:
     layer = image.layers[0]
-    found = b"".join(source.read_range(layer, offset, 1000))
+    found = b"".join(source.read_at(layer, offset, 1000))
     assert found == image.contents[layer.digest][offset : offset + 1000]
 
 

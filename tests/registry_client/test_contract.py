@@ -84,14 +84,14 @@ def test_what_was_published_is_read_back_byte_for_byte(opened: ImageSource, imag
 def test_a_range_has_exactly_the_bytes_asked_for(
     opened: ImageSource, image: SampleImage, offset: int, size: int
 ) -> None:
-    pieces = list(opened.read_range(image.layers[0], offset, size))
+    pieces = list(opened.read_at(image.layers[0], offset, size))
     assert b"".join(pieces) == image.contents[image.layers[0].digest][offset : offset + size]
     assert all(0 < len(piece) <= 256 * 1024 for piece in pieces)
 
 
 @case(30, on=Server.BOTH)
 def test_an_empty_range_is_empty(opened: ImageSource, image: SampleImage) -> None:
-    assert list(opened.read_range(image.layers[0], 700_001, 0)) == []
+    assert list(opened.read_at(image.layers[0], 700_001, 0)) == []
 
 
 @pytest.mark.parametrize(("offset", "size"), [(700_001, 1), (0, 700_002), (-1, 2), (5, -1)])
@@ -100,7 +100,7 @@ def test_bytes_a_blob_does_not_have_are_refused(
     opened: ImageSource, image: SampleImage, offset: int, size: int
 ) -> None:
     with pytest.raises(RangeInvalid, match="700001 bytes"):
-        list(opened.read_range(image.layers[0], offset, size))
+        list(opened.read_at(image.layers[0], offset, size))
 
 
 def test_many_threads_read_one_source(opened: ImageSource, image: SampleImage) -> None:
@@ -108,7 +108,7 @@ def test_many_threads_read_one_source(opened: ImageSource, image: SampleImage) -
     layer = image.layers[0]
     offsets = [(number * 7919) % 690_000 for number in range(128)]
     with ThreadPoolExecutor(64) as threads:
-        found = list(threads.map(lambda at: b"".join(opened.read_range(layer, at, 9999)), offsets))
+        found = list(threads.map(lambda at: b"".join(opened.read_at(layer, at, 9999)), offsets))
     assert found == [image.contents[layer.digest][at : at + 9999] for at in offsets]
 
 
@@ -229,7 +229,7 @@ def test_an_unknown_kind_of_document_is_refused(place: str, options: RegistryOpt
 def test_an_unread_range_can_be_given_up(opened: ImageSource, image: SampleImage) -> None:
     layer = image.layers[0]
     for _ in range(40):
-        iterator = opened.read_range(layer, 0, layer.size)
+        iterator = opened.read_at(layer, 0, layer.size)
         next(iterator)
         del iterator
     assert digest_of(b"".join(opened.read_blob(layer))) == layer.digest

@@ -41,7 +41,7 @@ def opened(registry: DebianRegistry, options: RegistryOptions) -> RegistrySource
 def read(source: RegistrySource, image: SampleImage, offset: int, size: int = 1000) -> None:
     layer = image.layers[0]
     assert (
-        b"".join(source.read_range(layer, offset, size))
+        b"".join(source.read_at(layer, offset, size))
         == image.contents[layer.digest][offset : offset + size]
     )
 

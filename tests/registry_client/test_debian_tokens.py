@@ -71,7 +71,7 @@ def opened(registry: DebianRegistry, options: RegistryOptions, request: pytest.F
 
 def read(source: RegistrySource, image: SampleImage, offset: int = 0) -> None:
     layer = image.layers[0]
-    found = b"".join(source.read_range(layer, offset, 1000))
+    found = b"".join(source.read_at(layer, offset, 1000))
     assert found == image.contents[layer.digest][offset : offset + 1000]
 
 

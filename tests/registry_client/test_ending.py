@@ -76,11 +76,11 @@ def test_blocked_readers_end_when_their_source_is_closed(
     server.lie(lie, "GET /v2/.*/blobs/")
     source = open_source(parse_reference(store(image, server)), RegistryOptions(connections=3))
     assert isinstance(source, RegistrySource)
-    assert end(source, lambda number: list(source.read_range(image.layers[0], number, 1000))) < 1.0
+    assert end(source, lambda number: list(source.read_at(image.layers[0], number, 1000))) < 1.0
 
 
 def test_readers_that_wait_for_a_connection_to_come_up_end_as_well(deaf: str, image: SampleImage) -> None:
     source = open_source(parse_reference(f"{deaf}/demo/py:v1"), RegistryOptions(connections=3))
     assert isinstance(source, RegistrySource)
     source.warm(1)
-    assert end(source, lambda number: list(source.read_range(image.layers[0], number, 1000))) < 1.0
+    assert end(source, lambda number: list(source.read_at(image.layers[0], number, 1000))) < 1.0

@@ -49,7 +49,7 @@ def opened(
 
 def read(source: RegistrySource, image: SampleImage, offset: int = 10, size: int = 5000) -> None:
     layer = image.layers[0]
-    found = b"".join(source.read_range(layer, offset, size))
+    found = b"".join(source.read_at(layer, offset, size))
     assert found == image.contents[layer.digest][offset : offset + size]
 
 
@@ -151,7 +151,7 @@ def test_a_reader_that_hangs_holds_up_nobody_else_and_frees_its_connection(
 
     server.lie(hang, BLOBS)
     with ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(lambda: list(source.read_range(layer, 77, 100_000)))
+        hanging = threads.submit(lambda: list(source.read_at(layer, 77, 100_000)))
         for offset in range(20):
             read(source, image, offset)
         with pytest.raises(Unreachable, match=r"1 s passed|nothing arrived"):

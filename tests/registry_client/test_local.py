@@ -101,7 +101,7 @@ def test_a_damaged_blob_is_found_out(layout: Path, image: SampleImage) -> None:
         list(source.read_blob(layer))
     file.write_bytes(content[:-1])
     with pytest.raises(DigestMismatch, match="700000 bytes instead of the 700001"):
-        list(source.read_range(layer, 0, 5))
+        list(source.read_at(layer, 0, 5))
     (layout / "blobs/sha256" / image.descriptor().digest.removeprefix("sha256:")).write_bytes(b"{}")
     with pytest.raises(DigestMismatch, match="2 bytes instead of"):
         source.manifest(source.resolve())
@@ -261,7 +261,7 @@ def test_a_docker_archive_reads_like_any_image(tmp_path: Path, form: str) -> Non
     assert manifest.media_type == MediaType.DOCKER_MANIFEST
     assert [layer.media_type for layer in manifest.layers] == [MediaType.DOCKER_LAYER] * 2
     assert [b"".join(source.read_blob(layer)) for layer in manifest.layers] == layers
-    assert b"".join(source.read_range(manifest.layers[1], 300_000, 5000)) == layers[1][300_000:305_000]
+    assert b"".join(source.read_at(manifest.layers[1], 300_000, 5000)) == layers[1][300_000:305_000]
     assert json.loads(b"".join(source.read_blob(manifest.config)))["os"] == "linux"
     assert opened(f"docker-archive:{file}").resolve() == source.resolve()
     with pytest.raises(NotFound, match="it has debian:12, a/b:c"):

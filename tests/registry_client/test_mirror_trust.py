@@ -63,7 +63,7 @@ def read(
         source = open_source(reference, options)
         request.addfinalizer(source.close)
         layer = image.layers[0]
-        assert b"".join(source.read_range(layer, 7, 100)) == image.contents[layer.digest][7:107]
+        assert b"".join(source.read_at(layer, 7, 100)) == image.contents[layer.digest][7:107]
 
     return once
 
@@ -151,7 +151,7 @@ def test_trust_in_a_mirror_is_no_trust_in_the_registry(
     write("skip_verify = true")
     source = open_source(parse_reference(store(image, server)), replace(options, plain_http=False))
     with pytest.raises(Unreachable, match="its certificate is not trusted"):
-        list(source.read_range(image.layers[0], 0, 10))
+        list(source.read_at(image.layers[0], 0, 10))
     source.close()
     assert mirror.seen(BLOBS)
     assert not server.requests

@@ -72,7 +72,7 @@ def source(
 def read(source: RegistrySource, image: SampleImage, offset: int = 1000, size: int = 5000) -> None:
     layer = image.layers[0]
     assert (
-        READ(source.read_range(layer, offset, size)) == image.contents[layer.digest][offset : offset + size]
+        READ(source.read_at(layer, offset, size)) == image.contents[layer.digest][offset : offset + size]
     )
 
 
@@ -196,9 +196,9 @@ def test_who_checks_chunks_can_say_that_a_range_was_wrong(
 ) -> None:
     layer = image.layers[0]
     mirror.blobs[layer.digest] = noise(layer.size, 8)
-    assert READ(source.read_range(layer, 0, 1000)) != image.contents[layer.digest][:1000]
+    assert READ(source.read_at(layer, 0, 1000)) != image.contents[layer.digest][:1000]
     source.distrust(layer, 500_000, 10)
-    assert READ(source.read_range(layer, 0, 1000)) != image.contents[layer.digest][:1000]
+    assert READ(source.read_at(layer, 0, 1000)) != image.contents[layer.digest][:1000]
     source.distrust(layer, 999, 1)
     read(source, image)
 
@@ -392,7 +392,7 @@ def test_content_that_no_way_has_is_the_registrys_own_answer(
     source.distrust(image.layers[0], 0, 10)
     other = sample_image(noise(5000, 99)).layers[0]
     with pytest.raises(NotFound, match=f"registry {server.host} cannot read"):
-        READ(source.read_range(other, 0, 10))
+        READ(source.read_at(other, 0, 10))
     server.require_account("alice", "planted")
     with pytest.raises(Unauthorized, match=f"registry {server.host}"):
         source.resolve()

@@ -45,7 +45,7 @@ def use(reference: str, image: SampleImage, options: RegistryOptions) -> None:
     destination = open_destination(parse_reference(reference), options)
     try:
         layer = image.layers[0]
-        assert b"".join(source.read_range(layer, 5, 100)) == image.contents[layer.digest][5:105]
+        assert b"".join(source.read_at(layer, 5, 100)) == image.contents[layer.digest][5:105]
         destination.put_blob(BLOB, opener(b"published through a proxy"))
     finally:
         source.close()

@@ -26,7 +26,7 @@ BLOBS = "GET /v2/.*/blobs/"
 def read(source: RegistrySource, image: SampleImage, offset: int = 1000, size: int = 300_000) -> None:
     """Read a range and compare."""
     layer = image.layers[0]
-    found = b"".join(source.read_range(layer, offset, size))
+    found = b"".join(source.read_at(layer, offset, size))
     assert found == image.contents[layer.digest][offset : offset + size]
 
 
@@ -197,7 +197,7 @@ def test_the_whole_of_a_huge_blob_for_a_range_far_into_it_is_neither_read_nor_wa
     announced = (("Content-Length", str(huge.size)),)
     server.lie(lambda request, reply: Reply(200, announced, bytes(50_000), cut=50_000, stall=True), BLOBS)
     with pytest.raises(ResponseInvalid, match="serves no ranges"):
-        list(source.read_range(huge, 3_000_000_000, 1000))
+        list(source.read_at(huge, 3_000_000_000, 1000))
     assert source.bytes_received == 0
     assert server.connections == len(server.seen(BLOBS)) == 4, "closed, not drained, and each time a range"
     assert {one.headers["range"] for one in server.requests} == {"bytes=3000000000-3000000999"}
@@ -258,7 +258,7 @@ def test_a_drip_ends_with_the_deadline(
     server.lie(lambda request, reply: replace(reply, drip=0.02), BLOBS)
     source = open_source(parse_reference(store(image, server)), replace(options, timeout=0.6))
     with pytest.raises(Unreachable, match=r"the deadline of 0.6 s passed"):
-        list(source.read_range(image.layers[0], 0, 100_000))
+        list(source.read_at(image.layers[0], 0, 100_000))
     source.close()
 
 
@@ -271,7 +271,7 @@ def test_a_silent_registry_ends_with_the_deadline(
         parse_reference(store(image, server)), replace(options, timeout=0.7, stall_timeout=0.3)
     )
     with pytest.raises(Unreachable, match=r"cannot reach registry .* to read bytes 0-99"):
-        list(source.read_range(image.layers[0], 0, 100))
+        list(source.read_at(image.layers[0], 0, 100))
     source.close()
 
 
@@ -324,7 +324,7 @@ def test_an_absent_registry_is_named_with_what_was_asked_of_it(
     with pytest.raises(
         Unreachable, match=f"cannot reach registry {host} to read bytes 5-14 of 700001 of blob"
     ):
-        list(source.read_range(image.layers[0], 5, 10))
+        list(source.read_at(image.layers[0], 5, 10))
 
 
 @case(34)

@@ -39,7 +39,7 @@ def redirected(server: ScriptedRegistry, storage: ScriptedRegistry, image: Sampl
 
 def read(source: RegistrySource, image: SampleImage, offset: int = 10, size: int = 5000) -> None:
     layer = image.layers[0]
-    found = b"".join(source.read_range(layer, offset, size))
+    found = b"".join(source.read_at(layer, offset, size))
     assert found == image.contents[layer.digest][offset : offset + size]
 
 

@@ -106,7 +106,7 @@ def test_failing_runs_keep_secrets(
     seen = [repr(settings), repr(source), repr(destination)]
     attempts: list[Callable[[], object]] = [
         source.resolve,
-        lambda: list(source.read_range(image.layers[0], 0, 10)),
+        lambda: list(source.read_at(image.layers[0], 0, 10)),
         lambda: destination.put_blob(blob, opener(b"new content")),
         lambda: destination.put_manifest(image.manifest, image.media_type, tag="v1"),
     ]

@@ -170,7 +170,7 @@ def test_a_url_that_is_good_for_get_only_is_never_asked_with_head(
     source = open_at(reference, options)
     destination = RegistryDestination(parse_reference(reference), options)
     assert destination.has_blob(layer)
-    assert b"".join(source.read_range(layer, 5, 50)) == image.contents[layer.digest][5:55]
+    assert b"".join(source.read_at(layer, 5, 50)) == image.contents[layer.digest][5:55]
     assert b"".join(source.read_blob(layer)) == image.contents[layer.digest]
     assert {one.method for one in storage.requests} == {"GET"}
     source.close()
@@ -207,7 +207,7 @@ def test_sixty_four_readers_with_a_dead_account_do_not_read_the_file_sixty_four_
 
     def read(number: int) -> bool:
         try:
-            list(source.read_range(image.layers[0], number, 10))
+            list(source.read_at(image.layers[0], number, 10))
         except Unauthorized:
             return False
         return True
@@ -240,7 +240,7 @@ def test_overlapping_reads_of_many_threads_are_each_right_and_a_failure_is_its_o
         layer = image.layers[chance.randrange(20)]
         offset = chance.randrange(30_000)
         try:
-            found = b"".join(source.read_range(layer, offset, 30_000))
+            found = b"".join(source.read_at(layer, offset, 30_000))
         except ResponseInvalid:
             return False
         assert found == image.contents[layer.digest][offset : offset + 30_000]
@@ -262,7 +262,7 @@ def test_a_blob_of_another_size_than_its_descriptor_says_is_refused(
     layer = image.layers[0]
     lying = replace(layer, size=layer.size + change)
     with pytest.raises(DigestMismatch):
-        list(source.read_range(lying, 0, 100))
+        list(source.read_at(lying, 0, 100))
     with pytest.raises(RegistryError):
         for _ in source.read_blob(lying):
             pass
@@ -381,7 +381,7 @@ def test_months_of_reads_leave_nothing_behind(
         layer = image.layers[one.randrange(4)]
         offset = one.randrange(19_000)
         try:
-            found = b"".join(source.read_range(layer, offset, 1000))
+            found = b"".join(source.read_at(layer, offset, 1000))
         except (NotFound, Unauthorized):
             return  # two expiries within one read
         assert found == image.contents[layer.digest][offset : offset + 1000]
@@ -410,7 +410,7 @@ def test_two_hundred_sources_added_and_removed_leave_nothing_behind(
     def use() -> None:
         source = open_at(reference, options)
         source.manifest(source.resolve())
-        list(source.read_range(image.layers[0], 0, 1000))
+        list(source.read_at(image.layers[0], 0, 1000))
         source.close()
 
     use()
@@ -446,15 +446,15 @@ def test_a_registry_that_restarts_again_and_again_is_read_again_and_again(
     layer = image.layers[0]
     for _ in range(3):
         with pytest.raises(Unreachable):
-            list(source.read_range(layer, 0, 1000))
+            list(source.read_at(layer, 0, 1000))
         debian.start()
-        assert b"".join(source.read_range(layer, 0, 1000)) == image.contents[layer.digest][:1000]
+        assert b"".join(source.read_at(layer, 0, 1000)) == image.contents[layer.digest][:1000]
         debian.stop()
     debian.start()
     patient = open_at(f"{debian.host}/demo/py:v1", replace(options, timeout=20))
     debian.stop()
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(lambda: b"".join(patient.read_range(layer, 5, 1000)))
+        waiting = threads.submit(lambda: b"".join(patient.read_at(layer, 5, 1000)))
         time.sleep(0.3)
         debian.start()
         assert waiting.result() == image.contents[layer.digest][5:1005], "it waited within its deadline"

@@ -50,7 +50,7 @@ class Objects:
     def __init__(self, objects: dict[str, bytes]) -> None:
         self._objects = objects
 
-    def read_range(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+    def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         yield self._objects[blob_id][offset : offset + size]
 
 
