@@ -368,7 +368,8 @@ class Keeper:
                 connection.send(b'{"refused": "there is a filler"}')
             return
         given = question.get("requests")
-        for mount_id, request in (given if isinstance(given, dict) else {}).items():
+        given = given if isinstance(given, dict) else {}
+        for mount_id, request in given.items():
             if mount_id in self._mounts:
                 self._mounts[mount_id].request = request  # it knows secrets that we may have lost
         stored = self.stored
@@ -381,6 +382,8 @@ class Keeper:
         self._windows.settle(window for window in self._windows if window.watched)
         for mount in self._mounts.values():
             self._post.tell(json.dumps({"mount": mount.id, "request": mount.request}).encode())
+        for mount_id in given.keys() - self._mounts.keys():
+            self._post.tell(json.dumps({"gone": mount_id}).encode())  # while there was no keeper to say so
         for window, end in self._gate.waited_for():
             self._need(window, end)
 

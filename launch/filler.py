@@ -249,7 +249,10 @@ class Filler:
         if "mount" in said:
             self._take_on(str(said["mount"]), said["request"])
         elif "gone" in said:
-            self._let_go(str(said["gone"]))
+            with self._changed:
+                asked = str(said["gone"]) in self._answers
+            if not asked:  # else it is about to be made
+                self._let_go(str(said["gone"]))
         elif "made" in said:
             with self._changed:
                 if str(said["made"]) in self._answers:

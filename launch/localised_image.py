@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from chunk_store.window_file import WindowDirectory
@@ -12,6 +13,7 @@ from launch.errors import ImageInvalid
 from launch.images import LazyImage
 from launch.root import state_directory
 from launch.whole_file import write_whole
+from rafs.blob_meta import BlobMeta
 from rafs.check import check_bootstrap, check_chunks
 from rafs.errors import FormatInvalid
 from rafs.localise import localise
@@ -41,7 +43,8 @@ def kept_image(
     if found is not None:
         return found
     path, store = _path(image, root), windows.path.parent
-    apart(lambda: _make(image, path, store))
+    blobs = image.blobs  # not in the child: another thread may be reading them, and there is none there
+    apart(lambda: _make(image, blobs, path, store))
     return path, read_devices(path.read_bytes())
 
 
@@ -70,16 +73,15 @@ def _path(image: LazyImage, root: Path) -> Path:
     return directory / NAME
 
 
-def _make(image: LazyImage, path: Path, store: Path) -> None:
-    findings = check_bootstrap(image.bootstrap.raw) or check_chunks(image.bootstrap.raw, image.blobs)
+def _make(image: LazyImage, blobs: Sequence[BlobMeta], path: Path, store: Path) -> None:
+    findings = check_bootstrap(image.bootstrap.raw) or check_chunks(image.bootstrap.raw, blobs)
     if findings:
         more = f" and {len(findings) - 1} more" if len(findings) > 1 else ""
         raise ImageInvalid(
             f"{image.reference.familiar()} breaks its format, so it is not mounted: {findings[0]}{more};"
             " `nopull check` lists them; convert the image again"
         )
-    cut = [cut_windows(meta) for meta in image.blobs]
-    raw = localise(image.bootstrap, image.blobs, cut)
+    raw = localise(image.bootstrap, blobs, [cut_windows(meta) for meta in blobs])
     path.parent.mkdir(mode=0o700, exist_ok=True)
     # Its sum tells whether it is whole.
     write_whole(path, raw, durable=False)

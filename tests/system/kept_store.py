@@ -187,6 +187,7 @@ class Serving:
         self.needed: list[Word] = []
         self.held = set(held)
         self.ended = threading.Event()
+        self._filling = threading.Lock()  # tests serve, too
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -201,8 +202,9 @@ class Serving:
     def serve(self, window_id: str) -> None:
         """Fill the window and say so."""
         shown = next(one for one in self._shown if window_id in one.right)
-        if self._store.directory.size(window_id) < len(shown.right[window_id]):
-            self._store.fill(shown, window_id)
+        with self._filling:
+            if self._store.directory.size(window_id) < len(shown.right[window_id]):
+                self._store.fill(shown, window_id)
         self.link.have(window_id, len(shown.right[window_id]))
 
 

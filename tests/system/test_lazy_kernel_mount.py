@@ -231,6 +231,20 @@ def test_the_keeper_is_killed_while_somebody_waits_and_nobody_notices(place: Pla
     assert status is not None and status["pid"] != keeper and status["counts"]["refused"] == 0
 
 
+def test_who_fills_hears_that_a_mount_went_while_there_was_no_keeper(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    os.kill(filler, signal.SIGSTOP)
+    try:
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: keeper_status(place.root) is None)
+        detach(where, lazy=False)
+    finally:
+        os.kill(filler, signal.SIGCONT)
+    until(lambda: not Path(f"/proc/{filler}").exists())
+    until(lambda: keeper_status(place.root) is None)
+
+
 def test_after_everybody_was_killed_nopull_takes_the_mounts_up_again(place: Place) -> None:
     where = place.mount(place.publish(LARGE))
     assert_right(where, b"f0")
@@ -367,6 +381,13 @@ def test_many_mounts_have_one_keeper_and_one_filler(place: Place) -> None:
         place.command("umount", where)
     assert mounts.records(place.root) == []
     until(lambda: keeper_status(place.root) is None)
+
+
+def test_a_pulled_image_is_localised_while_its_tables_are_read(place: Place) -> None:
+    reference = place.publish(LARGE)
+    place.command("pull", reference)
+    where = place.mount(reference, "mountpoint", "--driver", "erofs")
+    assert_right(where)
 
 
 def test_a_second_mount_of_an_image_is_filled_like_the_first(place: Place) -> None:
