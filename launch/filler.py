@@ -73,7 +73,7 @@ class Filler:
         self._answers: dict[str, Mapping[str, Any] | None] = {}  # of the keeper to `mount`, by id
         self._facts: dict[str, dict[str, Any]] = {}  # of mounts that are complete, by id
         self._making = 0
-        self._news = False  # `_tidy` has something to look at
+        self._news = True  # `_tidy` has something to look at: there may be nothing to do from the beginning
         self._leaving = False
         self._quitting = False
 

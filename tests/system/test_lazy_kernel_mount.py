@@ -231,6 +231,13 @@ def test_the_keeper_is_killed_while_somebody_waits_and_nobody_notices(place: Pla
     assert status is not None and status["pid"] != keeper and status["counts"]["refused"] == 0
 
 
+def test_a_filler_for_whom_there_is_nothing_to_do_ends(place: Place) -> None:
+    place.root.mkdir()
+    filler = [sys.executable, "-m", "launch.filler_life", str(place.root), str(place.root)]
+    assert subprocess.run(filler, cwd=CHECKOUT, timeout=20, check=False).returncode == 0
+    until(lambda: keeper_status(place.root) is None)
+
+
 def test_who_fills_hears_that_a_mount_went_while_there_was_no_keeper(place: Place) -> None:
     where = place.mount(place.publish(LARGE))
     keeper, filler = place.pids()
