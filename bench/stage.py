@@ -28,6 +28,7 @@ from bench.registry_server import RegistryServer
 from bench.result import Image
 from chunk_store.doorway import KEEPER, SOCKET
 from launch.keeper_start import end_keeper
+from registry_client.site import is_loopback, split_port
 
 LOOPBACK = "loopback"
 DEMO_ROUTE = "20ms-200mbit"
@@ -147,10 +148,19 @@ def publish(stage: Stage, source: str) -> None:
     if not source.startswith("oci:"):
         # Two steps: the registry is behind a closed namespace, from which nothing outside can be reached.
         layout = f"oci:{stage.scratch / 'fetched'}:image"
-        run_command(["skopeo", "copy", source, layout], doing=f"fetching {source}")
+        run_command(
+            ["skopeo", "copy", *_plain_http(source), source, layout], doing=f"fetching {source}"
+        )
     target = f"docker://{stage.registry.host}/{REPOSITORY}:{PLAIN_TAG}"
     push = ["skopeo", "copy", "--dest-tls-verify=false", layout, target]
     run_command(command_in(stage.registry.namespace, push), doing=f"pushing {source}")
+
+
+def _plain_http(source: str) -> list[str]:
+    """What has skopeo do as nopull does: HTTP, if that is what a registry on a loopback address speaks."""
+    host = source.removeprefix("docker://").partition("/")[0]
+    is_near = source.startswith("docker://") and is_loopback(split_port(host)[0])
+    return ["--src-tls-verify=false"] if is_near else []
 
 
 def convert(stage: Stage) -> None:
