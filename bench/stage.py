@@ -149,15 +149,15 @@ def publish(stage: Stage, source: str) -> None:
         # Two steps: the registry is behind a closed namespace, from which nothing outside can be reached.
         layout = f"oci:{stage.scratch / 'fetched'}:image"
         run_command(
-            ["skopeo", "copy", *_plain_http(source), source, layout], doing=f"fetching {source}"
+            ["skopeo", "copy", *skopeo_options(source), source, layout], doing=f"fetching {source}"
         )
     target = f"docker://{stage.registry.host}/{REPOSITORY}:{PLAIN_TAG}"
     push = ["skopeo", "copy", "--dest-tls-verify=false", layout, target]
     run_command(command_in(stage.registry.namespace, push), doing=f"pushing {source}")
 
 
-def _plain_http(source: str) -> list[str]:
-    """What has skopeo do as nopull does: HTTP, if that is what a registry on a loopback address speaks."""
+def skopeo_options(source: str) -> list[str]:
+    """What has skopeo read *source* as nopull does: registries on loopback addresses may speak HTTP."""
     host = source.removeprefix("docker://").partition("/")[0]
     is_near = source.startswith("docker://") and is_loopback(split_port(host)[0])
     return ["--src-tls-verify=false"] if is_near else []
