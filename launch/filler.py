@@ -27,7 +27,7 @@ from launch.fillings import Filling, Fillings
 from launch.image_request import ImageRequest, from_json
 from launch.images import LazyImage, open_image
 from launch.later import Later
-from launch.localised_image import find_kept, kept_image
+from launch.localised_image import find_kept, make_kept
 from launch.window_reads import WindowReads, files_of, forget_reads, keep_reads
 from rafs.windows import cut_windows
 
@@ -185,7 +185,7 @@ class Filler:
         else:
             # What is missing travels while the form is made.
             filled = self._fill(name, image, request)
-            path, _ = kept_image(image, self._root, self._store.directory)
+            path, _ = make_kept(image, self._root, self._store.directory)
             filled.result()
             prove()
             self._ask_for(mount_id, path, name, request)
@@ -403,10 +403,7 @@ class Filler:
                 for name, filling in self._fillings.complete():
                     self._tell_facts(name, filling)
                     self._fillings.let_go(name)
-                open_now = self._fillings.names()
-                with self._changed:
-                    shown = open_now if self._making else {mount.name for mount in self._mounts.values()}
-                for name in open_now - shown:
+                for name in self._unshown():
                     self._fillings.let_go(name)
             with self._changed:
                 idle = self._is_idle() and not self._changed.wait_for(
@@ -415,6 +412,12 @@ class Filler:
                 self._leaving = idle
             if idle:
                 self._say({"ask": "leave"})
+
+    def _unshown(self) -> set[str]:
+        """What is filled and mounted nowhere, nor about to be."""
+        names = self._fillings.names()
+        with self._changed:
+            return set() if self._making else names - {mount.name for mount in self._mounts.values()}
 
     def _tell_facts(self, name: str, filling: Filling) -> None:
         """Leave what filling the image has cost, and what was read, to those who outlive this process."""

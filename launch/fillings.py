@@ -56,19 +56,12 @@ class Fillings:
         The image's source is the filling's then. In the background it is filled as soon as one asks for that.
         """
         with self._lock:
-            known, opening = self._open.get(name), self._opening.get(name)
-            if known is None and opening is None:
+            known = self._open.get(name)
+            begun = self._opening.get(name) if known is None else Later(lambda: known)
+            if begun is None:
                 begun = self._opening[name] = Later(lambda: self._begin(name, open_it, background))
                 return begun
-
-        def joined() -> Filling:
-            filling = opening.result() if known is None and opening is not None else known
-            assert filling is not None
-            if background:
-                filling.attachment.start_background()
-            return filling
-
-        return Later(joined)
+        return Later(lambda: _joined(begun, background))
 
     def find(self, window_id: str) -> tuple[Filling, int] | None:
         """Which image has the window, and its number there."""
@@ -141,3 +134,10 @@ class Fillings:
         filling = self._open.get(name)
         if filling is not None and filling.attachment.complete:
             self._on_change()
+
+
+def _joined(begun: Later[Filling], background: bool) -> Filling:
+    filling = begun.result()
+    if background:
+        filling.attachment.start_background()
+    return filling

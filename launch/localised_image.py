@@ -29,29 +29,18 @@ NAME = f"{LOCALISED}{LOCALISED_VERSION}.erofs"
 def kept_image(
     image: LazyImage, root: Path, windows: WindowDirectory
 ) -> tuple[Path, tuple[WindowDevice, ...]]:
-    """The localised form of *image* and its windows: as it was kept, or checked, made and kept now. Each
-    window has a file among *windows* then.
+    """The localised form of *image* and its windows: as it was kept, or made now. Each window has a file
+    among *windows* then.
 
-    Checking and making takes a while, during which other threads go on undisturbed.
-
-    Raises:
-        ImageInvalid: the check found something; nothing is kept.
-        rafs.RafsError: it has too many windows, or blocks of another size.
-        OSError: a file cannot be made.
+    Raises: as `make_kept`.
     """
-    found = find_kept(image, root, windows)
-    if found is not None:
-        return found
-    path, store = _path(image, root), windows.path.parent
-    blobs = image.blobs  # not in the child: another thread may be reading them, and there is none there
-    apart(lambda: _make(image, blobs, path, store))
-    return path, read_devices(path.read_bytes())
+    return find_kept(image, root, windows) or make_kept(image, root, windows)
 
 
 def find_kept(
     image: LazyImage, root: Path, windows: WindowDirectory
 ) -> tuple[Path, tuple[WindowDevice, ...]] | None:
-    """The same if it is kept already, without the image's tables; else None.
+    """As `kept_image` if it is kept already, without the image's tables; else None.
 
     Raises:
         OSError: a file cannot be made.
@@ -66,6 +55,23 @@ def find_kept(
         return None
     windows.reserve(device.id for device in devices)
     return path, devices
+
+
+def make_kept(
+    image: LazyImage, root: Path, windows: WindowDirectory
+) -> tuple[Path, tuple[WindowDevice, ...]]:
+    """As `kept_image`, of what is checked, made and kept now. That takes a while, during which other threads
+    go on undisturbed.
+
+    Raises:
+        ImageInvalid: the check found something; nothing is kept.
+        rafs.RafsError: it has too many windows, or blocks of another size.
+        OSError: a file cannot be made.
+    """
+    path, store = _path(image, root), windows.path.parent
+    blobs = image.blobs  # not in the child: another thread may be reading them, and there is none there
+    apart(lambda: _make(image, blobs, path, store))
+    return path, read_devices(path.read_bytes())
 
 
 def _path(image: LazyImage, root: Path) -> Path:
