@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rafs.check
 from rafs.blob_meta import parse_blob_meta
-from rafs.bootstrap import Bootstrap
+from rafs.bootstrap import MAX_PATH, Bootstrap
 from rafs.check import MAX_FINDINGS, check_blob_meta, check_bootstrap, check_chunks
+from rafs.codes import BlobFeature
 from rafs.dump import dump_lines
 from rafs.errors import FormatInvalid, FormatUnsupported, RafsError
 from tests.support.bootstrap_edits import Edit, Editor, edited
@@ -79,6 +84,9 @@ CORPUS: dict[str, tuple[str, bool, Edit]] = {
     "compression": ("compression-algorithms", True, lambda e: e.superblock(compression_algorithms=1)),
     "slot index": ("device-slot-index", True, lambda e: e.superblock(device_slot_index=12)),
     "no devices": ("blocks", True, lambda e: e.superblock(device_count=0)),
+    "file cut off": ("file-size", True, lambda e: e.cut(-1)),
+    "file of less than a block": ("file-size", True, lambda e: e.cut(4095)),
+    "more devices than blobs can be": ("device-count", True, lambda e: e.superblock(device_count=0xFFFF)),
     "one device too many": ("blob-table", True, lambda e: e.superblock(device_count=3)),
     "meta beyond": ("meta-block", True, lambda e: e.superblock(meta_block=1 << 20)),
     "blocks": ("blocks", False, lambda e: e.superblock(blocks=_plus(1))),
@@ -95,6 +103,11 @@ CORPUS: dict[str, tuple[str, bool, Edit]] = {
     "unknown flag": ("flags", True, lambda e: e.extended(flags=lambda flags: flags | 0x400)),
     "high flag": ("flags", True, lambda e: e.extended(flags=lambda flags: flags | 1 << 32)),
     "xattr flag": ("flags-xattr", False, lambda e: e.extended(flags=lambda flags: flags & ~0x20)),
+    "inlined digests": (
+        "flags-inlined-digest",
+        False,
+        lambda e: e.blob(0, features=lambda value: value & ~BlobFeature.INLINED_CHUNK_DIGEST),
+    ),
     "chunk size odd": ("chunk-size", True, lambda e: e.extended(chunk_size=CHUNK - 1)),
     "chunk size small": ("chunk-size", True, lambda e: e.extended(chunk_size=2048)),
     "chunk size other": ("blob-chunk-size", True, lambda e: e.extended(chunk_size=CHUNK * 2)),
@@ -134,6 +147,7 @@ CORPUS: dict[str, tuple[str, bool, Edit]] = {
     "row offset": ("row-place", False, _row(0, offset=_plus(4096))),
     "row beyond": ("row-fields", False, _row(0, offset=1 << 40)),
     "row stored beyond": ("row-fields", False, _row(0, compressed_offset=1 << 50)),
+    "row of one place, another size": ("row-twice", False, lambda e: _same_place(e)),
     "row flags": ("row-fields", False, _row(0, flags=0x100)),
     "row digest": ("row-fields", False, _row(0, digest=bytes(32))),
     "chunk size by row": ("chunk-size", False, _row(1, size=5)),
@@ -199,6 +213,12 @@ def _same_tags(editor: Editor) -> None:
         editor.slot(index, tag=b"f" * 64)
 
 
+def _same_place(editor: Editor) -> None:
+    row = _rows_by_blob()[0]
+    first = list(Bootstrap(_image().bootstrap).chunk_rows())[row]
+    editor.row(row + 1, chunk_index=first.chunk_index, offset=first.offset, size=first.size - 1)
+
+
 def _prefetch_offset() -> int:
     return Bootstrap(_image().bootstrap).header.extended.prefetch_table_offset
 
@@ -221,6 +241,31 @@ def test_a_blob_that_no_file_uses_is_found() -> None:
     image = image_of(tree(file(b"a", b"1"), file(b"b", b"2", blob=1)))
     raw = edited(image.bootstrap, lambda e: e.inode(b"/b", size=0))
     assert [finding.rule for finding in check_bootstrap(raw)] == ["blob-unused"]
+
+
+def test_a_path_longer_than_any_reader_follows_is_found() -> None:
+    inner = directory(b"d" * 250)
+    for _ in range(MAX_PATH // 250 + 1):
+        inner = directory(b"d" * 250, inner)
+    raw = image_of(tree(inner)).bootstrap
+    assert check_bootstrap(raw)[0].rule == "path-length"
+
+
+def test_every_rule_is_named_by_a_test() -> None:
+    here = Path(__file__).parent
+    tests = "".join(path.read_text(encoding="utf-8") for path in here.glob("test_*.py"))
+    rules = {rule for path in Path(rafs.check.__file__).parent.glob("*.py") for rule in _rules_in(path)}
+    assert {"magic", "row-twice", "path-length", "chunk-crc"} <= rules  # or the search finds too little
+    assert {rule for rule in rules if f'"{rule}"' not in tests} == set()
+
+
+def _rules_in(path: Path) -> Iterator[str]:
+    """The names of rules: first arguments of `Finding` and of what the checks call instead of it."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if name in {"Finding", "fatal", "expect", "_tell"}:
+                yield str(node.args[0].value)
 
 
 def test_good_images_of_ours_have_no_findings() -> None:

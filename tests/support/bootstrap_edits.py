@@ -72,6 +72,10 @@ class Editor:
     def write(self, offset: int, content: bytes) -> None:
         self.raw[offset : offset + len(content)] = content
 
+    def cut(self, size: int) -> None:
+        """Only the first *size* bytes stay; less than 0: that many are taken off the end."""
+        del self.raw[size:]
+
     def _change(self, layout: Layout[Any], offset: int, changes: dict[str, Any]) -> None:
         record = layout.unpack(bytes(self.raw), offset)
         new = {
