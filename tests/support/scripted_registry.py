@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tests.support.hand_http import OCTETS, Reply, Request, ranged, read_request, send_reply
 
@@ -26,7 +26,7 @@ __all__ = ["Lie", "Reply", "Request", "ScriptedRegistry"]
 
 _NAMED = re.compile(r"/v2/(?P<repository>.+)/(?P<kind>manifests|blobs)/(?P<name>[^/]+)")
 _UPLOAD = re.compile(r"/v2/(?P<repository>.+)/blobs/uploads/(?P<session>[^/]*)")
-
+_TLS_HANDSHAKE: Final = b"\x16"  # the first byte of a TLS connection (RFC 8446 §5.1)
 
 Lie = Callable[[Request, Reply], Reply]
 
@@ -192,6 +192,12 @@ class ScriptedRegistry:
         try:
             if self.certificate is not None:
                 connection = self._encrypt(connection)
+            elif connection.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE:
+                # A line might never end in a hello; real servers see at once that it is no request.
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                return
             with connection, connection.makefile("rb") as incoming:
                 while not self._over.is_set():
                     request = read_request(incoming.readline, incoming.read)
