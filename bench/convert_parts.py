@@ -57,7 +57,7 @@ def measure_parts(
         with _timed(clock, "sha256 in"):
             for piece in stored:
                 stored_hash.update(piece)
-        for unit in _units(_ticked(plain_pieces(stored, layer.digest), clock, "gunzip"), batch_size):
+        for unit in _units(_ticked(plain_pieces(stored, layer.digest).pieces, clock, "gunzip"), batch_size):
             tar_bytes += len(unit)
             with _timed(clock, "sha256 out"):
                 plain_hash.update(unit)

@@ -42,7 +42,7 @@ def write_variant(source: ImageSource, manifest: Manifest, kind: Layers, directo
             with plain.open("wb") as tar:
                 if kind is Layers.KNOWN:
                     tar.write(_one_more_entry(number))
-                for piece in plain_pieces(source.read_blob(layer), layer.digest):
+                for piece in plain_pieces(source.read_blob(layer), layer.digest).pieces:
                     tar.write(piece)
             layers.append(plain)
         write_oci_directory(

@@ -183,7 +183,7 @@ class _Conversion:
             ids = tuple(blob.id for blob in keyed)
             record = Record(ids, tuple(self._facts), looks.answers, hot_key)
             last = write_bootstrap_layer(
-                bootstrap, blobs, self._work.directory, encode(record, len(bootstrap))
+                bootstrap, blobs, self._work.directory, encode(record, len(bootstrap)), threads=self._work.jobs
             )
             self._owned.callback(last.content.close)
         with _timed(self._seconds, "pushing"):

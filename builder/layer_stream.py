@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, cast
 
 import zstandard
 from isal import igzip
@@ -30,8 +30,15 @@ _OTHER_MAGICS: Final = {b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x04\x22\x4d\x18
 _ZSTD_WINDOW_LIMIT: Final = 128 << 20  # bytes; what the zstd tool accepts by default
 
 
-def plain_pieces(stored: Iterable[bytes], layer: str) -> Iterator[bytes]:
-    """The uncompressed bytes of the layer called *layer* in errors, in pieces of at most `PIECE` bytes.
+class PlainPieces(NamedTuple):
+    """The uncompressed bytes of a layer, in pieces of at most `PIECE` bytes."""
+
+    pieces: Iterator[bytes]
+    as_stored: bool  # they are the very bytes that travelled
+
+
+def plain_pieces(stored: Iterable[bytes], layer: str) -> PlainPieces:
+    """Those of the layer called *layer* in errors, whose bytes, as they travel, are *stored*.
 
     Concatenated gzip members and zstd frames are one stream; zero padding after the last gzip member is
     skipped. What *stored* raises passes through.
@@ -46,15 +53,26 @@ def plain_pieces(stored: Iterable[bytes], layer: str) -> Iterator[bytes]:
         if head.startswith(magic):
             raise LayerInvalid(f"layer {layer}: compressed with {name}, expected gzip, zstd or a plain tar")
     if head.startswith(_GZIP_MAGIC):
-        return _gzip_pieces(source, layer)
+        return PlainPieces(_gzip_pieces(source, layer), as_stored=False)
     if head.startswith(_ZSTD_MAGIC) or (head[1:4] == _ZSTD_SKIPPABLE and head[0] & 0xF0 == 0x50):
-        return _zstd_pieces(source, layer)
-    return _plain_pieces(source)
+        return PlainPieces(_zstd_pieces(source, layer), as_stored=False)
+    return PlainPieces(_joined(source.rest()), as_stored=True)
 
 
-def _plain_pieces(source: _PieceReader) -> Iterator[bytes]:
-    while piece := source.read(PIECE):
-        yield piece
+def _joined(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """*pieces*, which may be small or large, in few of at most `PIECE` bytes."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        for at in range(0, len(piece), PIECE):
+            part = piece[at : at + PIECE]
+            if size + len(part) > PIECE:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+            waiting.append(part)
+            size += len(part)
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _gzip_pieces(source: _PieceReader, layer: str) -> Iterator[bytes]:
@@ -105,6 +123,11 @@ class _PieceReader(io.RawIOBase):
                 break
         self._rest = memoryview(head)
         return head[:size]
+
+    def rest(self) -> Iterator[bytes]:
+        """All that is left, without a copy of most of it."""
+        yield bytes(self._rest)
+        yield from self._pieces
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         target = memoryview(buffer).cast("B")

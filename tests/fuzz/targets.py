@@ -144,7 +144,7 @@ def _units() -> Iterator[bytes]:
 
 def _layer(raw: bytes) -> None:
     size = 0
-    for piece in plain_pieces([raw[at : at + 999] for at in range(0, len(raw), 999)], "fuzzed"):
+    for piece in plain_pieces([raw[at : at + 999] for at in range(0, len(raw), 999)], "fuzzed").pieces:
         size += len(piece)
         if size > _PLAIN:
             break
