@@ -182,8 +182,9 @@ class _Conversion:
             blobs = [one.blob() for one in stored]
             ids = tuple(blob.id for blob in keyed)
             record = Record(ids, tuple(self._facts), looks.answers, hot_key)
+            known_then = encode(record, len(bootstrap))
             last = write_bootstrap_layer(
-                bootstrap, blobs, self._work.directory, encode(record, len(bootstrap)), threads=self._work.jobs
+                bootstrap, blobs, self._work.directory, known_then, threads=self._work.jobs
             )
             self._owned.callback(last.content.close)
         with _timed(self._seconds, "pushing"):

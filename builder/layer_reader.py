@@ -45,7 +45,7 @@ def read_layer(
     take: TakeChunk,
     proceed: Callable[[], None],
 ) -> ReadLayer:
-    """Read the layer whose bytes, as they travel, are *stored*.
+    """Read the layer whose bytes, as they travel, are *stored*, which raises if *layer* is not their digest.
 
     *diff_id* is the `sha256:` digest of the plain tar; *take* gets the chunks of all files, cut every
     *chunk_size* bytes, before it is known whether they are the layer's; *proceed* is called between pieces,
@@ -86,7 +86,9 @@ def read_layer(
 class _Passing:
     """Pieces on their way to whoever reads the tar."""
 
-    def __init__(self, pieces: Iterator[bytes], checksum: _Checksum | None, proceed: Callable[[], None]) -> None:
+    def __init__(
+        self, pieces: Iterator[bytes], checksum: _Checksum | None, proceed: Callable[[], None]
+    ) -> None:
         self._pieces = pieces
         self._checksum = checksum
         self._proceed = proceed

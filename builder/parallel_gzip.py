@@ -1,8 +1,8 @@
 """A gzip stream made by several threads, with the same bytes however many they are.
 
-Pieces are deflated apart, each with what came before it as its dictionary, and end on a whole byte; one behind
-the other they are one deflate stream, as pigz makes it (RFC 1951 §2.3, RFC 1952). By zlib, whose output has
-not changed in many years; isal's differs between processors. Not here: the digests of the stream.
+Pieces are deflated apart, each with what came before it as its dictionary, and end on a whole byte; one
+behind the other they are one deflate stream, as pigz makes it (RFC 1951 §2.3, RFC 1952). By zlib, whose
+output has not changed in many years; isal's differs between processors. Not here: the stream's digest.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _LAST_BLOCK: Final = b"\x03\0"  # an empty one; no piece knows whether it is the
 
 
 def gzip_pieces(pieces: Iterable[bytes], threads: int) -> Iterator[bytes]:
-    """The gzip form of *pieces*, in pieces. How *pieces* are cut decides the bytes and how many can be shared.
+    """The gzip form of *pieces*, in pieces; the bytes depend on where *pieces* are cut.
 
-    Three pieces per thread are in memory at most.
+    Each is worked on by one of *threads*; twice as many and one are in memory at most.
     """
     crc = size = 0
     before = b""

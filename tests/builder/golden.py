@@ -20,14 +20,14 @@ from tests.support.trees import directory, file, hardlink, layer_tar, opaque, sy
 
 # A change of these is a change of every image: converted anew, it shares nothing with what was published.
 GOLDEN = {
-    "sha256:737518abdf675c2a865b42a95053639e56136561f4738f986e3f60e1b1fc75ff": ConvertOptions(),
-    "sha256:59767ebf7755e22e6a31c5fd7f8df144d0dbd695ac820c673e3acd5c20571583": ConvertOptions(
+    "sha256:c4c568b691371a8d26fc43a8887218a843f99bf5d38644f8ae6a075bdd02101b": ConvertOptions(),
+    "sha256:13bebd0dab6849cf25b774c22f2641765b8376be17e77e27a12cf052575106ab": ConvertOptions(
         compression_level=3
     ),
-    "sha256:e110a89105a7493e9b493d2a6a27231b96a57f2059f36a1a6644b753a0111c76": ConvertOptions(
+    "sha256:7ad08b9967379231572bc5f1e5f5b93536ff22a236f1e3347f67e8978d52b461": ConvertOptions(
         compression_level=9, batch_size=4 << 20
     ),
-    "sha256:02e1ed457f1f6ab481c65bdd0fbc74f6b08ddab74020d22216f1068f9496c62d": ConvertOptions(
+    "sha256:62135b227f9999dea3397b487565b482ecbec03f68b63d36dc79e2072cc901ae": ConvertOptions(
         chunk_size=64 << 10, batch_size=256 << 10, prefetch=(b"/usr/lib/words-7",)
     ),
 }

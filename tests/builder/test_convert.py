@@ -27,7 +27,7 @@ from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.platform import parse_platform
 from registry_client.reference import parse_reference
-from tests.builder.layouts import Layout, Published, convert_layout, digest_of
+from tests.builder.layouts import Layout, Published, convert_layout, digest_of, gzipped
 from tests.builder.tar_bytes import END, member, pax
 from tests.builder.test_tar_index import sparse_1_0
 from tests.support.trees import (
@@ -334,9 +334,20 @@ def test_a_layer_with_other_content_than_the_config_says_is_refused(tmp_path: Pa
     refuse(tmp_path, LayerInvalid, "the image's config says")
 
 
-def test_a_layer_that_was_spoilt_on_the_way_is_the_sources_fault(tmp_path: Path) -> None:
+def test_compressed_layers_that_the_config_knows_by_their_stored_digest_are_refused(tmp_path: Path) -> None:
+    wrong = {"rootfs": {"type": "layers", "diff_ids": [digest_of(gzipped(tar)) for tar in LAYERS]}}
+    Layout(tmp_path / "in").add_image(LAYERS, document=wrong)
+    refuse(tmp_path, LayerInvalid, "the image's config says")
+
+
+@pytest.mark.parametrize(
+    ("media_type", "store"), [(MediaType.OCI_LAYER_GZIP, gzipped), (MediaType.OCI_LAYER, bytes)]
+)
+def test_a_layer_that_was_spoilt_on_the_way_is_the_sources_fault(
+    tmp_path: Path, media_type: str, store: Any
+) -> None:
     layout = Layout(tmp_path / "in")
-    image = layout.add_image(LAYERS)
+    image = layout.add_image(LAYERS, media_type=media_type, store=store)
     manifest = json.loads(layout.blob(image["digest"]).read_text())
     path = layout.blob(manifest["layers"][0]["digest"])
     raw = bytearray(path.read_bytes())
