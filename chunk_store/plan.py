@@ -15,6 +15,7 @@ from chunk_store.window_index import WindowIndex
 
 FOLLOW_WINDOWS = 8  # about 8 MiB of file bytes: a package's directory or a large library, not the whole layer
 FOLLOWED_MISSES = 16
+STREAM_STEPS = 3  # times that a reader waited for a later window of a stretch before he is believed to read on
 GAP = (
     64 << 10
 )  # compressed bytes of no wanted window worth reading over: 2.6 ms at 200 Mbit/s, against a round trip
@@ -45,6 +46,8 @@ class _Stretch:
     origin: int
     next: int
     end: int
+    missed: int  # what a reader waited for latest
+    steps: int  # how often that was further ahead, without once going back
 
 
 class Plan:
@@ -63,20 +66,17 @@ class Plan:
 
     def missed(self, number: int) -> None:
         """A reader had to wait for *number*: what comes after it is wanted before the rest."""
-        if not any(stretch.origin <= number < stretch.next for stretch in self._follow):
-            self._follow.append(_Stretch(number, number + 1, number + 1 + FOLLOW_WINDOWS))
+        before, steps = self._along(number), 0
+        if before is not None:
+            steps = before.steps = before.steps + 1 if number > before.missed else 0
+            before.missed = number
+        if before is None or number >= before.next:
+            self._follow.append(_Stretch(number, number + 1, number + 1 + FOLLOW_WINDOWS, number, steps))
             del self._follow[:-FOLLOWED_MISSES]
-        else:
-            self.touched(number)
 
     def touched(self, number: int) -> None:
         """A reader first came to *number*: a stretch it lies in becomes the latest and stays ahead."""
-        for place in range(len(self._follow) - 1, -1, -1):
-            stretch = self._follow[place]
-            if stretch.origin <= number < stretch.end:
-                stretch.end = max(stretch.end, number + 1 + FOLLOW_WINDOWS)
-                self._follow.append(self._follow.pop(place))
-                return
+        self._along(number)
 
     def tail(self, number: int, compressed: int) -> list[int]:
         """*number* and the absent windows right behind it that together stay within *compressed* bytes."""
@@ -96,15 +96,16 @@ class Plan:
             self._next_hot += 1
         return []
 
+    def next_streamed(self, compressed: int) -> list[int]:
+        """The next run behind a reader who takes one window after another; empty when there is none."""
+        latest = self._follow[-1] if self._follow else None
+        return self._follow_up(latest, compressed) if latest and latest.steps >= STREAM_STEPS else []
+
     def next_background(self, compressed: int) -> list[int]:
         """The next run that follows a miss, else the next in blob order; empty when nothing is absent."""
         for stretch in reversed(self._follow):
-            for number in range(stretch.next, min(stretch.end, len(self._index))):
-                original = self._index.original[number]
-                if self.states[original] == State.ABSENT:
-                    stretch.next = number
-                    return self._run(original, compressed, hot_only=False)
-            stretch.next = stretch.end
+            if run := self._follow_up(stretch, compressed):
+                return run
         for number in range(self._next_rest, len(self._index)):
             if self.states[number] == State.ABSENT and self._index.original[number] == number:
                 self._next_rest = number
@@ -125,6 +126,25 @@ class Plan:
         while at >= 0:
             self.absent_again(at)
             at = self.states.find(State.SET_ASIDE, at + 1)
+
+    def _along(self, number: int) -> _Stretch | None:
+        """The latest stretch that *number* lies in, which is the very latest now and goes on from there."""
+        for place in range(len(self._follow) - 1, -1, -1):
+            stretch = self._follow[place]
+            if stretch.origin <= number < stretch.end:
+                stretch.end = max(stretch.end, number + 1 + FOLLOW_WINDOWS)
+                self._follow.append(self._follow.pop(place))
+                return stretch
+        return None
+
+    def _follow_up(self, stretch: _Stretch, compressed: int) -> list[int]:
+        for number in range(stretch.next, min(stretch.end, len(self._index))):
+            original = self._index.original[number]
+            if self.states[original] == State.ABSENT:
+                stretch.next = number
+                return self._run(original, compressed, hot_only=False)
+        stretch.next = max(stretch.next, stretch.end)
+        return []
 
     def _run(self, number: int, compressed: int, *, hot_only: bool) -> list[int]:
         run = [number]

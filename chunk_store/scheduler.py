@@ -309,6 +309,10 @@ class Scheduler:
         priority = Priority.HOT
         if self._bulk_running < self._pacing.hot_room(now, self._waiting.windows):
             run = self._plan.next_hot(self._limits.bulk_range)
+            if not run and self._background:
+                # Will be waited for as surely as the hot list.
+                priority = Priority.BACKGROUND
+                run = self._plan.next_streamed(self._limits.bulk_range)
         room = self._pacing.background_room(now, self._waiting.windows) if self._background else 0
         if not run and self._bulk_running < room:
             priority = Priority.BACKGROUND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chunk_store.plan import FOLLOW_WINDOWS, Plan, State
+from chunk_store.plan import FOLLOW_WINDOWS, STREAM_STEPS, Plan, State
 from chunk_store.window_index import WindowIndex
 from tests.chunk_store.blobs import blob_of, chunk_of
 
@@ -63,6 +63,25 @@ def test_a_stretch_grows_with_the_reader_who_follows_it() -> None:
     plan.touched(19)
     order = [taken(plan, plan.next_background(1))[0] for _ in range(4)]
     assert order == [FOLLOW_WINDOWS + n for n in (1, 2, 3, 4)]
+
+
+def test_who_waits_for_one_window_after_another_is_believed_to_read_on() -> None:
+    plan = plan_with()
+    for number in range(STREAM_STEPS + 1):
+        assert plan.next_streamed(EVERYTHING) == []
+        taken(plan, [number])
+        plan.missed(number)
+    assert taken(plan, plan.next_streamed(2 * ONE + 100)) == [STREAM_STEPS + 1, STREAM_STEPS + 2]
+    plan.missed(STREAM_STEPS + 2)
+    assert plan.next_streamed(1) == [STREAM_STEPS + 3]
+
+
+def test_who_jumps_about_is_not() -> None:
+    plan = plan_with()
+    for number in (10, 12, 11, 13, 14, 10, 15, 16, 4):
+        taken(plan, [number])
+        plan.missed(number)
+        assert plan.next_streamed(EVERYTHING) == []
 
 
 def test_what_was_lost_is_wanted_again_and_what_is_broken_is_not() -> None:

@@ -231,6 +231,30 @@ def test_the_hot_list_goes_first_in_its_order(open_store: OpenStore) -> None:
     assert attachment.progress().hot.windows == 3
 
 
+def test_who_reads_one_window_after_another_finds_the_next_on_its_way(open_store: OpenStore) -> None:
+    gate, at = threading.Event(), {window.compressed_start: window.index for window in BLOB.windows}
+    source = ScriptedSource(BLOB)
+
+    def hold(asked: Asked) -> None:
+        if at[asked.offset] in (0, 4):
+            wait_for(gate)
+
+    source.on_request = hold
+    limits = Limits(bulk_connections=1, hot_while_waiting=2, bulk_range=1, tail=0)
+    attachment = open_store(limits=limits).attach([BLOB.meta], source)
+    assert eventually(lambda: bool(source.asked))  # the background, which would hold the one connection
+    first, second = BLOB.windows[1:3]
+    attachment.read(0, first.start, second.start + 1 - first.start)
+    attachment.read(0, BLOB.windows[3].start, 1)
+    assert sorted(at[asked.offset] for asked in source.asked) == [0, 1, 2, 3]
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(attachment.read, 0, BLOB.windows[4].start, 1)
+        assert eventually(lambda: at[source.asked[-1].offset] == 5)
+        assert not read.done()
+        gate.set()
+        assert read.result() == BLOB.plain[BLOB.windows[4].start :][:1]
+
+
 def test_a_range_is_read_to_its_end_so_that_its_connection_goes_back(store: ChunkStore) -> None:
     class Counting(ScriptedSource):
         ended = 0
