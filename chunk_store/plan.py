@@ -15,7 +15,7 @@ from chunk_store.window_index import WindowIndex
 
 FOLLOW_WINDOWS = 8  # about 8 MiB of file bytes: a package's directory or a large library, not the whole layer
 FOLLOWED_MISSES = 16
-STREAM_STEPS = 3  # times that a reader waited for a later window of a stretch before he is believed to read on
+STREAM_STEPS = 3  # how often a reader waited for a later window of a stretch until he is believed to read on
 GAP = (
     64 << 10
 )  # compressed bytes of no wanted window worth reading over: 2.6 ms at 200 Mbit/s, against a round trip
