@@ -92,18 +92,24 @@ def _print_census(place: Path, census: Census) -> None:
 
 
 @cache.command("verify")
+@click.option(
+    "--rate", type=byte_size, metavar="SIZE",
+    help="Read at most this much per second (20MB, …): a scrub beside running programs.",
+)
 @_place_options
 @click.pass_context
-def verify_windows(ctx: click.Context, root: Path, as_json: bool) -> None:
+def verify_windows(ctx: click.Context, rate: int | None, root: Path, as_json: bool) -> None:
     """Read every window again; drop those that are not what was written.
 
-    A dropped window is fetched again when somebody reads it. A wrong one that a mount or a reader holds is
-    named and left alone: unmount and verify again. Ends with 1 if that happened. Windows that were filled
-    since the last checkpoint, and partial ones, cannot be checked yet, and are counted.
+    A dropped window is fetched again when somebody reads it; mounts may stay, also those that hold it. What
+    the kernel has cached of a wrong window before is served until that memory is given up. Windows that were
+    filled since the last checkpoint, and partial ones, cannot be checked yet, and are counted. Ends with 1 if
+    a wrong window was being written and left alone.
 
     \b
     Examples:
       nopull cache verify
+      nopull cache verify --rate 20MB
       nopull cache verify --json | jq .dropped
     """
     from chunk_store.verify import verify
@@ -111,7 +117,7 @@ def verify_windows(ctx: click.Context, root: Path, as_json: bool) -> None:
     results: list[tuple[Path, Verification]] = []
     for place in stores(root):
         with _opened(place):
-            results.append((place, verify(place)))
+            results.append((place, verify(place, rate=rate)))
     if as_json:
         _print_json(results)
     else:
@@ -124,9 +130,11 @@ def _print_verification(place: Path, found: Verification) -> None:
     click.echo(f"{place}")
     click.echo(f"  right     {found.right:>7} windows  {human_size(found.right_bytes):>10}")
     click.echo(f"  dropped   {len(found.dropped):>7} windows")
+    if found.emptied:
+        click.echo(f"  emptied   {len(found.emptied):>7} windows that a mount or a reader holds")
     click.echo(f"  unchecked {found.unrecorded + found.partial:>7} windows: recent or partial")
     for window_id in found.held:
-        click.echo(f"  wrong, but held by a mount or a reader: {window_id}", err=True)
+        click.echo(f"  wrong, but being written: {window_id}", err=True)
     if found.foreign:
         click.echo(f"  {found.foreign} entries are not windows", err=True)
 

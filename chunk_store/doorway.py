@@ -77,6 +77,12 @@ class Doorway:
                 return descriptor, number
             os.close(descriptor)
 
+    def watch_again(self) -> None:
+        """Tell the keeper, if there is one, that a window is not complete any more."""
+        if self.number:
+            with suppress(OSError):
+                ask_keeper(self._root, {"ask": "watch"})
+
     def close(self) -> None:
         """Let the keeper's directory and the number go, which keep their file system busy.
 

@@ -1,14 +1,16 @@
-"""Reads every window again and drops those that are not what was written.
+"""Reads every window again and drops those that are not what was written; slowly, if told to, for a scrub.
 
-A window's id decides its bytes, so the checksum in the record stays right however often the window was
-dropped and fetched again. What is not recorded cannot be checked from here: a window that was completed since
-the last checkpoint, or one that is partial, whose chunks are compared with their digests by whoever goes on
-with it. Serves `nopull cache verify`.
+A wrong window that nothing holds is unlinked. One that a mount or a reader holds is emptied where it is, so
+that whoever reads on waits for the right bytes. A window's id decides its bytes, so the checksum in the
+record stays right however often the window was dropped and fetched again. What is not recorded cannot be
+checked from here: a window that was completed since the last checkpoint, or one that is partial, whose chunks
+are compared with their digests by whoever goes on with it. Serves `nopull cache verify`.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,16 +26,17 @@ class Verification:
     right: int
     right_bytes: int
     dropped: tuple[str, ...]  # ids of windows that were wrong or unreadable and are gone
-    held: tuple[str, ...]  # ids of windows that are wrong and were left alone, because a mount holds them
+    emptied: tuple[str, ...]  # ids of wrong windows that a mount or a reader holds, and that are absent now
+    held: tuple[str, ...]  # ids of windows that are wrong and were left alone: somebody was writing them
     unrecorded: int  # of some length, but of no recorded checksum: not checked
     partial: int  # recorded once and of another length now: not checked here, but before they are relied on
     foreign: int  # entries that are no windows
 
 
-def verify(root: Path) -> Verification:
+def verify(root: Path, *, rate: int | None = None) -> Verification:
     """Check every recorded window of the store below *root*; drop what is wrong.
 
-    The caller has opened the store (`boot.open_store`).
+    The caller has opened the store (`boot.open_store`). *rate*: bytes read per second at most.
 
     Raises:
         OSError: the directory cannot be read, or a wrong window cannot be removed.
@@ -42,7 +45,9 @@ def verify(root: Path) -> Verification:
     recorded = sums.load(root)
     right = right_bytes = unrecorded = partial = foreign = 0
     dropped: list[str] = []
+    emptied: list[str] = []
     held: list[str] = []
+    free_at = time.monotonic()
     for name, _ in directory.names():
         if not sums.is_window_id(name) or directory.size(name) < 0:
             foreign += 1
@@ -53,9 +58,14 @@ def verify(root: Path) -> Verification:
         record = recorded.get(name)
         if record is None:
             unrecorded += 1
-        elif record.length != size:
+            continue
+        if record.length != size:
             partial += 1
-        elif _checksum_on_disk(directory, name) == record.checksum:
+            continue
+        if rate is not None:
+            time.sleep(max(0.0, free_at - time.monotonic()))
+            free_at = max(free_at, time.monotonic()) + size / rate
+        if _checksum_on_disk(directory, name) == record.checksum:
             right += 1
             right_bytes += size
         elif directory.size(name) == record.length:  # else it went, or was begun again, while we read it
@@ -63,8 +73,23 @@ def verify(root: Path) -> Verification:
             if removal is Removal.REMOVED:
                 dropped.append(name)
             elif removal is Removal.HELD:
-                held.append(name)
-    return Verification(right, right_bytes, tuple(dropped), tuple(held), unrecorded, partial, foreign)
+                (emptied if _empty(directory, name, size) else held).append(name)
+    return Verification(
+        right, right_bytes, tuple(dropped), tuple(emptied), tuple(held), unrecorded, partial, foreign
+    )
+
+
+def _empty(directory: WindowDirectory, window_id: str, length: int) -> bool:
+    """Make a window of *length* bytes absent; False: somebody is writing it."""
+    locked = directory.try_lock(window_id, length)
+    if locked is None:
+        return False
+    try:
+        if locked.complete:
+            locked.empty()
+    finally:
+        locked.close()
+    return True
 
 
 def _checksum_on_disk(directory: WindowDirectory, window_id: str) -> int | None:

@@ -2,8 +2,9 @@
 
 The state of a window is the length of its file: none or 0 = absent, less than the window = a verified prefix,
 exactly the window = complete. So there is no index that could be wrong. Windows are written in place, front
-to back, and are never renamed, unlinked or cut below their length while something may hold them: a live mount
-would go on reading the old inode.
+to back, and are never renamed or unlinked while something may hold them: a live mount would go on reading
+the old inode. One whose bytes turned out to be lost or wrong is emptied, which a mount reads as an error
+until it is filled again.
 
 This module does not fetch, decode or verify. It serves the fetcher (`WindowDirectory.try_lock`) and the
 readers (`open_complete`).
@@ -91,17 +92,21 @@ class LockedWindow:
         return os.fstat(self._fd).st_mtime_ns
 
     def sync_or_empty(self) -> bool:
-        """Write the file back; where that fails, make it absent and return False.
-
-        The one case in which a window shrinks: its pages may be gone, and an empty file reads as an error,
-        never as wrong bytes.
-        """
+        """Write the file back; where that fails, its pages may be gone: make it absent and return False."""
         try:
             os.fsync(self._fd)
         except OSError:
-            os.ftruncate(self._fd, 0)
+            self.empty()
             return False
         return True
+
+    def empty(self) -> None:
+        """Make the window absent where it is, whoever holds it: an empty file reads as an error, never as
+        wrong bytes. Readers of kernel mounts wait for it again as soon as the keeper knows.
+        """
+        os.ftruncate(self._fd, 0)
+        self.size = 0
+        self._doorway.watch_again()
 
     def close(self) -> None:
         """Let the lock go."""

@@ -1,4 +1,4 @@
-"""`nopull cache verify`: flips are found and dropped, held windows named, unchecked ones counted."""
+"""`nopull cache verify`: flips are found and dropped, also under readers; unchecked windows are counted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from chunk_store.cache_verbs import cache
+from chunk_store.verify import verify as verify_store
+from chunk_store.window_file import WindowDirectory
 from tests.chunk_store.blobs import ScriptedSource, random_blob
 from tests.chunk_store.conftest import OpenStore
 from tests.chunk_store.filler import blob_for
@@ -36,7 +43,7 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def verify(root: Path) -> tuple[Result, dict[str, object]]:
+def verify(root: Path) -> tuple[Result, dict[str, Any]]:
     result = CliRunner().invoke(cache, ["verify", "--root", str(root), "--json"])
     return result, json.loads(result.stdout)
 
@@ -77,15 +84,73 @@ def test_a_mount_that_is_open_meanwhile_reads_the_right_bytes_afterwards(open_st
     assert attachment.read(0, 0, len(BLOB.plain)) == BLOB.plain
 
 
-def test_a_wrong_window_that_is_held_is_named_and_left(open_store: OpenStore) -> None:
+def test_a_wrong_window_that_is_held_is_emptied_where_it_is(open_store: OpenStore) -> None:
+    root = filled(open_store)
+    path, window = window_path(root, 0), BLOB.windows[0]
+    flip(path)
+    with path.open("rb") as holder:
+        result, found = verify(root)
+        assert result.exit_code == 0
+        assert found["emptied"] == [window.id] and found["dropped"] == []
+        assert (path.stat().st_ino, path.stat().st_size) == (os.fstat(holder.fileno()).st_ino, 0)
+        source = ScriptedSource(BLOB)
+        attachment = open_store().attach([BLOB.meta], source, background=False)
+        assert attachment.read(0, 0, len(BLOB.plain)) == BLOB.plain
+        assert source.sent == window.compressed_end - window.compressed_start
+        assert holder.read() == BLOB.plain[window.start : window.start + window.length]
+
+
+def test_a_wrong_window_that_is_being_written_is_named_and_left(open_store: OpenStore) -> None:
     root = filled(open_store)
     flip(window_path(root, 0))
-    with window_path(root, 0).open("rb"):
-        result, found = verify(root)
-        assert result.exit_code == 1
-        assert found["held"] == [BLOB.windows[0].id] and found["dropped"] == []
-        assert window_path(root, 0).stat().st_size == BLOB.windows[0].length
+    locked = WindowDirectory(root).try_lock(BLOB.windows[0].id, BLOB.windows[0].length)
+    assert locked is not None
+    result, found = verify(root)
+    assert result.exit_code == 1
+    assert found["held"] == [BLOB.windows[0].id] and found["dropped"] == found["emptied"] == []
+    locked.close()
     assert verify(root)[1]["dropped"] == [BLOB.windows[0].id]
+
+
+def test_readers_who_go_on_meanwhile_get_right_bytes_or_wait(open_store: OpenStore) -> None:
+    root = filled(open_store)
+    attachment = open_store().attach([BLOB.meta], ScriptedSource(BLOB))
+    window = BLOB.windows[1]
+    right = BLOB.plain[window.start : window.start + window.length]
+    attachment.read(0, window.start, 10)  # and keeps it open
+    flip(window_path(root, 1))
+    assert attachment.read(0, window.start, window.length) != right  # until somebody looks
+    verified = threading.Event()
+    after: list[bytes] = []
+
+    def read_on() -> None:
+        while not verified.is_set():
+            attachment.read(0, window.start, window.length)
+        after.append(attachment.read(0, window.start, window.length))
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_on)
+        found = verify(root)[1]
+        verified.set()
+        reading.result(20)
+    assert [*found["dropped"], *found["emptied"]] == [window.id]
+    assert after == [right]
+
+
+def test_a_scrub_reads_no_faster_than_it_is_told(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = filled(open_store)
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("chunk_store.verify.time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    found = verify_store(root, rate=1 << 20)
+    assert found.right == len(BLOB.windows)
+    last = max(window.length for window in BLOB.windows)
+    assert now[0] - 100.0 >= (len(BLOB.plain) - last) / (1 << 20)
 
 
 def test_what_cannot_be_checked_is_counted(open_store: OpenStore) -> None:
