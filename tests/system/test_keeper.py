@@ -10,24 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
-import xxhash
 
-from chunk_store import sums
 from chunk_store.doorway import Doorway, ask_keeper
-from chunk_store.sums import Sum
-from chunk_store.verify import verify
 from chunk_store.window_file import Removal, WindowDirectory
 from erofs_fs import handover
-from erofs_fs.errors import ErofsMissing, KeeperFailed
+from erofs_fs.errors import KeeperFailed
 from erofs_fs.filler_link import PostTaken, start_keeper
 from erofs_fs.holds import hold_path, lives
-from erofs_fs.probe import probe_events
 from launch.keeper_start import keeper_status
 from launch.mountpoint import detach, mount_at
 from tests.system.kept_store import (
@@ -43,24 +37,6 @@ from tests.system.kept_store import (
 )
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[KeptStore]:
-    try:
-        probe_events(tmp_path)
-    except ErofsMissing as error:
-        pytest.skip(f"{error} (the place of these tests is chosen with TMPDIR)")
-    made = KeptStore(tmp_path)
-    try:
-        yield made
-    finally:
-        made.clear()
-
-
-@pytest.fixture
-def shown(store: KeptStore) -> Shown:
-    return store.show(random_tree(1))
 
 
 @pytest.mark.parametrize("how", ["pread", "mmap", "sendfile"])
@@ -392,58 +368,6 @@ def test_what_goes_through_the_door_asks_nobody(store: KeptStore, shown: Shown) 
         assert os.read(descriptor, PAGE) == shown.right[window_id][:PAGE]
         os.close(descriptor)
         assert store.status()["counts"]["events"] == 0
-
-
-def test_who_cuts_a_watched_window_is_not_kept_waiting(store: KeptStore, shown: Shown) -> None:
-    store.start()
-    with store.link() as link:
-        top = store.mount(link, shown)
-        Serving(store, link, shown)
-        window_id = shown.windows("f0")[0]
-        store.fill(shown, window_id, 4 * PAGE)
-        subprocess.run(["truncate", "-s", "0", store.window(window_id)], check=True, timeout=10)
-        assert content_of(top / "f0") == shown.content("f0")
-
-
-def test_a_window_that_was_cut_behind_the_mount_is_watched_and_filled_again(
-    store: KeptStore, shown: Shown
-) -> None:
-    store.start()
-    with store.link() as link:
-        top = store.mount(link, shown)
-        Serving(store, link, shown)
-        window_id = shown.windows("f0")[0]
-        assert Reading(top / "f0", 0, 100).result() == shown.content("f0")[:100]
-        os.truncate(store.window(window_id), 0)
-        assert Reading(top / "f0", 60 * KIB, 100).result() == errno.EIO
-        answered = ask_keeper(store.root, {"ask": "watch"})
-        assert answered is not None and answered[0] == {"watched": 1}
-        assert Reading(top / "f0", 60 * KIB, 100).result() == shown.content("f0")[60 * KIB : 60 * KIB + 100]
-
-
-def test_what_the_disk_has_changed_under_a_mount_is_found_and_filled_again(
-    store: KeptStore, shown: Shown
-) -> None:
-    store.start()
-    with store.link() as link:
-        top = store.mount(link, shown)
-        Serving(store, link, shown)
-        window_id = shown.windows("f0")[0]
-        assert Reading(top / "f0", 0, 100).result() == shown.content("f0")[:100]
-        path, right = store.window(window_id), shown.right[window_id]
-        written = path.stat()
-        record = Sum(window_id, xxhash.xxh3_64_intdigest(right), len(right), written.st_mtime_ns)
-        sums.append(store.root, [record])
-        wrong = bytearray(right)
-        wrong[60 * KIB] ^= 1
-        locked = store.directory.try_lock(window_id, len(right))
-        assert locked is not None
-        locked.write(0, [bytes(wrong)])
-        locked.close()
-        assert verify(store.root).emptied == (window_id,)
-        assert path.stat().st_ino == written.st_ino
-        assert Reading(top / "f0", 60 * KIB, 100).result() == shown.content("f0")[60 * KIB : 60 * KIB + 100]
-        assert verify(store.root).right == 1
 
 
 def test_a_mount_in_use_stays_and_a_lazy_unmount_lets_readers_wait_on(store: KeptStore, shown: Shown) -> None:

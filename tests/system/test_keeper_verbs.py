@@ -15,10 +15,10 @@ from chunk_store.doorway import ask_keeper
 from erofs_fs import handover
 from launch.keeper_start import keeper_status
 from tests.system.kept_store import KeptStore, Reading, Serving, Shown, until
-from tests.system.test_keeper import pytestmark, shown, store
+from tests.system.test_keeper import pytestmark
 from tests.system.test_lazy_kernel_mount import COMMAND, FILES, LARGE, Place, assert_right, place
 
-__all__ = ["place", "pytestmark", "shown", "store"]  # fixtures are found by their names here
+__all__ = ["place", "pytestmark"]  # fixtures are found by their names here
 
 
 @contextmanager

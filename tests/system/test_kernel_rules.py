@@ -30,10 +30,10 @@ from launch.mountpoint import detach, mount_table
 from tests.support.debian_registry import DebianRegistry
 from tests.support.trees import directory, file, tree
 from tests.system.kept_store import PAGE, KeptStore, Reading, Serving, Shown, content_of, random_tree, until
-from tests.system.test_keeper import pytestmark, shown, store
+from tests.system.test_keeper import pytestmark
 from tests.system.test_lazy_kernel_mount import COMMAND, LARGE, Place, assert_right, place
 
-__all__ = ["place", "pytestmark", "shown", "store"]  # fixtures are found by their names here
+__all__ = ["place", "pytestmark"]  # fixtures are found by their names here
 
 CHECKOUT = Path(__file__).parents[2]
 _CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8, 1, 2, 0x10, 0x20
