@@ -168,6 +168,16 @@ class Scheduler:
                 self._unmark_present(number)
                 self._hire()
 
+    def found(self, number: int) -> None:
+        """The window turned out to be complete: somebody else has completed it."""
+        with self._turn:
+            if self._plan.states[number] not in (State.ABSENT, State.SET_ASIDE):
+                return
+            self._mark_present(number)
+            self._turn.notify_all()
+        if self._on_present is not None:
+            self._on_present(number)
+
     def start_background(self) -> None:
         """From now on fetch everything."""
         with self._turn:

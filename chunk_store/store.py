@@ -182,11 +182,7 @@ class Attachment:
             store.limits,
             stopping,
             store.waiting,
-            present=[
-                n
-                for n in self._index.distinct()
-                if store.directory.size(self._index[n].id) == self._index[n].length
-            ],
+            present=[number for number in self._index.distinct() if self._is_there(number)],
             hot=[number for place in hot for number, _, _ in self._index.pieces(*place)],
             background=background,
             completed=store.checkpoints.note,
@@ -280,6 +276,12 @@ class Attachment:
         """How long readers and windows have waited so far."""
         return self._counters.latencies
 
+    def look_again(self) -> None:
+        """Notice what others have completed meanwhile. Looks at the file of every window that is missing."""
+        for number in self._index.distinct():
+            if not self._scheduler.is_present(number) and self._is_there(number):
+                self._scheduler.found(number)
+
     def start_background(self) -> None:
         """Fetch everything from now on."""
         self._scheduler.start_background()
@@ -303,6 +305,10 @@ class Attachment:
         if use is not None:
             os.close(use)
         self._store.forget(self)
+
+    def _is_there(self, number: int) -> bool:
+        window = self._index[number]
+        return self._store.directory.size(window.id) == window.length
 
     def _read_window(self, number: int, begin: int, end: int, deadline: float) -> bytes:
         window = self._index[number]

@@ -34,6 +34,7 @@ from rafs.windows import cut_windows
 log = logging.getLogger("nopull.filler")
 
 _MADE_SECONDS = 30.0  # the keeper makes a mount within this
+_LOOK_SECONDS = 30.0  # so often it is looked at what other processes have completed
 _LINGER_SECONDS = 1.0  # with nothing to fill, the next mount is waited for
 _REFUSALS = {kind.__name__: kind for kind in (ErofsMissing, ErofsForbidden, MountFailed)}
 
@@ -397,8 +398,10 @@ class Filler:
         """Let go of what is complete or mounted nowhere; with nothing left, ask whether to leave."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._news)
+                told = self._changed.wait_for(lambda: self._news, _LOOK_SECONDS)
                 self._news = False
+            if not told:
+                self._fillings.look_again()
             if self._making == 0:  # else some of it may be of mounts that nobody knows yet
                 for name, filling in self._fillings.complete():
                     self._tell_facts(name, filling)

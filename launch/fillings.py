@@ -95,6 +95,11 @@ class Fillings:
         with self._lock:
             return [(name, one) for name, one in self._open.items() if one.attachment.complete]
 
+    def look_again(self) -> None:
+        """Notice what other processes have completed meanwhile."""
+        for filling in list(self._open.values()):
+            filling.attachment.look_again()
+
     def let_go(self, name: str) -> None:
         """Fill *name* no longer."""
         with self._lock:

@@ -81,6 +81,22 @@ def test_an_image_is_opened_once_however_many_ask_for_it(bench: Bench) -> None:
     assert not bench.fillings.opening
 
 
+def test_what_another_process_has_completed_is_noticed_when_looked_for(bench: Bench) -> None:
+    open_it = bench.published("image")
+    filling = bench.fillings.begin("image", open_it, background=False).result()
+    with ChunkStore(bench.base / "store") as other:
+        image = open_it()
+        assert other.attach(image.blobs, image.blob_source).wait_complete(20)
+        image.close()
+    assert bench.fillings.busy and bench.present == []
+    before = bench.changes
+    bench.fillings.look_again()
+    assert not bench.fillings.busy
+    assert sorted(bench.present) == sorted(filling.numbers) and bench.changes > before
+    bench.fillings.look_again()
+    assert len(bench.present) == len(filling.numbers)
+
+
 def test_a_window_leads_to_the_image_that_has_it_and_can_be_waited_for(bench: Bench) -> None:
     names = ("one", "two")
     for number, name in enumerate(names):
