@@ -22,7 +22,6 @@ import os
 import resource
 import select
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -30,13 +29,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from chunk_store.doorway import DIRECTORY_MODE, KEEPER, SOCKET, WINDOWS, next_number, short_name
+from chunk_store.doorway import DIRECTORY_MODE, KEEPER, SOCKET, WINDOWS, next_number
 from erofs_fs import fanotify, handover, readahead, syscalls
 from erofs_fs.errors import ErofsError
 from erofs_fs.filler_post import FillerPost
 from erofs_fs.gate import READER_SECONDS, Gate
-from erofs_fs.holds import hold_path, lives, living
+from erofs_fs.hold_watch import HoldWatch
+from erofs_fs.holds import hold_path, living
 from erofs_fs.journal import Journal, new_journal
+from erofs_fs.keeper_clients import Clients, credentials
 from erofs_fs.keeper_words import HAVE, LOST, MESSAGE_BYTES, NEED, Word, pack_word, parse_word
 from erofs_fs.localised_file import devices_of
 from erofs_fs.mount import detached
@@ -48,8 +49,6 @@ IDLE_SECONDS: Final = 1.0  # a keeper without mounts and without a filler ends a
 _SLOW_SECONDS: Final = 4.0  # when somebody has waited this long, the filler is asked whether it is there
 _SPARE_NUMBERS: Final = 64  # descriptors kept free for everything but accesses that wait
 _LINES: Final = 200  # of what it has to say, kept until somebody asks
-_INOTIFY = struct.Struct("iIII")
-_CREDENTIALS = struct.Struct("3i")
 
 Answer = tuple[dict[str, Any], list[int]]  # and descriptors that go with it, and stay ours
 
@@ -57,14 +56,13 @@ Answer = tuple[dict[str, Any], list[int]]  # and descriptors that go with it, an
 class Mount:
     """One kernel mount and the windows it needs."""
 
-    __slots__ = ("descriptor", "facts", "id", "request", "untaken_until", "watch", "windows")
+    __slots__ = ("descriptor", "facts", "id", "request", "untaken_until", "windows")
 
     def __init__(self, mount_id: str, request: Mapping[str, Any], windows: list[Watched]) -> None:
         self.id = mount_id
         self.request = request  # what a filler needs to know to fill it; may hold secrets
         self.windows = windows
         self.facts: Any = None  # what the last filler has told of it
-        self.watch = -1  # on its hold
         self.descriptor = -1  # of the mount, until somebody takes it
         self.untaken_until = 0.0
 
@@ -118,19 +116,17 @@ class Keeper:
         self._gate_is_open = False
         self._mounts: dict[str, Mount] = {}
         self._untaken: dict[str, Mount] = {}  # of these, those that nobody has attached yet
-        self._by_watch: dict[int, Mount] = {}
-        self._clients: dict[int, socket.socket] = {}
         self._ending = False
         self._restart: list[str] | None = None
         left = list(journal.waiting())
         handover.reserve([waiting.number for waiting in left])
         self._woken, self.waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a signal writes to the second
-        self._closes = syscalls.inotify()
+        self._holds = HoldWatch()
         self._take_up(_requests(given.get(handover.REQUESTS)))
         if inherited:
             self._gate.resume(left)
-        self._listener = self._listen()
-        for descriptor in (self._closes, self._listener.fileno(), self._woken):
+        self._clients = Clients(root / KEEPER / SOCKET, self._poll)
+        for descriptor in (self._holds.descriptor, self._woken):
             self._poll.register(descriptor, select.EPOLLIN)
 
     @property
@@ -166,17 +162,6 @@ class Keeper:
         fanotify.ignore_mount(self._group, door)
         return door
 
-    def _listen(self) -> socket.socket:
-        kind = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        listener = socket.socket(socket.AF_UNIX, kind)
-        path = self._root / KEEPER / SOCKET
-        path.unlink(missing_ok=True)
-        with short_name(path) as name:
-            listener.bind(name)
-        path.chmod(0o600)
-        listener.listen(64)
-        return listener
-
     def _take_up(self, requests: Mapping[str, Any]) -> None:
         """Watch for the mounts that live already."""
         for hold in living(self._root):
@@ -192,9 +177,7 @@ class Keeper:
 
     def _add(self, mount: Mount) -> None:
         self._mounts[mount.id] = mount
-        path = os.fsencode(hold_path(self._root, mount.id))
-        mount.watch = syscalls.inotify_watch_close(self._closes, path)
-        self._by_watch[mount.watch] = mount
+        self._holds.add(mount.id, hold_path(self._root, mount.id))
 
     def _timeout(self) -> float | None:
         times = [mount.untaken_until for mount in self._untaken.values()]
@@ -243,34 +226,24 @@ class Keeper:
                 self._post.send_more()
             if mask & ~select.EPOLLOUT:
                 self._hear_filler()
-        elif descriptor == self._listener.fileno():
-            self._accept()
-        elif descriptor == self._closes:
-            self._look_at_holds()
+        elif descriptor == self._clients.descriptor:
+            self._clients.accept()
+        elif descriptor == self._holds.descriptor:
+            for mount_id in self._holds.ended():
+                self._drop(self._mounts[mount_id])
         elif descriptor == self._post.child_fd:
             self._post.reap()
         elif descriptor in self._clients:
-            self._hear_client(self._clients[descriptor])
+            self._hear_client(*self._clients.hear(descriptor))
         elif descriptor == self._woken:
             os.read(self._woken, 64)
-
-    def _look_at_holds(self) -> None:
-        with suppress(BlockingIOError):
-            raw = os.read(self._closes, 1 << 16)
-            at = 0
-            while at < len(raw):
-                watch, _, _, size = _INOTIFY.unpack_from(raw, at)
-                at += _INOTIFY.size + size
-                mount = self._by_watch.get(watch)
-                if mount is not None and not lives(hold_path(self._root, mount.id)):
-                    self._drop(mount)
 
     def _drop(self, mount: Mount) -> None:
         """The mount is gone."""
         if mount.id in self._untaken:
             self._let_go(mount)
-        del self._mounts[mount.id], self._by_watch[mount.watch]
-        syscalls.inotify_forget(self._closes, mount.watch)
+        del self._mounts[mount.id]
+        self._holds.forget(mount.id)
         for window in self._windows.release(mount.windows):
             self._gate.refuse(window)
         # Its hold is removed by others: on a frozen file system that would wait, and with it all readers.
@@ -278,25 +251,10 @@ class Keeper:
 
     # Clients: one question each
 
-    def _accept(self) -> None:
-        with suppress(BlockingIOError):
-            connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            if _CREDENTIALS.unpack(raw)[1] not in (0, os.geteuid()):
-                connection.close()
-                return
-            self._clients[connection.fileno()] = connection
-            self._poll.register(connection, select.EPOLLIN)
-
-    def _hear_client(self, connection: socket.socket) -> None:
-        descriptor = connection.fileno()
-        question = _heard(connection)
+    def _hear_client(self, connection: socket.socket, question: Any) -> None:
         if isinstance(question, dict) and question.get("ask") == "fill":
-            del self._clients[descriptor]
             self._employ(connection, question)
             return
-        del self._clients[descriptor]
         self._poll.unregister(connection)
         with connection:
             if not isinstance(question, dict):
@@ -376,8 +334,7 @@ class Keeper:
         with suppress(OSError):
             words = json.dumps({"hired": True, "names": list(stored), "stays": self._stays}).encode()
             socket.send_fds(connection, [words], list(stored.values()))
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self._post.take(connection, _CREDENTIALS.unpack(raw)[0])
+        self._post.take(connection, credentials(connection)[0])
         # What was completed while nobody was there to say so.
         self._windows.settle(window for window in self._windows if window.watched)
         for mount in self._mounts.values():
@@ -456,14 +413,6 @@ class Keeper:
     def _say(self, line: str) -> None:
         self._lines.append(line)
         self._post.tell(json.dumps({"line": line}).encode())
-
-
-def _heard(connection: socket.socket) -> Any:
-    """The JSON of a client's message; None if there is none."""
-    try:
-        return json.loads(connection.recv(MESSAGE_BYTES))
-    except (OSError, ValueError):
-        return None
 
 
 def _requests(descriptor: int | None) -> dict[str, Any]:

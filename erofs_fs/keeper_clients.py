@@ -1,0 +1,75 @@
+"""Who comes to a keeper's socket: accepted if it is root or the keeper's own user, heard without waiting.
+
+Each asks one question, as JSON. What the answer is, and who stays, is the keeper's business. Used by one
+thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from chunk_store.doorway import short_name
+from erofs_fs.keeper_words import MESSAGE_BYTES
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred
+_BACKLOG = 64
+
+
+class Clients:
+    """Those that have not been heard yet. `descriptor` is readable when another one comes; *poll* is told of
+    it and of theirs.
+    """
+
+    def __init__(self, path: Path, poll: select.epoll) -> None:
+        """Listen at *path*, where nobody else does.
+
+        Raises:
+            OSError: the socket cannot be made.
+        """
+        kind = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._listener = socket.socket(socket.AF_UNIX, kind)
+        path.unlink(missing_ok=True)
+        with short_name(path) as name:
+            self._listener.bind(name)
+        path.chmod(0o600)
+        self._listener.listen(_BACKLOG)
+        self.descriptor = self._listener.fileno()
+        self._poll = poll
+        poll.register(self.descriptor, select.EPOLLIN)
+        self._waiting: dict[int, socket.socket] = {}
+
+    def __contains__(self, descriptor: int) -> bool:
+        return descriptor in self._waiting
+
+    def accept(self) -> None:
+        """Take in the next one."""
+        with suppress(BlockingIOError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            if credentials(connection)[1] not in (0, os.geteuid()):
+                connection.close()
+                return
+            self._waiting[connection.fileno()] = connection
+            self._poll.register(connection, select.EPOLLIN)
+
+    def hear(self, descriptor: int) -> tuple[socket.socket, Any]:
+        """(its connection, which is the caller's now and still polled; its question, None if it is none)."""
+        connection = self._waiting.pop(descriptor)
+        try:
+            return connection, json.loads(connection.recv(MESSAGE_BYTES))
+        except (OSError, ValueError):
+            return connection, None
+
+
+def credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """(pid, uid, gid) of whoever connected."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    return pid, uid, gid
