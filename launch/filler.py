@@ -7,7 +7,6 @@ said again to the next filler. The process around it is in `filler_life`.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,26 +16,25 @@ from typing import Any
 
 from chunk_store import ChunkStore, StoreError
 from chunk_store.byte_size import human_size
-from erofs_fs.errors import CacheTooSmall, ErofsForbidden, ErofsMissing, MountFailed
+from erofs_fs.errors import CacheTooSmall
 from erofs_fs.filler_link import FillerLink
-from erofs_fs.holds import forget_hold, make_hold
+from erofs_fs.holds import forget_hold
 from erofs_fs.keeper_words import HAVE, LOST, NEED, Word
 from launch.driver_choice import require_events
-from launch.errors import FillerEnds, ImageInvalid, MountImpossible
+from launch.errors import FillerEnds, ImageInvalid
 from launch.fillings import Filling, Fillings
 from launch.image_request import ImageRequest, from_json
 from launch.images import LazyImage, open_image
 from launch.later import Later
 from launch.localised_image import find_kept, make_kept
+from launch.mount_asking import MountAsking
 from launch.window_reads import WindowReads, files_of, forget_reads, keep_reads
 from rafs.windows import cut_windows
 
 log = logging.getLogger("nopull.filler")
 
-_MADE_SECONDS = 30.0  # the keeper makes a mount within this
 _LOOK_SECONDS = 30.0  # so often it is looked at what other processes have completed
 _LINGER_SECONDS = 1.0  # with nothing to fill, the next mount is waited for
-_REFUSALS = {kind.__name__: kind for kind in (ErofsMissing, ErofsForbidden, MountFailed)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +65,11 @@ class Filler:
         self._root = root
         self._link: FillerLink | None = None  # while it serves
         self._fillings = Fillings(store, self._tell_present, self._opened)
+        self._asking = MountAsking(store.root, self._say)
         # Protects everything below. Nothing else is taken under it; no file, no remote, no message.
         self._changed = threading.Condition(threading.Lock())
         self._mounts: dict[str, _Mount] = {}
         self._parked: list[Word] = []  # windows of images that are not open (yet)
-        self._answers: dict[str, Mapping[str, Any] | None] = {}  # of the keeper to `mount`, by id
         self._facts: dict[str, dict[str, Any]] = {}  # of mounts that are complete, by id
         self._making = 0
         self._news = True  # `_tidy` has something to look at: there may be nothing to do from the beginning
@@ -95,7 +93,10 @@ class Filler:
                 return
             if said is None:
                 log.warning("the keeper is gone; having another one started")
-                self._forget_asked()
+                self._asking.lose()
+                with self._changed:
+                    self._leaving = False
+                    self._changed.notify_all()
                 link.restore(self._requests())
             elif isinstance(said, Word):
                 if said.kind == NEED:
@@ -222,57 +223,26 @@ class Filler:
         """Have the keeper mount the localised image in the file *path*."""
         with self._changed:
             self._changed.wait_for(lambda: self._link is not None or self._quitting)
-            self._mounts[mount_id] = mount = _Mount(name, request.to_json(secrets=True))
-            self._answers[mount_id] = None
-        hold = make_hold(self._store.root, mount_id, path, request.to_json(secrets=False))
+            self._mounts[mount_id] = _Mount(name, request.to_json(secrets=True))
         try:
-            self._say({"ask": "mount", "id": mount_id, "image": str(path), "request": mount.request})
-            self._await_made(mount_id)
+            self._asking.ask(mount_id, path, request)
         except BaseException:
             self._let_go(mount_id)
             raise
-        finally:
-            os.close(hold)
-
-    def _await_made(self, mount_id: str) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._answers[mount_id] is not None, _MADE_SECONDS)
-            answer = self._answers.pop(mount_id)
-        if answer is None:
-            raise MountImpossible("the keeper did not answer when it was asked for a mount; try again")
-        if "refused" not in answer:
-            return
-        if answer.get("errno"):
-            raise OSError(answer["errno"], f"making a kernel mount: {os.strerror(answer['errno'])}")
-        raise _REFUSALS.get(str(answer.get("kind")), MountImpossible)(str(answer["refused"]))
 
     def _heed(self, said: Mapping[str, Any]) -> None:
         if "mount" in said:
             self._take_on(str(said["mount"]), said["request"])
         elif "gone" in said:
-            with self._changed:
-                asked = str(said["gone"]) in self._answers
-            if not asked:  # else it is about to be made
+            if not self._asking.is_asked(str(said["gone"])):  # else it is about to be made
                 self._let_go(str(said["gone"]))
         elif "made" in said:
-            with self._changed:
-                if str(said["made"]) in self._answers:
-                    self._answers[str(said["made"])] = said
-                    self._changed.notify_all()
+            self._asking.answer(said)
         elif "line" in said:
             log.warning("keeper: %s", said["line"])
         elif "left" in said:
             with self._changed:
                 self._leaving = False
-
-    def _forget_asked(self) -> None:
-        """A keeper that is gone answers no more."""
-        with self._changed:
-            for mount_id, answer in self._answers.items():
-                if answer is None:
-                    self._answers[mount_id] = {"refused": "the keeper was killed meanwhile; try again"}
-            self._leaving = False
-            self._changed.notify_all()
 
     def _requests(self) -> dict[str, Any]:
         with self._changed:
