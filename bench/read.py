@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import os
 import random
-import stat
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,6 +24,18 @@ from bench.errors import RootNeeded
 from bench.kernel_images import MIB, many_names, publish
 from bench.machine import describe_machine
 from bench.read_parts import Cost, parts_at, percentile
+from bench.read_times import (
+    NAMES,
+    READERS,
+    half_compressible,
+    last_places,
+    read_all,
+    time_by_name,
+    time_byte,
+    time_readers,
+    time_walk,
+    time_whole,
+)
 from bench.registry_server import RegistryServer
 from launch import mounts
 from launch.control import ask
@@ -41,15 +49,13 @@ from launch.mounts import MountRecord
 from launch.server import start_mount
 from launch.session import MountRequest
 from rafs.blob_meta import BlobMeta
-from rafs.windows import Window, cut_windows, find_window
+from rafs.windows import Window, cut_windows
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 
 FUSE, EROFS, EXT4 = "fuse", "erofs", "ext4"
 MISSES: Final = 100  # of each kind
-READERS: Final = 64
 EACH: Final = 4  # windows of one reader
-NAMES: Final = 20_000
 WARM_BYTES: Final = 64 * MIB
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 
@@ -160,7 +166,7 @@ class _Stage:
             kept.mkdir()
             parts = undo.enter_context(parts_at(self._registry.host, "misses", kept))
             order = random.Random(1).sample(windows, len(windows))
-            places = _places(image)
+            places = last_places(image)
             for number, (meta, window) in enumerate(order[: 3 * MISSES]):
                 turn = (FUSE, EROFS, "parts")[number % 3]
                 if turn == "parts":
@@ -170,7 +176,7 @@ class _Stage:
                         found["of_parts"][name].append(value)
                 elif turn in records:
                     path, offset = places[window.id]
-                    seconds = _time_byte(records[turn].mountpoint / path, offset)
+                    seconds = time_byte(records[turn].mountpoint / path, offset)
                     found.setdefault(turn, []).append(seconds)
         return found
 
@@ -188,7 +194,7 @@ class _Stage:
                     if record is None:
                         continue
                     files = [record.mountpoint / f"f{number:05}" for number in range(count)]
-                    rates.setdefault(driver, []).append(count * MIB / 1e6 / _time_readers(files))
+                    rates.setdefault(driver, []).append(count * MIB / 1e6 / time_readers(files))
             kept = self._scratch / f"alone-{run}"
             kept.mkdir()
             with parts_at(self._registry.host, "parallel", kept) as parts:
@@ -220,11 +226,11 @@ class _Stage:
                 if record is not None:
                     places[driver] = record.mountpoint / "large"
             for path in places.values():
-                _time_whole(path)
+                time_whole(path)
             # Much more often than the others: a pass takes some milliseconds.
             for _ in range(10 * runs):
                 for name, path in places.items():
-                    rates.setdefault(name, []).append(WARM_BYTES / 1e6 / _time_whole(path))
+                    rates.setdefault(name, []).append(WARM_BYTES / 1e6 / time_whole(path))
         return rates
 
     def names(self, runs: int) -> dict[str, Any]:
@@ -237,15 +243,15 @@ class _Stage:
                 with self._mounted(reference, driver, f"names-{driver}-{run}") as record:
                     if record is None:
                         continue
-                    found["cold"].setdefault(driver, []).append(_time_walk(record.mountpoint))
+                    found["cold"].setdefault(driver, []).append(time_walk(record.mountpoint))
                     before = _asked(record)
-                    found["again"].setdefault(driver, []).append(_time_walk(record.mountpoint))
+                    found["again"].setdefault(driver, []).append(time_walk(record.mountpoint))
                     if driver == FUSE:
                         asked = sum(_asked(record).values()) - sum(before.values())
                         found["again_questions"].setdefault(driver, []).append(asked)
                 with self._mounted(reference, driver, f"by-name-{driver}-{run}") as record:
                     if record is not None:
-                        rate = _time_by_name(record.mountpoint)
+                        rate = time_by_name(record.mountpoint)
                         found["by_name_cold"].setdefault(driver, []).append(rate)
         return found
 
@@ -263,11 +269,11 @@ class _Stage:
             with self._mounted(first, driver, name) as record:
                 if record is None:
                     continue
-                _read_all(record.mountpoint)
+                read_all(record.mountpoint)
                 _await_complete(record)
                 with self._mounted(second, driver, name, "second") as other:
                     assert other is not None
-                    _read_all(other.mountpoint)
+                    read_all(other.mountpoint)
                     progress = _await_complete(other)
             received = sum(progress[kind]["compressed_bytes"] for kind in ("demand", "hot", "background"))
             known = {digest for meta in self._windows(first)[0].blobs for digest in _digests(meta)}
@@ -315,109 +321,8 @@ class _Stage:
                 end_keeper(root)
 
 
-def half_compressible(count: int, size: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """*count* files of *size* bytes that compress to about half, as programs and libraries do."""
-    source = random.Random(seed)
-    for number in range(count):
-        pieces = (source.randbytes(1024) + bytes(1024) for _ in range(-(-size // 2048)))
-        yield f"f{number:05}", b"".join(pieces)[:size]
-
-
-def _places(image: LazyImage) -> dict[str, tuple[str, int]]:
-    """By the id of each window, the last place in it that a file has: path, and offset in that file."""
-    cut = [cut_windows(meta) for meta in image.blobs]
-    found: dict[str, tuple[int, str, int]] = {}
-    for path, inode in image.bootstrap.walk():
-        if not stat.S_ISREG(inode.mode):
-            continue
-        for extent in image.bootstrap.extents(inode):
-            window = find_window(cut[extent.blob_index], extent.blob_offset)
-            place = (extent.blob_offset, os.fsdecode(path).lstrip("/"), extent.file_offset + extent.size - 1)
-            found[window.id] = max(place, found.get(window.id, place))
-    return {window_id: (path, offset) for window_id, (_, path, offset) in found.items()}
-
-
-def _time_byte(path: Path, offset: int) -> float:
-    """Seconds of reading one byte."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        began = time.perf_counter()
-        os.pread(descriptor, 1, offset)
-        return time.perf_counter() - began
-    finally:
-        os.close(descriptor)
-
-
-def _time_readers(files: list[Path]) -> float:
-    """Seconds in which 64 threads of a process of its own read all files, each its own."""
-    program = "import sys; from bench.read import read_in_threads; read_in_threads(sys.argv[1:])"
-    command = [sys.executable, "-P", "-c", program, *map(str, files)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout)
-
-
-def read_in_threads(files: list[str]) -> None:
-    """Print the seconds in which `READERS` threads read *files*."""
-    together = threading.Barrier(READERS + 1)
-
-    def read(number: int) -> None:
-        together.wait()
-        for path in files[number::READERS]:
-            descriptor = os.open(path, os.O_RDONLY)
-            while os.read(descriptor, MIB):
-                pass
-            os.close(descriptor)
-
-    threads = [threading.Thread(target=read, args=(number,)) for number in range(READERS)]
-    for thread in threads:
-        thread.start()
-    together.wait()
-    began = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    print(time.perf_counter() - began)
-
-
-def _time_whole(path: Path) -> float:
-    buffer = bytearray(MIB)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        began = time.perf_counter()
-        while os.readv(descriptor, [buffer]):
-            pass
-        return time.perf_counter() - began
-    finally:
-        os.close(descriptor)
-
-
-def _time_walk(top: Path) -> float:
-    """Names per second of a program that lists every directory and asks for every name's attributes."""
-    began, count = time.perf_counter(), 0
-    for directory in os.scandir(top):
-        count += 1
-        for entry in os.scandir(directory.path):
-            entry.stat(follow_symlinks=False)
-            count += 1
-    return count / (time.perf_counter() - began)
-
-
-def _time_by_name(top: Path) -> float:
-    """The same for names that are known already, and were never listed."""
-    names = [str(top / path) for path, _ in many_names(NAMES, 8)]
-    began = time.perf_counter()
-    for name in names:
-        os.lstat(name)
-    return len(names) / (time.perf_counter() - began)
-
-
 def _asked(record: MountRecord) -> dict[str, int]:
     return dict(ask(record.control)["asked"]) if record.pids else {}
-
-
-def _read_all(top: Path) -> None:
-    for path in top.rglob("*"):
-        if path.is_file():
-            path.read_bytes()
 
 
 def _await_complete(record: MountRecord) -> dict[str, Any]:

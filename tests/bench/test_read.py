@@ -6,8 +6,9 @@ import pytest
 
 from bench.kernel_images import MIB
 from bench.mounts import lines as mount_lines
-from bench.read import EROFS, EXT4, FUSE, WANTED, _figures, half_compressible, lines
+from bench.read import EROFS, EXT4, FUSE, WANTED, _figures, lines
 from bench.read_parts import percentile
+from bench.read_times import half_compressible
 
 
 def test_percentiles_are_values_that_occur() -> None:
