@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,18 +26,22 @@ from builder.tar_index import read_entries
 from builder.tar_stream import TarStream
 from launch.oci_spec import parse_config
 from launch.run_errors import ConfigInvalid
-from rafs.blob_meta import BlobMeta, read_chunk_info
+from rafs.blob_meta import BlobMeta, parse_blob_meta, read_chunk_info
 from rafs.blob_record import blob_record, broken_rules
 from rafs.bootstrap import Bootstrap
-from rafs.check import check_blob_meta, check_bootstrap
+from rafs.check import check_blob_meta, check_bootstrap, check_chunks
 from rafs.codes import Compressor
 from rafs.decompress import decompress
 from rafs.dump import dump_lines
 from rafs.errors import RafsError
+from rafs.inflate_index import InflatePoint, InflateStream
 from rafs.inlined import inlined_bootstrap
+from rafs.localise import localise
+from rafs.localised import read_devices
 from rafs.records import BLOB_ENTRY
 from rafs.toc import parse_toc
 from rafs.unit_cutter import chunk_digest
+from rafs.windows import cut_windows
 from registry_client.challenge import parse_challenges
 from registry_client.digest import Digest, digest_of
 from registry_client.errors import RegistryError
@@ -44,12 +49,17 @@ from registry_client.manifest import Manifest, MediaType, parse_manifest
 from registry_client.reference import parse_reference
 from tests.builder.tar_bytes import END, long_link, long_name, member, pax
 from tests.builder.test_tar_index import old_sparse, sparse_0_0, sparse_0_1, sparse_1_0
+from tests.support.deflate_blocks import blocks_of
 from tests.support.fixtures import FIXTURES
+from tests.support.images import image_of
+from tests.support.trees import directory, file, symlink, tree
 
 _LINES: int = 20_000  # of a dump: a hostile directory may name another a million times
 _CHUNKS: int = 1 << 12
 _PLAIN: int = 1 << 24  # bytes
 _ENTRY: int = 256  # bytes of the blob table's entry that goes before chunk info
+_SIZES = struct.Struct("<II")  # of a bootstrap and of chunk info; digests of chunks are the rest
+_POINT = struct.Struct("<BBHI")  # bits and their value, size of the dictionary, size of the output
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,57 @@ def _chunk_infos() -> Iterator[bytes]:
                         stored = path.read_bytes()[record.ci_offset :][: record.ci_compressed_size]
                         if stored:
                             yield BLOB_ENTRY.pack(record.entry()) + stored
+
+
+def _image(raw: bytes) -> None:
+    """A bootstrap, and chunk info that all its blobs share: on the way to the kernel."""
+    if len(raw) < _SIZES.size:
+        return
+    boot_size, info_size = _SIZES.unpack_from(raw)
+    boot, rest = raw[_SIZES.size :][:boot_size], raw[_SIZES.size + boot_size :]
+    if check_bootstrap(boot):
+        return
+    bootstrap = Bootstrap(boot)
+    metas = [parse_blob_meta(record, rest[:info_size], rest[info_size:]) for record in bootstrap.blobs]
+    if check_chunks(boot, metas):
+        return
+    windows = [cut_windows(meta) for meta in metas]
+    devices = read_devices(localise(bootstrap, metas, windows))
+    assert {device.id for device in devices} == {window.id for cut in windows for window in cut}
+
+
+def _images() -> Iterator[bytes]:
+    inner = directory(b"d", file(b"f", b"words " * 3000), symlink(b"l", b"f"))
+    for root in (tree(file(b"a", b"few")), tree(inner, file(b"g", bytes(range(256)) * 80))):
+        image = image_of(root, chunk_size=4096, batch_size=16 << 10)
+        form, digests = image.blobs[0].cache_form(), image.blobs[0].digests
+        yield _SIZES.pack(len(image.bootstrap), len(form)) + image.bootstrap + form + digests
+
+
+def _stretch(raw: bytes) -> None:
+    """A point of an index of a tar.gz, and what lies there."""
+    if len(raw) < _POINT.size:
+        return
+    bits, value, known, size = _POINT.unpack_from(raw)
+    bits, value = bits & 7, value & (1 << (bits & 7)) - 1
+    dictionary, stored = raw[_POINT.size :][:known], raw[_POINT.size + known :]
+    size = size % _PLAIN + 1
+    stream = InflateStream(InflatePoint(0, len(stored), size, bits, value, dictionary))
+    found = sum(len(stream.feed(stored[at : at + 999], last=False)) for at in range(0, len(stored), 999))
+    found += len(stream.feed(b"", last=True))
+    assert stream.finished and found == size
+
+
+def _stretches() -> Iterator[bytes]:
+    packed = gzip.compress(b"".join(b"line %d of many\n" % number for number in range(3000)))
+    packed += gzip.compress(b"and more")
+    blocks, content = blocks_of(packed)
+    for block in blocks:
+        first, bits = -(-block.start // 8), -block.start % 8
+        value = packed[first - 1] >> 8 - bits if bits else 0
+        known = content[max(0, block.out_start - (32 << 10)) : block.out_start]
+        size = len(content) - block.out_start - 1
+        yield _POINT.pack(bits, value, len(known), size) + known + packed[first:]
 
 
 def _table_of_contents(raw: bytes) -> None:
@@ -240,6 +301,8 @@ def _files(pattern: str, *, limit: int) -> Iterator[bytes]:
 TARGETS = {
     "bootstrap": Target(_bootstrap, (RafsError,), _bootstraps),
     "chunk-info": Target(_chunk_info, (RafsError,), _chunk_infos),
+    "image": Target(_image, (RafsError,), _images),
+    "inflate": Target(_stretch, (RafsError,), _stretches),
     "toc": Target(_table_of_contents, (RafsError,), _tables),
     "inlined": Target(_inlined, (RafsError,), _objects),
     "unit": Target(_unit, (RafsError,), _units),
