@@ -60,8 +60,8 @@ def parse_header(block: bytes) -> Header:
     (
         name, mode, uid, gid, size, mtime, checksum, kind, link, magic, _, _, major, minor, prefix, trailer
     ) = _FIELDS.unpack(block)  # fmt: skip
-    # Adding up in Python takes half of the time of reading a header. The low half of Adler-32 is 1 and the sum,
-    # modulo a prime.
+    # Adding up in Python takes half of the time of reading a header. The low half of Adler-32 is 1 and the
+    # sum, modulo a prime.
     stated, expected = _stated(checksum)
     if adler32(block) & 0xFFFF != expected or stated >= _ADLER_MODULUS:
         _check_sum(block, stated)
