@@ -3,7 +3,8 @@
 Up to `Limits.demand_connections` threads answer readers, each miss at once and on its own;
 `Limits.bulk_connections` more fetch the hot list and the background. A miss takes the windows right behind it
 along in the same request, so they arrive without a round trip and strictly after it. While a reader waits, no
-background range is started; `limits` has the numbers and what they are worth.
+background range is started but behind one who reads on and on; `limits` has the numbers and what they are
+worth.
 
 Knows windows by number and files not at all (`range_fetch` fills them). Serves `store`.
 """
