@@ -23,7 +23,7 @@ class Limits:
     bulk_connections: int = (
         3  # ranges of hot list and background in flight; a third one hides the others' ends
     )
-    hot_while_waiting: int = 2  # of these while a reader waits: they will be waited for, too; and behind a stream
+    hot_while_waiting: int = 2  # of these while a reader waits, and behind a stream: both will be waited for
     background_while_busy: int = 1  # of these, while readers keep missing; 0 while one waits
     busy_seconds: float = 0.15  # readers "keep missing" this long after the last one was answered
     # So long after attaching, a program is starting: it computes between its misses, and gets both processor
