@@ -93,6 +93,14 @@ class Place:
         return status["pid"], status["filler"]
 
     def blob_requests(self) -> int:
+        """How many the registry has had, once it has noted the last: it does so after its answer."""
+        noted, before = self._noted(), -1
+        while noted != before:
+            time.sleep(0.2)
+            noted, before = self._noted(), noted
+        return noted
+
+    def _noted(self) -> int:
         return sum(one.method == "GET" and "/blobs/" in one.path for one in self.registry.accesses())
 
     def clear(self) -> None:
