@@ -120,6 +120,11 @@ class Doorway:
                 self._old.append(before)
 
 
+def window_place(window_id: str) -> str:
+    """Where the window's file lies below `ROOT/windows`."""
+    return f"{window_id[:2]}/{window_id}"
+
+
 def prepare_number(root: Path) -> None:
     """Make the file that holds the keeper's number; whoever opens a store to write it does that first.
 

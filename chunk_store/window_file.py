@@ -21,7 +21,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
 
-from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, WINDOWS, Doorway
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, WINDOWS, Doorway, window_place
 
 _IOV_MAX = 1024  # buffers in one call: the kernel's UIO_MAXIOV; a window of small files has many more
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -173,7 +173,7 @@ class WindowDirectory:
         if self._only is not None and window_id not in self._only:
             return None
         try:
-            fd, _ = self._doorway.open(_place(window_id), os.O_RDONLY | _FLAGS)
+            fd, _ = self._doorway.open(window_place(window_id), os.O_RDONLY | _FLAGS)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES):
                 return None
@@ -230,7 +230,7 @@ class WindowDirectory:
         """
         name = self._name(window_id)
         try:
-            fd, _ = self._doorway.open(_place(window_id), os.O_RDWR | _FLAGS)
+            fd, _ = self._doorway.open(window_place(window_id), os.O_RDWR | _FLAGS)
         except FileNotFoundError:
             return Removal.GONE
         try:
@@ -259,13 +259,14 @@ class WindowDirectory:
                         yield entry.name, entry.path
 
     def _name(self, window_id: str) -> str:
-        return f"{self._prefix}/{_place(window_id)}"
+        return f"{self._prefix}/{window_place(window_id)}"
 
     def _open_write(self, window_id: str) -> tuple[int, int]:
         name = self._name(window_id)
         for _ in range(_ATTEMPTS):
             try:
-                fd, number = self._doorway.open(_place(window_id), os.O_RDWR | os.O_CREAT | _FLAGS, FILE_MODE)
+                flags = os.O_RDWR | os.O_CREAT | _FLAGS
+                fd, number = self._doorway.open(window_place(window_id), flags, FILE_MODE)
             except FileNotFoundError:
                 self._make_shelf(name)
                 continue
@@ -285,11 +286,6 @@ class WindowDirectory:
         # One by one: `parents=True` gives only the last of them the mode.
         for directory in (self.path, Path(name).parent):
             directory.mkdir(DIRECTORY_MODE, exist_ok=True)
-
-
-def _place(window_id: str) -> str:
-    """Where the window's file lies below the directory."""
-    return f"{window_id[:2]}/{window_id}"
 
 
 def _leads_to(name: str, held: os.stat_result) -> bool:

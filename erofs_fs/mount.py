@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from chunk_store.doorway import window_place
 from erofs_fs import syscalls
 from erofs_fs.errors import ErofsError, ErofsForbidden, ErofsMissing, MountFailed
 
@@ -65,8 +66,9 @@ def detached(image: Path, windows: Path, window_ids: Sequence[str], hold: Path) 
     `dir_fd`. When it is closed the mount is gone, unless it was attached to a place by then.
 
     *window_ids* are those that `rafs.localised.read_devices` finds in it; the file of each must exist below
-    *windows*, as WINDOWS/<first two digits>/<id>. Whoever calls sees to it that they stay where they are
-    until this returns; afterwards the mount holds them. So it does *hold*, a file of its own (`holds`).
+    *windows*, where `chunk_store.doorway.window_place` says. Whoever calls sees to it that they stay where
+    they are until this returns; afterwards the mount holds them. So it does *hold*, a file of its own
+    (`holds`).
 
     Raises:
         ErofsMissing, ErofsForbidden, MountFailed: the kernel refused.
@@ -93,8 +95,7 @@ def _mounted(image: Path, shelf: int, window_ids: Sequence[str], hold: Path) -> 
             syscalls.set_string(context, b"source", source)
             prefix = b"/proc/self/fd/%d/" % shelf  # values are short, paths need not be
             for window_id in window_ids:
-                name = window_id.encode("ascii")
-                syscalls.set_string(context, b"device", prefix + name[:2] + b"/" + name)
+                syscalls.set_string(context, b"device", prefix + window_place(window_id).encode("ascii"))
             with _short_name(hold) as last:
                 syscalls.set_string(context, b"device", last)
                 syscalls.create(context)

@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from chunk_store.doorway import window_place
 from erofs_fs import fanotify, syscalls
 from erofs_fs.errors import ErofsForbidden, ErofsMissing
 from erofs_fs.mount import detached
@@ -147,7 +148,7 @@ def _ground(root: Path, before_mount: Callable[[Path], None]) -> Iterator[_Groun
     directory = Path(tempfile.mkdtemp(prefix=".probe-", dir=root))
     try:
         image, hold = directory / "image", directory / "hold"
-        window = directory / _WINDOW.id[:2] / _WINDOW.id
+        window = directory / window_place(_WINDOW.id)
         image.write_bytes(probe_image())
         window.parent.mkdir()
         for path in (window, hold):

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
+from chunk_store.doorway import window_place
 from erofs_fs import fanotify
 from rafs.window_slots import WindowDevice
 
@@ -34,7 +35,7 @@ class Watched:
     @property
     def place(self) -> str:
         """Where its file lies below the directory of windows."""
-        return f"{self.id[:2]}/{self.id}"
+        return window_place(self.id)
 
 
 class WatchedWindows:
@@ -135,7 +136,7 @@ class WatchedWindows:
         return found.st_size if found.st_ino == window.inode else 0
 
     def _take(self, device: WindowDevice) -> Watched:
-        place = f"{device.id[:2]}/{device.id}"
+        place = window_place(device.id)
         found = self._status(place)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(f"{place} is not a file")
