@@ -29,7 +29,7 @@ from chunk_store.memory_windows import MemoryWindows
 from chunk_store.open_windows import OpenWindows
 from chunk_store.plan import Priority
 from chunk_store.range_fetch import RangeFetch
-from chunk_store.remote import BlobSource
+from chunk_store.remote import BlobSource, is_temporary
 from chunk_store.scheduler import Scheduler
 from chunk_store.waiting import Waiting
 from chunk_store.window_file import WindowDirectory
@@ -337,12 +337,18 @@ class Attachment:
 
     def _wait(self, number: int, begin: int, end: int, deadline: float, *, in_memory: bool) -> bytes | None:
         window = self._index[number]
-        fill = self._scheduler.want(number, in_memory=in_memory)
         began = time.monotonic()
+        fill = self._scheduler.want(number, in_memory=in_memory)
         if fill is None and began < deadline:
             return None
         try:
             verified, memory = fill.wait(end, deadline) if fill is not None else (False, None)
+        except ChunkUnavailable as error:
+            # Who began it before this read did was out of time. We are not, and the remote may be back.
+            read_began = deadline - self._store.limits.read_seconds
+            if fill is not None and fill.began < read_began and _is_temporary(error):
+                return None
+            raise
         finally:
             self._counters.waited(time.monotonic() - began)
         if not verified:
@@ -356,3 +362,9 @@ class Attachment:
         if memory is not None:
             return bytes(memoryview(memory)[begin:end])
         return self._store.open_windows.read_prefix(window.id, begin, end - begin)
+
+
+def _is_temporary(failure: ChunkUnavailable) -> bool:
+    """Whether the remote said so; *failure* is a waiter's copy of the one that the fetch ended with."""
+    ended = failure.__cause__ or failure
+    return is_temporary(ended.__cause__ or ended)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chunk_store import ChunkCorrupt, ChunkStore, ChunkUnavailable, Limits, StoreFull, StoreUnusable
+from chunk_store.fill import Fill
 from chunk_store.window_file import LockedWindow, WindowDirectory
 from rafs.windows import Window
 from tests.chunk_store.blobs import (
@@ -84,6 +85,36 @@ def test_a_permanent_failure_is_reported_at_once_and_the_next_read_tries_again(
     lines = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 1 and BLOB.meta.id in lines[0].getMessage()
     assert attachment.read(0, 0, 100) == BLOB.plain[:100]
+
+
+@pytest.mark.parametrize("temporary", [True, False])
+def test_who_joins_a_fetch_that_is_out_of_time_has_time_of_his_own(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, temporary: bool
+) -> None:
+    gate, waiters = threading.Event(), threading.Semaphore(0)
+    wait = Fill.wait
+
+    def counted(fill: Fill, end: int, deadline: float) -> tuple[bool, bytearray | None]:
+        waiters.release()
+        return wait(fill, end, deadline)
+
+    monkeypatch.setattr(Fill, "wait", counted)
+    source = ScriptedSource(BLOB)
+    source.failures.append(RemoteFailed("away", temporary=temporary))
+    source.on_request = lambda _: wait_for(gate)
+    attachment = open_store(limits=Limits(fetch_seconds=0)).attach([BLOB.meta], source, background=False)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(attachment.read, 0, 0, 100)
+        assert waiters.acquire(timeout=10)
+        second = pool.submit(attachment.read, 0, 0, 100)
+        assert waiters.acquire(timeout=10)
+        gate.set()
+        assert isinstance(first.exception(10), ChunkUnavailable)
+        if temporary:
+            assert second.result(10) == BLOB.plain[:100]
+        else:
+            assert isinstance(second.exception(10), ChunkUnavailable)
+    assert len(source.asked) == 1 + temporary
 
 
 def test_a_dead_remote_is_unavailable_within_the_deadline_and_usable_when_it_is_back(
