@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from erofs_fs.localised_file import LOCALISED
 from launch import mounts
 from launch.errors import MountImpossible, NotMounted, ServerFailed
 from launch.mountpoint import FUSE_TYPE, KERNEL_TYPE, MountEntry, detach, mount_at, real_path
@@ -36,7 +37,7 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
     if entry is None or not _is_ours(entry, record, root):
         if record is not None and mounts.state_of(record) is State.GONE:
             mounts.forget(root, record)
-        raise NotMounted(f"unmounting {path}: nothing of nopull is mounted there")
+        raise NotMounted(f"unmounting {path}: nothing of nopull is mounted there{_elsewhere(entry)}")
     if record is not None and record.device != entry.device:
         record = None
     # A server that is gone has left nothing to keep consistent, so its mount can always go.
@@ -66,6 +67,13 @@ def _is_ours(entry: MountEntry, record: mounts.MountRecord | None, root: Path) -
     known = record is not None and not record.pids and record.device == entry.device
     source = Path(entry.source)
     return known or source.is_relative_to(root) or source.is_relative_to(real_path(root))
+
+
+def _elsewhere(entry: MountEntry | None) -> str:
+    """What to try when *entry* is the mount of another root: its image lies in ROOT/KIND/DIGEST."""
+    if entry is None or entry.fstype != KERNEL_TYPE or not Path(entry.source).name.startswith(LOCALISED):
+        return ""
+    return f" from this root; try --root {Path(entry.source).parent.parent.parent}"
 
 
 def clean(root: Path) -> list[tuple[mounts.MountRecord, State]]:

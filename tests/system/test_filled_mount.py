@@ -384,7 +384,7 @@ def test_a_mount_whose_record_is_lost_can_still_be_unmounted(place: Place) -> No
 
 def test_a_mount_of_others_is_not_ours_to_unmount(place: Place) -> None:
     place.mount(place.publish(SMALL))
-    with pytest.raises(NotMounted):
+    with pytest.raises(NotMounted, match=f"try --root {place.root}$"):
         unmount(place.mountpoint, place.base / "another root")
     assert mount_at(place.mountpoint) is not None
 
