@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -163,7 +164,7 @@ class Attachment:
         self._store = store
         self._index = WindowIndex(blobs)
         self._counters = Counters(len(self._index), [blob.uncompressed_size for blob in blobs])
-        stopping = threading.Event()
+        self._stopping = threading.Event()
         self._use = record_use(store.root, (self._index[number].id for number in self._index.distinct()))
         self._scheduler = Scheduler(
             self._index,
@@ -174,13 +175,13 @@ class Attachment:
                 source,
                 store.limits,
                 self._counters,
-                stopping,
+                self._stopping,
                 store.quota,
             ),
             self._counters,
             store.memory,
             store.limits,
-            stopping,
+            self._stopping,
             store.waiting,
             present=[number for number in self._index.distinct() if self._is_there(number)],
             hot=[number for place in hot for number, _, _ in self._index.pieces(*place)],
@@ -281,6 +282,20 @@ class Attachment:
         for number in self._index.distinct():
             if not self._scheduler.is_present(number) and self._is_there(number):
                 self._scheduler.found(number)
+
+    def make_files(self) -> None:
+        """Make the files of what is absent, empty as they are, so that no reader waits for that: making a file
+        can take a file system longer than filling it.
+
+        For a thread of its own, after the start. Returns early when the attachment is closed, or where the
+        file system refuses: whoever fills a window meets that again.
+        """
+        absent = (number for number in self._index.distinct() if not self._scheduler.is_present(number))
+        wanted = takewhile(lambda _: not self._stopping.is_set(), absent)
+        try:
+            self._store.directory.reserve(self._index[number].id for number in wanted)
+        except OSError as error:
+            log.debug("not all window files were made: %s", error)
 
     def start_background(self) -> None:
         """Fetch everything from now on."""

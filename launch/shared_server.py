@@ -172,6 +172,7 @@ class SharedServer:
         except BaseException:
             detach(prepared.record.mountpoint)
             raise
+        Later(prepared.attachment.make_files)
         return record.to_json()
 
     def _store(self, place: Path, limits: Limits) -> ChunkStore:

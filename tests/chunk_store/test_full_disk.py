@@ -36,3 +36,10 @@ def test_readers_get_every_byte_from_a_full_file_system(
         with pytest.raises(StoreFull, match="No space left"):
             attachment.wait_complete(10)
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
+def test_files_that_cannot_be_made_beforehand_keep_nobody_from_reading(small: Path) -> None:
+    with ChunkStore(small / "store") as store:
+        attachment = store.attach([BLOB.meta], ScriptedSource(BLOB), background=False)
+        attachment.make_files()
+        assert attachment.read(0, 0, len(BLOB.plain)) == BLOB.plain

@@ -60,6 +60,25 @@ def test_without_background_only_what_is_read_is_fetched(store: ChunkStore) -> N
     ]
 
 
+def test_files_are_made_before_anybody_reads_and_nothing_is_fetched_for_that(store: ChunkStore) -> None:
+    source = ScriptedSource(BLOB)
+    attachment = store.attach([BLOB.meta], source, background=False)
+    attachment.read(0, 0, BLOB.windows[0].length)
+    before = len(source.asked)
+    attachment.make_files()
+    sizes = {name: store.directory.size(name) for name, _ in store.directory.names()}
+    assert sizes == {window.id: 0 if window.index else window.length for window in BLOB.windows}
+    assert len(source.asked) == before
+    assert attachment.read(0, 0, len(BLOB.plain)) == BLOB.plain
+
+
+def test_no_files_are_made_for_what_is_closed(store: ChunkStore) -> None:
+    attachment = store.attach([BLOB.meta], ScriptedSource(BLOB), background=False)
+    attachment.close()
+    attachment.make_files()
+    assert not list(store.directory.names())
+
+
 def test_every_byte_travels_once_whoever_asks_how_often(store: ChunkStore) -> None:
     source = ScriptedSource(BLOB)
     attachment = store.attach([BLOB.meta], source)
