@@ -388,11 +388,19 @@ def test_the_pieces_in_which_a_tar_comes_make_no_difference(piece: int) -> None:
 
 def test_every_prefix_of_a_tar_is_read_or_refused() -> None:
     raw = pax((b"path", b"p"), (b"uid", b"7")) + FILE + sparse_1_0([(5, 5)], 20, b"abcde") + FILE + END
+
+    def said(entries: list[TarEntry]) -> list[object]:
+        return [(entry.path, entry.node and entry.node.size, entry.digests) for entry in entries]
+
+    whole, refused = said(read(raw)), 0
     for length in range(0, len(raw), 37):
         try:
-            read(raw[:length])
+            found = said(read(raw[:length]))
         except LayerInvalid:
-            continue
+            refused += 1
+        else:
+            assert found == whole[: len(found)]
+    assert refused
 
 
 def test_the_scratch_directory_stays_empty(tmp_path: Path) -> None:

@@ -86,13 +86,17 @@ def test_a_keeper_stays_in_memory_and_is_the_last_to_be_killed_for_it(
 def test_what_a_keeper_may_not_do_for_itself_does_not_keep_it_from_serving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried = []
+
     def refuse() -> None:
+        tried.append("once more")
         raise PermissionError
 
     monkeypatch.setattr(keeper_life, "OOM_SCORE", tmp_path)
     monkeypatch.setattr(syscalls, "lock_memory", refuse)
     monkeypatch.setattr(keeper_life, "leave_bounds", refuse)
     keeper_life.stay_alive()
+    assert len(tried) == 2
 
 
 def table_line(path: str, kind: str, source: str) -> str:

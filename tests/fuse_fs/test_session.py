@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -105,7 +106,9 @@ def test_idle_threads_end(served: Served) -> None:
         served.bytes.gate.release()
     for _ in range(20):
         served.reply()
+    give_up = time.monotonic() + PATIENCE
     while sum(thread.name == "fuse" for thread in threading.enumerate()) > crew.IDLE + 1:
+        assert time.monotonic() < give_up
         served.send(Request.GETATTR, 99)
         served.reply()
 
