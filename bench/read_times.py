@@ -67,7 +67,7 @@ def read_in_threads(files: list[str]) -> None:
     together = threading.Barrier(READERS + 1)
 
     def read(number: int) -> None:
-        buffer = bytearray(MIB)  # one for all: new memory would cost as much as what is measured
+        buffer = bytearray(MIB)  # one for all reads: the kernel clearing new memory is not the mount's cost
         together.wait()
         for path in files[number::READERS]:
             descriptor = os.open(path, os.O_RDONLY)

@@ -284,9 +284,7 @@ class Attachment:
                 self._scheduler.found(number)
 
     def make_files(self) -> None:
-        """Make the files of what is absent, empty as they are, so that no reader waits for that.
-
-        A file system can take longer to make a file than to fill it.
+        """Make the files of what is absent, empty, so that no reader waits for the file system to do so.
 
         For a thread of its own, after the start. Returns early when the attachment is closed, or where the
         file system refuses: whoever fills a window meets that again.

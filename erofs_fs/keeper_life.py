@@ -24,8 +24,7 @@ from erofs_fs.errors import KeeperFailed
 from erofs_fs.gate import READER_SECONDS
 from erofs_fs.keeper import Keeper
 from erofs_fs.keeper_words import ALREADY, READY
-from erofs_fs.localised_file import LOCALISED
-from erofs_fs.mount import KIND
+from erofs_fs.mount import is_localised
 from erofs_fs.namespace import TABLE, leave_starters_namespace
 
 LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
@@ -94,7 +93,7 @@ def refuse_lazy_home(table: Path = TABLE) -> None:
     for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         kind, source = after.split(" ")[:2]
-        if kind == KIND and Path(source).name.startswith(LOCALISED):
+        if is_localised(kind, source):
             ours.add(before.split(" ")[2])
     for name in (sys.executable, os.__file__, __file__):
         device = os.stat(name).st_dev  # noqa: PTH116 - metadata is always there

@@ -17,6 +17,7 @@ from pathlib import Path
 from chunk_store.doorway import window_place
 from erofs_fs import syscalls
 from erofs_fs.errors import ErofsError, ErofsForbidden, ErofsMissing, MountFailed
+from erofs_fs.localised_file import LOCALISED
 
 KIND = "erofs"
 
@@ -59,6 +60,13 @@ def attach(descriptor: int, mountpoint: Path) -> None:
         syscalls.move_mount(descriptor, os.fsencode(mountpoint))
     except OSError as error:
         raise _refusal(f"mounting on {mountpoint}", error, []) from error
+
+
+def is_localised(kind: str, source: str) -> bool:
+    """Whether a mount that the mount table lists with this file system type and source is of a localised
+    image, of whichever store.
+    """
+    return kind == KIND and Path(source).name.startswith(LOCALISED)
 
 
 def detached(image: Path, windows: Path, window_ids: Sequence[str], hold: Path) -> int:

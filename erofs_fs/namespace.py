@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from erofs_fs.localised_file import LOCALISED
-from erofs_fs.mount import KIND
+from erofs_fs.mount import is_localised
 
 INIT: Final = Path("/proc/1/ns/mnt")
 OWN: Final = Path("/proc/self/ns/mnt")
@@ -66,7 +65,7 @@ def _enter_new() -> None:
     for line in reversed(lines):
         before, _, after = line.partition(" - ")
         kind, source = after.split(" ")[:2]
-        if kind == _SERVED or (kind == KIND and Path(source).name.startswith(LOCALISED)):
+        if kind == _SERVED or is_localised(kind, source):
             _libc.umount2(_unescaped(before.split(" ")[4]), _DETACH)
 
 

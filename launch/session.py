@@ -237,12 +237,12 @@ def run_session(
                 final = prepared.announce(request.root)
                 if final is not None:
                     report(final)
-                    prepared.attachment.make_files()
             except BaseException:
                 # A mount that nobody can be told of (its record does not fit on the disk, perhaps) ends.
                 with suppress(NotMounted, MountBusy, MountImpossible):
                     detach(prepared.claim.mountpoint, lazy=True)
                 raise
+            prepared.attachment.make_files()
 
         announcing: list[Later[None]] = []
 

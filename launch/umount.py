@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from erofs_fs.localised_file import LOCALISED
+from erofs_fs.mount import is_localised
 from launch import mounts
 from launch.errors import MountImpossible, NotMounted, ServerFailed
 from launch.mountpoint import FUSE_TYPE, KERNEL_TYPE, MountEntry, detach, mount_at, real_path
@@ -70,10 +70,11 @@ def _is_ours(entry: MountEntry, record: mounts.MountRecord | None, root: Path) -
 
 
 def _elsewhere(entry: MountEntry | None) -> str:
-    """What to try when *entry* is the mount of another root: its image lies in ROOT/KIND/DIGEST."""
-    if entry is None or entry.fstype != KERNEL_TYPE or not Path(entry.source).name.startswith(LOCALISED):
+    """What to try when *entry* is the mount of another root: its image lies in ROOT/IMAGES/DIGEST."""
+    if entry is None or not is_localised(entry.fstype, entry.source):
         return ""
-    return f" from this root; try --root {Path(entry.source).parent.parent.parent}"
+    root = Path(entry.source).parent.parent.parent  # of a deep root the table does not show that path
+    return f" from this root; try --root {root}" if mounts.find(root, entry.mountpoint) else ""
 
 
 def clean(root: Path) -> list[tuple[mounts.MountRecord, State]]:
