@@ -1,5 +1,5 @@
-"""What to fetch next, when nobody waits for it: the hot list in order, then what follows the latest misses,
-then the rest.
+"""What is there, and what to fetch next when nobody waits: the hot list in order, then what follows the
+latest misses, then the rest.
 
 Pure bookkeeping over window numbers: no thread, no lock, no file. The scheduler calls it under its lock and
 owns when to ask.
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from chunk_store.window_index import WindowIndex
 
 FOLLOW_WINDOWS = 8  # about 8 MiB of file bytes: a package's directory or a large library, not the whole layer
 FOLLOWED_MISSES = 16
 STREAM_STEPS = 3  # how often a reader waited for a later window of a stretch until he is believed to read on
-GAP = (
-    64 << 10
-)  # compressed bytes of no wanted window worth reading over: 2.6 ms at 200 Mbit/s, against a round trip
+# Compressed bytes of no wanted window worth reading over: 2.6 ms at 200 Mbit/s, against a round trip.
+GAP = 64 << 10
 
 
 class Priority(IntEnum):
@@ -39,6 +39,17 @@ class State(IntEnum):
     BROKEN = 4  # its bytes are wrong at the source: left to readers
 
 
+class Amount(NamedTuple):
+    """So many windows, and their uncompressed bytes."""
+
+    windows: int
+    bytes: int
+
+    def plus(self, windows: int, size: int) -> Amount:
+        """With further windows of *size* bytes."""
+        return Amount(self.windows + windows, self.bytes + size)
+
+
 @dataclass(slots=True)
 class _Stretch:
     """What follows a miss at *origin*: windows before *end*; those before *next* were asked for."""
@@ -51,7 +62,10 @@ class _Stretch:
 
 
 class Plan:
-    """States of all windows, and the order in which absent ones are wanted."""
+    """States of all windows, and the order in which absent ones are wanted.
+
+    A window that an image has several times counts once in `whole` and `present`.
+    """
 
     def __init__(self, index: WindowIndex, hot: Iterable[int]) -> None:
         self._index = index
@@ -63,6 +77,24 @@ class Plan:
         self._next_hot = 0
         self._follow: list[_Stretch] = []  # the latest is last
         self._next_rest = 0
+        lengths = [index[number].length for number in index.distinct()]
+        self.whole = Amount(len(lengths), sum(lengths))
+        self.present = Amount(0, 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every window is present."""
+        return self.present == self.whole
+
+    @property
+    def broken(self) -> int:
+        """How many windows are wrong at their source."""
+        return self.states.count(State.BROKEN)
+
+    def mark_present(self, number: int) -> None:
+        """*number*, which was not present, is."""
+        self.states[number] = State.PRESENT
+        self.present = self.present.plus(1, self._index[number].length)
 
     def missed(self, number: int) -> None:
         """A reader had to wait for *number*: what comes after it is wanted before the rest."""
@@ -115,6 +147,8 @@ class Plan:
 
     def absent_again(self, number: int) -> None:
         """*number*, once present, in flight or set aside, is to be fetched after all."""
+        if self.states[number] == State.PRESENT:
+            self.present = self.present.plus(-1, -self._index[number].length)
         self.states[number] = State.ABSENT
         self._next_rest = min(self._next_rest, number)
         if self._is_hot[number]:

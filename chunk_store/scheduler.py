@@ -6,7 +6,8 @@ along in the same request, so they arrive without a round trip and strictly afte
 background range is started but behind one who reads on and on; `limits` has the numbers and what they are
 worth.
 
-Knows windows by number and files not at all (`range_fetch` fills them). Serves `store`.
+Knows windows by number and files not at all (`range_fetch` fills them); what is absent and wanted next is
+`plan`'s to know, the pace `pacing`'s. Serves `store`.
 """
 
 from __future__ import annotations
@@ -16,24 +17,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from chunk_store.counters import ClassCount, Counters
-from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
+from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError
+from chunk_store.fetch_threads import FetchThreads
 from chunk_store.fill import Fill
 from chunk_store.limits import Limits
 from chunk_store.memory_windows import MemoryWindows
 from chunk_store.pacing import Pacing
-from chunk_store.plan import Plan, Priority, State
+from chunk_store.plan import Amount, Plan, Priority, State
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
 from chunk_store.remote import is_temporary
+from chunk_store.standstill import Standstill
 from chunk_store.sums import Sum
 from chunk_store.waiting import Waiting
 from chunk_store.window_index import WindowIndex
 
 _OTHERS_SECONDS = 0.02  # between looks at whether other attachments' readers still wait
-_IDLE_SECONDS = 5.0  # a worker without work leaves after this: a complete mount keeps no threads
 
 log = logging.getLogger(__name__)
+
+
+class _Job(NamedTuple):
+    """Fills that travel in one range, and whether somebody waited for the first when that was decided."""
+
+    fills: Sequence[Fill]
+    for_reader: bool
 
 
 class Scheduler:
@@ -83,18 +93,19 @@ class Scheduler:
         self._demand_running = 0
         self._bulk_running = 0
         self._unanswered = 0  # fills that a reader waits for
-        self._workers: set[threading.Thread] = set()
-        self._idle = 0
-        self._full: StoreFull | None = None
-        self._trouble: StoreError | None = None
+        self._standstill = Standstill()
         self._pacing = Pacing(limits, time.monotonic())
-        self.windows_total = sum(1 for _ in index.distinct())
-        self.bytes_total = sum(index[number].length for number in index.distinct())
-        self._windows_present = 0
-        self._bytes_present = 0
+        self._threads = FetchThreads(
+            self._turn,
+            limits.demand_connections + limits.bulk_connections,
+            next_job=self._next_job,
+            next_change=self._next_change,
+            run=self._run,
+            ended=self._ended,
+        )
         with self._turn:
             for number in present:
-                self._mark_present(number)
+                self._plan.mark_present(number)
             self._hire()
 
     def is_present(self, number: int) -> bool:
@@ -104,12 +115,12 @@ class Scheduler:
     @property
     def complete(self) -> bool:
         """Whether every window is; needs no lock."""
-        return self._windows_present == self.windows_total
+        return self._plan.complete
 
-    def present_totals(self) -> tuple[int, int]:
-        """(windows, uncompressed bytes) that are complete."""
+    def totals(self) -> tuple[Amount, Amount]:
+        """(what is complete, what the image has)."""
         with self._turn:
-            return self._windows_present, self._bytes_present
+            return self._plan.present, self._plan.whole
 
     def by_class(self) -> tuple[dict[Priority, ClassCount], int]:
         """(What each priority has cost, windows in flight included; how many windows readers wait for)."""
@@ -149,9 +160,9 @@ class Scheduler:
             if self._memory.get(self._index[number].id) is not None:
                 return None
             if self.is_present(number):
-                self._unmark_present(number)
+                self._plan.absent_again(number)
             run = [number]
-            if self._background and not self._unanswered and not in_memory and self._full is None:
+            if self._background and not self._unanswered and not in_memory and self._standstill.full is None:
                 run = self._plan.tail(number, self._limits.tail)
             fill = self._begin(number, Priority.DEMAND)
             fill.in_memory = in_memory
@@ -166,7 +177,7 @@ class Scheduler:
         """The window's file turned out not to hold it (any more)."""
         with self._turn:
             if self.is_present(number):
-                self._unmark_present(number)
+                self._plan.absent_again(number)
                 self._hire()
 
     def found(self, number: int) -> None:
@@ -174,7 +185,7 @@ class Scheduler:
         with self._turn:
             if self._plan.states[number] not in (State.ABSENT, State.SET_ASIDE):
                 return
-            self._mark_present(number)
+            self._plan.mark_present(number)
             self._turn.notify_all()
         if self._on_present is not None:
             self._on_present(number)
@@ -196,18 +207,9 @@ class Scheduler:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._turn:
-            while self._windows_present < self.windows_total:
-                broken = self._plan.states.count(State.BROKEN)
-                if self._full is not None:
-                    raise StoreFull(*self._full.args)
-                if broken and self._windows_present + broken == self.windows_total:
-                    raise ChunkCorrupt(
-                        f"{broken} windows of the image are wrong at their source: {self._trouble}"
-                    )
-                if isinstance(self._trouble, ChunkUnavailable) and not is_temporary(
-                    self._trouble.__cause__ or self._trouble
-                ):
-                    raise ChunkUnavailable(*self._trouble.args) from self._trouble
+            while not self._plan.complete:
+                missing = self._plan.whole.windows - self._plan.present.windows
+                self._standstill.raise_hopeless(missing, self._plan.broken)
                 if self._stopping.is_set():
                     raise ChunkUnavailable("the image was unmounted before it was complete")
                 left = None if deadline is None else deadline - time.monotonic()
@@ -220,8 +222,7 @@ class Scheduler:
     def trouble(self) -> str | None:
         """Why filling stands still, if it does."""
         with self._turn:
-            standing = self._full or self._trouble
-            return str(standing) if standing is not None else None
+            return self._standstill.reason
 
     def close(self, patience: float) -> None:
         """Fail all readers, stop fetching; wait at most *patience* seconds for threads in the remote."""
@@ -231,13 +232,10 @@ class Scheduler:
             self._fills.clear()
             self._await(-self._unanswered)
             self._demand.clear()
-            self._turn.notify_all()
-            workers = list(self._workers)
+            self._threads.stop()
         for fill in fills:
             fill.fail(ChunkUnavailable("the image was unmounted while it was being read"))
-        deadline = time.monotonic() + patience
-        for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
+        self._threads.join(patience)
 
     def _await(self, windows: int) -> None:
         self._unanswered += windows
@@ -255,66 +253,42 @@ class Scheduler:
             self._plan.missed(fill.number)
 
     def _hire(self) -> None:
-        """Wake a worker, or start one if none is idle and there is room."""
-        self._turn.notify_all()
-        room = self._limits.demand_connections + self._limits.bulk_connections
+        """Have as many threads as there may be jobs."""
         wanted = len(self._demand)
-        if self._windows_present < self.windows_total and (self._background or self._plan.hot_left):
+        if not self._plan.complete and (self._background or self._plan.hot_left):
             wanted += self._limits.bulk_connections - self._bulk_running
-        for _ in range(min(wanted - self._idle, room - len(self._workers))):
-            worker = threading.Thread(target=self._work, name="fetch", daemon=True)
-            try:
-                worker.start()
-            except RuntimeError as error:
-                # The system's limit of threads: whoever works already takes the jobs one by one.
-                log.warning("cannot start another fetching thread: %s", error)
-                return
-            self._workers.add(worker)
+        self._threads.hire(wanted)
 
-    def _work(self) -> None:
-        while True:
-            with self._turn:
-                fills = self._next_job()
-                if fills is None:
-                    self._workers.discard(threading.current_thread())
-                    return
-                for_reader = fills[0].wanted
-                if for_reader:
-                    self._demand_running += 1
-                else:
-                    self._bulk_running += 1
-            try:
-                self._run(fills)
-            finally:
-                with self._turn:
-                    if for_reader:
-                        self._demand_running -= 1
-                    else:
-                        self._bulk_running -= 1
-                    self._turn.notify_all()
+    def _next_job(self) -> _Job | None:
+        if self._demand and self._demand_running < self._limits.demand_connections:
+            fills = self._demand.popleft()
+        else:
+            fills = self._next_bulk(time.monotonic())
+        if not fills:
+            return None
+        job = _Job(fills, for_reader=fills[0].wanted)
+        self._count(job, 1)
+        return job
 
-    def _next_job(self) -> list[Fill] | None:
-        """Wait for work; None when this worker should end."""
-        while not self._stopping.is_set():
-            if self._demand and self._demand_running < self._limits.demand_connections:
-                return self._demand.popleft()
-            now = time.monotonic()
-            bulk = self._next_bulk(now)
-            if bulk:
-                return bulk
-            change = self._pacing.next_change(now)
-            if self._waiting.windows > self._unanswered:
-                # Readers of another attachment, whose scheduler does not wake us when they are served.
-                change = _OTHERS_SECONDS if change is None else min(change, _OTHERS_SECONDS)
-            self._idle += 1
-            woken = self._turn.wait(_IDLE_SECONDS if change is None else change)
-            self._idle -= 1
-            if not woken and change is None:
-                return None
-        return None
+    def _next_change(self) -> float | None:
+        """Seconds until there may be a job that nothing tells of."""
+        change = self._pacing.next_change(time.monotonic())
+        if self._waiting.windows > self._unanswered:
+            # Readers of another attachment, whose scheduler does not wake us when they are served.
+            change = _OTHERS_SECONDS if change is None else min(change, _OTHERS_SECONDS)
+        return change
+
+    def _ended(self, job: _Job) -> None:
+        self._count(job, -1)
+
+    def _count(self, job: _Job, jobs: int) -> None:
+        if job.for_reader:
+            self._demand_running += jobs
+        else:
+            self._bulk_running += jobs
 
     def _next_bulk(self, now: float) -> list[Fill]:
-        if self._full is not None and not self._pacing.may_try_disk(now):
+        if self._standstill.full is not None and not self._pacing.may_try_disk(now):
             return []
         run: list[int] = []
         priority = Priority.HOT
@@ -333,7 +307,8 @@ class Scheduler:
                 run = self._plan.next_background(self._limits.bulk_range)
         return [self._begin(number, priority) for number in run]
 
-    def _run(self, fills: Sequence[Fill]) -> None:
+    def _run(self, job: _Job) -> None:
+        fills = job.fills
         try:
             for settled in self._fetch.run(fills):
                 self._settle(settled)
@@ -370,7 +345,7 @@ class Scheduler:
             if outcome is Outcome.PRESENT:
                 self._counters.filled(fill.priority, time.monotonic() - fill.began)
             message = self._place(fill, settled)
-            complete = self._windows_present == self.windows_total
+            complete = self._plan.complete
             self._hire()
         if complete:
             self._fetch.local.clear()
@@ -388,8 +363,9 @@ class Scheduler:
         """Move the window to the state its outcome means; what to log, if anything."""
         outcome, error = settled.outcome, settled.error
         if outcome is Outcome.PRESENT:
-            self._mark_present(fill.number)
-            self._recover(written=settled.record is not None)
+            self._plan.mark_present(fill.number)
+            self._standstill.window_completed(written=settled.record is not None)
+            self._pacing.remote_works()
             return None
         if outcome is Outcome.IN_MEMORY:
             assert fill.memory is not None
@@ -398,36 +374,18 @@ class Scheduler:
         elif outcome is Outcome.BUSY:
             self._plan.states[fill.number] = State.SET_ASIDE
         elif isinstance(error, ChunkCorrupt):
-            self._trouble = error
+            self._standstill.remote_failed(error)
             self._plan.states[fill.number] = State.BROKEN
         else:
             self._plan.absent_again(fill.number)
         if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
             window_id = self._index[fill.number].id[:16]
             reason = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
-            self._full = StoreFull(reason)
+            self._standstill.disk_refused(reason)
             return reason if self._pacing.disk_refused(time.monotonic()) else None
         if outcome is Outcome.GIVEN_UP and isinstance(error, StoreError):
-            self._trouble = error
+            self._standstill.remote_failed(error)
             self._pacing.remote_failed(time.monotonic())
             if not is_temporary(error.__cause__ or error):
                 self._plan.states[fill.number] = State.SET_ASIDE  # other blobs may be there
         return None
-
-    def _mark_present(self, number: int) -> None:
-        self._plan.states[number] = State.PRESENT
-        self._windows_present += 1
-        self._bytes_present += self._index[number].length
-
-    def _unmark_present(self, number: int) -> None:
-        self._windows_present -= 1
-        self._bytes_present -= self._index[number].length
-        self._plan.absent_again(number)
-
-    def _recover(self, *, written: bool) -> None:
-        """A window was completed: whatever stopped the bulk is over."""
-        if written:
-            self._full = None
-        if not isinstance(self._trouble, ChunkCorrupt):
-            self._trouble = None
-        self._pacing.remote_works()

@@ -255,13 +255,13 @@ class Attachment:
     def progress(self) -> Progress:
         """What is local, what it cost to fetch, what was touched, at this moment."""
         counts, awaited = self._scheduler.by_class()
-        windows_present, bytes_present = self._scheduler.present_totals()
+        present, whole = self._scheduler.totals()
         touched_windows, touched_bytes = self._counters.touched_totals()
         return Progress(
-            windows_total=self._scheduler.windows_total,
-            windows_present=windows_present,
-            bytes_total=self._scheduler.bytes_total,
-            bytes_present=bytes_present,
+            windows_total=whole.windows,
+            windows_present=present.windows,
+            bytes_total=whole.bytes,
+            bytes_present=present.bytes,
             demand=counts[Priority.DEMAND],
             hot=counts[Priority.HOT],
             background=counts[Priority.BACKGROUND],

@@ -1,0 +1,55 @@
+"""Why filling stands still, if it does: the file system takes no more, or the remote does not give.
+
+Pure bookkeeping; the scheduler calls it under its lock.
+"""
+
+from __future__ import annotations
+
+from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
+from chunk_store.remote import is_temporary
+
+
+class Standstill:
+    """Nothing stands in the way at first."""
+
+    def __init__(self) -> None:
+        self.full: StoreFull | None = None
+        self._trouble: StoreError | None = None  # with the remote
+
+    @property
+    def reason(self) -> str | None:
+        """What stands in the way, for people."""
+        standing = self.full or self._trouble
+        return str(standing) if standing is not None else None
+
+    def disk_refused(self, reason: str) -> None:
+        """The file system takes no more."""
+        self.full = StoreFull(reason)
+
+    def remote_failed(self, error: StoreError) -> None:
+        """The remote does not give a window."""
+        self._trouble = error
+
+    def window_completed(self, *, written: bool) -> None:
+        """Whatever stopped the rest is over; *written*: by us, so the disk has room."""
+        if written:
+            self.full = None
+        if not isinstance(self._trouble, ChunkCorrupt):
+            self._trouble = None
+
+    def raise_hopeless(self, missing: int, broken: int) -> None:
+        """Raise if *missing* windows will not come by waiting; *broken* of them are wrong at their source.
+
+        Raises:
+            StoreFull: the file system takes no more.
+            ChunkCorrupt: all that are missing are broken.
+            ChunkUnavailable: the remote failed in a way that trying again cannot mend.
+        """
+        if self.full is not None:
+            raise StoreFull(*self.full.args)
+        if broken and broken == missing:
+            raise ChunkCorrupt(f"{broken} windows of the image are wrong at their source: {self._trouble}")
+        if isinstance(self._trouble, ChunkUnavailable) and not is_temporary(
+            self._trouble.__cause__ or self._trouble
+        ):
+            raise ChunkUnavailable(*self._trouble.args) from self._trouble
