@@ -10,7 +10,7 @@ filler, because what still waits is said again to the next.
 If the keeper itself is killed, whoever was given its descriptors (`handover`) keeps readers waiting and
 starts the next, which finds in the `journal` who waits for what. If all are gone, the kernel lets everybody
 go on: what is there reads right, what is absent is empty and reads as an error, never as zeros; the next
-keeper takes up the mounts that still live (`holds`).
+keeper takes up the mounts that still live (`kept_mounts`).
 
 The process around it, from arguments to its end, is in `keeper_life`.
 """
@@ -30,41 +30,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from chunk_store.doorway import DIRECTORY_MODE, KEEPER, SOCKET, WINDOWS, next_number
-from erofs_fs import fanotify, handover, readahead, syscalls
+from erofs_fs import fanotify, handover, syscalls
 from erofs_fs.errors import ErofsError
 from erofs_fs.filler_post import FillerPost
 from erofs_fs.gate import READER_SECONDS, Gate
-from erofs_fs.hold_watch import HoldWatch
-from erofs_fs.holds import hold_path, living
 from erofs_fs.journal import Journal, new_journal
 from erofs_fs.keeper_clients import Clients, credentials
 from erofs_fs.keeper_words import HAVE, LOST, MESSAGE_BYTES, NEED, Word, pack_word, parse_word
-from erofs_fs.localised_file import devices_of
-from erofs_fs.mount import detached
+from erofs_fs.kept_mounts import KeptMounts, Mount
 from erofs_fs.watched import Watched, WatchedWindows
 from rafs.errors import FormatInvalid
 
-UNTAKEN_SECONDS: Final = 30.0  # a mount that was made and that nobody has attached is dropped then
 IDLE_SECONDS: Final = 1.0  # a keeper without mounts and without a filler ends after this
 _SLOW_SECONDS: Final = 4.0  # when somebody has waited this long, the filler is asked whether it is there
 _SPARE_NUMBERS: Final = 64  # descriptors kept free for everything but accesses that wait
 _LINES: Final = 200  # of what it has to say, kept until somebody asks
 
 Answer = tuple[dict[str, Any], list[int]]  # and descriptors that go with it, and stay ours
-
-
-class Mount:
-    """One kernel mount and the windows it needs."""
-
-    __slots__ = ("descriptor", "facts", "id", "request", "untaken_until", "windows")
-
-    def __init__(self, mount_id: str, request: Mapping[str, Any], windows: list[Watched]) -> None:
-        self.id = mount_id
-        self.request = request  # what a filler needs to know to fill it; may hold secrets
-        self.windows = windows
-        self.facts: Any = None  # what the last filler has told of it
-        self.descriptor = -1  # of the mount, until somebody takes it
-        self.untaken_until = 0.0
 
 
 class Keeper:
@@ -114,19 +96,17 @@ class Keeper:
             reader_seconds=reader_seconds,
         )
         self._gate_is_open = False
-        self._mounts: dict[str, Mount] = {}
-        self._untaken: dict[str, Mount] = {}  # of these, those that nobody has attached yet
         self._ending = False
         self._restart: list[str] | None = None
         left = list(journal.waiting())
         handover.reserve([waiting.number for waiting in left])
         self._woken, self.waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a signal writes to the second
-        self._holds = HoldWatch()
-        self._take_up(_requests(given.get(handover.REQUESTS)))
+        self._mounts = KeptMounts(root, self._windows, self._say)
+        self._mounts.take_up(_requests(given.get(handover.REQUESTS)))
         if inherited:
             self._gate.resume(left)
         self._clients = Clients(root / KEEPER / SOCKET, self._poll)
-        for descriptor in (self._holds.descriptor, self._woken):
+        for descriptor in (self._mounts.descriptor, self._woken):
             self._poll.register(descriptor, select.EPOLLIN)
 
     @property
@@ -141,7 +121,7 @@ class Keeper:
     @property
     def requests(self) -> bytes:
         """What a filler needs to know, of all mounts; may hold secrets."""
-        return json.dumps({mount.id: mount.request for mount in self._mounts.values()}).encode()
+        return json.dumps(self._mounts.requests).encode()
 
     def run(self) -> list[str] | None:
         """Serve until the end; what to become then, if anything."""
@@ -162,28 +142,11 @@ class Keeper:
         fanotify.ignore_mount(self._group, door)
         return door
 
-    def _take_up(self, requests: Mapping[str, Any]) -> None:
-        """Watch for the mounts that live already."""
-        for hold in living(self._root):
-            if hold.request is None:
-                continue
-            try:
-                windows = self._windows.take(devices_of(hold.image))
-            except (OSError, FormatInvalid) as error:
-                self._say(f"mount {hold.id} lives and cannot be taken up: {error}")
-                continue
-            self._windows.settle(windows)
-            self._add(Mount(hold.id, requests.get(hold.id, hold.request), windows))
-
-    def _add(self, mount: Mount) -> None:
-        self._mounts[mount.id] = mount
-        self._holds.add(mount.id, hold_path(self._root, mount.id))
-
     def _timeout(self) -> float | None:
-        times = [mount.untaken_until for mount in self._untaken.values()]
-        times += [at for at in (self._gate.due(),) if at is not None]
+        due = [self._mounts.due(), self._gate.due()]
         if self._is_filler_needed():
-            times += [at for at in (self._post.due(),) if at is not None]
+            due.append(self._post.due())
+        times = [at for at in due if at is not None]
         if not self._stays and not self._is_in_use():
             times.append(self._idle_since + IDLE_SECONDS)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -201,10 +164,7 @@ class Keeper:
             self._post.fill()
         if self._gate.oldest is not None and now - self._gate.oldest >= _SLOW_SECONDS:
             self._post.ask_whether_there(now)
-        for mount in list(self._untaken.values()):
-            if now >= mount.untaken_until:
-                self._say(f"mount {mount.id} was made and never attached")
-                self._let_go(mount)
+        self._mounts.overdue(now)
         if (self._gate.room > 0) is not self._gate_is_open:
             self._gate_is_open = not self._gate_is_open
             if self._gate_is_open:
@@ -216,7 +176,7 @@ class Keeper:
         return len(self._gate) > 0 or self._windows.watched > 0
 
     def _is_in_use(self) -> bool:
-        return bool(self._mounts) or self._post.connection is not None
+        return len(self._mounts) > 0 or self._post.connection is not None
 
     def _heed(self, descriptor: int, mask: int) -> None:
         if descriptor == self._group:
@@ -228,9 +188,9 @@ class Keeper:
                 self._hear_filler()
         elif descriptor == self._clients.descriptor:
             self._clients.accept()
-        elif descriptor == self._holds.descriptor:
-            for mount_id in self._holds.ended():
-                self._drop(self._mounts[mount_id])
+        elif descriptor == self._mounts.descriptor:
+            for mount in self._mounts.ended():
+                self._drop(mount)
         elif descriptor == self._post.child_fd:
             self._post.reap()
         elif descriptor in self._clients:
@@ -240,11 +200,7 @@ class Keeper:
 
     def _drop(self, mount: Mount) -> None:
         """The mount is gone."""
-        if mount.id in self._untaken:
-            self._let_go(mount)
-        del self._mounts[mount.id]
-        self._holds.forget(mount.id)
-        for window in self._windows.release(mount.windows):
+        for window in self._mounts.drop(mount):
             self._gate.refuse(window)
         # Its hold is removed by others: on a frozen file system that would wait, and with it all readers.
         self._post.tell(json.dumps({"gone": mount.id}).encode())
@@ -262,9 +218,9 @@ class Keeper:
             answer, descriptors = self._answer(question)
             with suppress(OSError):
                 socket.send_fds(connection, [json.dumps(answer).encode()], descriptors)
-            taken = self._untaken.get(str(question.get("mount")))
+            taken = self._mounts.untaken(str(question.get("mount")))
             if question.get("ask") == "take" and taken is not None:
-                self._let_go(taken)
+                self._mounts.taken(taken)
 
     def _answer(self, question: Mapping[str, Any]) -> Answer:
         asked = question.get("ask")
@@ -273,7 +229,7 @@ class Keeper:
         if asked == "status":
             return self._status(question.get("mount")), []
         if asked == "take":
-            mount = self._untaken.get(str(question.get("mount")))
+            mount = self._mounts.untaken(str(question.get("mount")))
             return ({"refused": "no such mount waits"}, []) if mount is None else ({}, [mount.descriptor])
         if asked == "watch":
             return {"watched": self._windows.watch_again()}, []
@@ -293,7 +249,7 @@ class Keeper:
         return {"refused": f"this keeper does not know {asked!r}"}, []
 
     def _status(self, mount_id: Any) -> dict[str, Any]:
-        mount = self._mounts.get(str(mount_id))
+        mount = self._mounts.of(str(mount_id))
         return {
             "facts": None if mount is None else mount.facts,
             "keeps": mount is not None,
@@ -301,7 +257,7 @@ class Keeper:
             "number": self.number,
             "filler": self._post.pid or None,
             "fillers_started": self._post.started,
-            "mounts": {mount.id: len(mount.windows) for mount in self._mounts.values()},
+            "mounts": {mount.id: len(mount.windows) for mount in self._mounts},
             "windows": len(self._windows),
             "watched": self._windows.watched,
             "waiting": len(self._gate),
@@ -309,12 +265,6 @@ class Keeper:
             "counts": self._gate.counts,
             "lines": list(self._lines),
         }
-
-    def _let_go(self, mount: Mount) -> None:
-        """The mount lives as long as somebody else has it."""
-        del self._untaken[mount.id]
-        os.close(mount.descriptor)
-        mount.descriptor = -1
 
     # The filler
 
@@ -328,8 +278,8 @@ class Keeper:
         given = question.get("requests")
         given = given if isinstance(given, dict) else {}
         for mount_id, request in given.items():
-            if mount_id in self._mounts:
-                self._mounts[mount_id].request = request  # it knows secrets that we may have lost
+            if (mount := self._mounts.of(mount_id)) is not None:
+                mount.request = request  # it knows secrets that we may have lost
         stored = self.stored
         with suppress(OSError):
             words = json.dumps({"hired": True, "names": list(stored), "stays": self._stays}).encode()
@@ -337,9 +287,9 @@ class Keeper:
         self._post.take(connection, credentials(connection)[0])
         # What was completed while nobody was there to say so.
         self._windows.settle(window for window in self._windows if window.watched)
-        for mount in self._mounts.values():
+        for mount in self._mounts:
             self._post.tell(json.dumps({"mount": mount.id, "request": mount.request}).encode())
-        for mount_id in given.keys() - self._mounts.keys():
+        for mount_id in given.keys() - self._mounts.requests.keys():
             self._post.tell(json.dumps({"gone": mount_id}).encode())  # while there was no keeper to say so
         for window, end in self._gate.waited_for():
             self._need(window, end)
@@ -377,7 +327,8 @@ class Keeper:
             if asked == "mount":
                 answer = self._mount(str(wanted["id"]), Path(wanted["image"]), wanted["request"])
             elif asked == "tell":
-                self._mounts[str(wanted["mount"])].facts = wanted["facts"]
+                if (mount := self._mounts.of(str(wanted["mount"]))) is not None:
+                    mount.facts = wanted["facts"]
                 return
             elif asked == "leave":
                 answer = {"left": not self._is_filler_needed()}
@@ -388,26 +339,11 @@ class Keeper:
         self._post.tell(json.dumps(answer).encode())
 
     def _mount(self, mount_id: str, image: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Make a mount that somebody will take; its hold and the files of its windows are there."""
-        windows: list[Watched] = []
-        hold = hold_path(self._root, mount_id)
         try:
-            devices = devices_of(image)
-            windows = self._windows.take(devices)
-            before = readahead.numbers()
-            names = [device.id for device in devices]
-            descriptor = detached(image, self._root / WINDOWS, names, hold)
+            self._mounts.make(mount_id, image, request)
         except (OSError, ErofsError, FormatInvalid) as error:
-            self._windows.release(windows)
             code = error.errno if isinstance(error, OSError) else None
             return {"made": mount_id, "refused": str(error), "kind": type(error).__name__, "errno": code}
-        readahead.tune_readahead(before)
-        self._windows.settle_new(windows)
-        mount = Mount(mount_id, request, windows)
-        mount.descriptor = descriptor
-        mount.untaken_until = time.monotonic() + UNTAKEN_SECONDS
-        self._untaken[mount_id] = mount
-        self._add(mount)
         return {"made": mount_id}
 
     def _say(self, line: str) -> None:

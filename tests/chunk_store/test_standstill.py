@@ -1,4 +1,4 @@
-"""What stands in the way of filling is told as long as it does; it ends a wait only if waiting cannot help."""
+"""What stands in the way of filling is told as long as it does, and ends a wait only where that is no use."""
 
 from __future__ import annotations
 
