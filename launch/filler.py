@@ -1,7 +1,8 @@
 """The filler of a store: fetches what readers of kernel mounts wait for, as the keeper tells it.
 
 Has no mount of its own. It may be killed at any line: windows are right prefixes, and what was waited for is
-said again to the next filler. The process around it is in `filler_life`.
+said again to the next filler. Here mounts are made, taken on and let go of; what readers wait for is `needs`.
+The process around it is in `filler_life`.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chunk_store import ChunkStore, StoreError
+from chunk_store import ChunkStore
 from chunk_store.byte_size import human_size
 from erofs_fs.errors import CacheTooSmall
 from erofs_fs.filler_link import FillerLink
 from erofs_fs.holds import forget_hold
-from erofs_fs.keeper_words import HAVE, LOST, NEED, Word
+from erofs_fs.keeper_words import HAVE, NEED, Word
 from launch.driver_choice import require_events
 from launch.errors import FillerEnds, ImageInvalid
 from launch.fillings import Filling, Fillings
 from launch.image_request import ImageRequest, from_json
-from launch.images import LazyImage, open_image
+from launch.images import LazyImage, open_request
 from launch.later import Later
 from launch.localised_image import find_kept, make_kept
 from launch.mount_asking import MountAsking
-from launch.window_reads import WindowReads, files_of, forget_reads, keep_reads
-from rafs.windows import cut_windows
+from launch.needs import WHOLE, Needs
+from launch.shown_mounts import ShownMounts, image_name
+from launch.window_reads import WindowReads, forget_reads, keep_reads
 
 log = logging.getLogger("nopull.filler")
 
@@ -49,12 +51,6 @@ class Made:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    name: str  # of the image it shows
-    request: dict[str, Any]  # to open that again
-
-
 class Filler:
     """Fills *store*; documents of images are kept in the state root *root*. `serve` belongs to one thread,
     the rest may be called by any other, also before it.
@@ -64,13 +60,12 @@ class Filler:
         self._store = store
         self._root = root
         self._link: FillerLink | None = None  # while it serves
+        self._mounts = ShownMounts()
         self._fillings = Fillings(store, self._tell_present, self._opened)
+        self._needs = Needs(self._fillings, self._mounts, root, self._open, self._tell)
         self._asking = MountAsking(store.root, self._say)
-        # Protects everything below. Nothing else is taken under it; no file, no remote, no message.
+        # Protects everything below. Only leaves are taken under it; no file, no remote, no message.
         self._changed = threading.Condition(threading.Lock())
-        self._mounts: dict[str, _Mount] = {}
-        self._parked: list[Word] = []  # windows of images that are not open (yet)
-        self._facts: dict[str, dict[str, Any]] = {}  # of mounts that are complete, by id
         self._making = 0
         self._news = True  # `_tidy` has something to look at: there may be nothing to do from the beginning
         self._leaving = False
@@ -97,10 +92,11 @@ class Filler:
                 with self._changed:
                     self._leaving = False
                     self._changed.notify_all()
-                link.restore(self._requests())
+                requests = self._mounts.requests().items()
+                link.restore({mount_id: one.to_json(secrets=True) for mount_id, one in requests})
             elif isinstance(said, Word):
                 if said.kind == NEED:
-                    self._need(said)
+                    self._needs.need(said)
             elif said.get("end") or said.get("left"):
                 return
             else:
@@ -136,7 +132,7 @@ class Filler:
                 raise FillerEnds("the filler was about to end; try again")
             self._making += 1
         try:
-            image = open_it() if open_it is not None else _opened(request, self._root)
+            image = open_it() if open_it is not None else open_request(request, self._root)
             prove = prove or (lambda: require_events(self._store.root))
             return self._make(replace(request, reference=image.pinned), mount_id, image, prove)
         finally:
@@ -147,7 +143,7 @@ class Filler:
     def facts(self, mount_id: str) -> dict[str, Any] | None:
         """What filling that mount has cost so far, by the names of `chunk_store.Progress`; None: unknown."""
         filling = self._filling_of(mount_id)
-        return self._facts.get(mount_id) if filling is None else asdict(filling.attachment.progress())
+        return self._mounts.facts(mount_id) if filling is None else asdict(filling.attachment.progress())
 
     def reads(self, mount_id: str) -> WindowReads | None:
         """What was read of that mount first, as long as something of it is missing."""
@@ -155,8 +151,8 @@ class Filler:
         return None if filling is None else filling.reads
 
     def _filling_of(self, mount_id: str) -> Filling | None:
-        mount = self._mounts.get(mount_id)
-        return None if mount is None else self._fillings.of(mount.name)
+        name = self._mounts.image_of(mount_id)
+        return None if name is None else self._fillings.of(name)
 
     def close(self) -> None:
         """Fill nothing any more."""
@@ -173,24 +169,23 @@ class Filler:
                 f"the cache may have {human_size(request.cache_size)}, and a kernel mount of"
                 f" {image.reference.familiar()} comes to hold {human_size(size)}; use the driver fuse"
             )
-        name = _name(request)
         kept = find_kept(image, self._root, self._store.directory)
         if kept is not None:
             # The image's tables are read behind the mount.
             try:
                 prove()
-                self._ask_for(mount_id, kept[0], name, request)
+                self._ask_for(mount_id, kept[0], request)
             except BaseException:
                 image.close()
                 raise
-            self._fill(name, image, request)
+            self._fill(image, request)
         else:
             # What is missing travels while the form is made.
-            filled = self._fill(name, image, request)
+            filled = self._fill(image, request)
             path, _ = make_kept(image, self._root, self._store.directory)
             filled.result()
             prove()
-            self._ask_for(mount_id, path, name, request)
+            self._ask_for(mount_id, path, request)
         return Made(
             mount_id=mount_id,
             reference=image.reference.familiar().partition("@")[0],
@@ -200,11 +195,11 @@ class Filler:
             warnings=image.warnings,
         )
 
-    def _fill(self, name: str, image: LazyImage, request: ImageRequest) -> Later[None]:
+    def _fill(self, image: LazyImage, request: ImageRequest) -> Later[None]:
         """Begin to fill *image*, unless that was done before. It is not ours any more; the result says when
         something can be read.
         """
-        begun = self._fillings.begin(name, lambda: image, background=request.background)
+        begun = self._fillings.begin(image_name(request), lambda: image, background=request.background)
 
         def settle() -> None:
             source = None
@@ -219,11 +214,11 @@ class Filler:
 
         return Later(settle)
 
-    def _ask_for(self, mount_id: str, path: Path, name: str, request: ImageRequest) -> None:
+    def _ask_for(self, mount_id: str, path: Path, request: ImageRequest) -> None:
         """Have the keeper mount the localised image in the file *path*."""
         with self._changed:
             self._changed.wait_for(lambda: self._link is not None or self._quitting)
-            self._mounts[mount_id] = _Mount(name, request.to_json(secrets=True))
+            self._mounts.add(mount_id, request)
         try:
             self._asking.ask(mount_id, path, request)
         except BaseException:
@@ -244,10 +239,6 @@ class Filler:
             with self._changed:
                 self._leaving = False
 
-    def _requests(self) -> dict[str, Any]:
-        with self._changed:
-            return {mount_id: mount.request for mount_id, mount in self._mounts.items()}
-
     def _take_on(self, mount_id: str, request: dict[str, Any]) -> None:
         """The keeper has a mount that another filler has made."""
         try:
@@ -256,8 +247,7 @@ class Filler:
         except Exception as error:  # noqa: BLE001
             log.error("mount %s: what it shows cannot be told: %s", mount_id, error)
             return
-        with self._changed:
-            self._mounts.setdefault(mount_id, _Mount(_name(wanted), request))
+        self._mounts.add(mount_id, wanted)
         self._open(wanted)
 
     def _open(self, wanted: ImageRequest) -> None:
@@ -265,7 +255,7 @@ class Filler:
 
         def opened() -> LazyImage:
             try:
-                image = _opened(wanted, self._root)
+                image = open_request(wanted, self._root)
                 if str(image.pinned) != str(wanted.reference):
                     image.close()
                     raise ImageInvalid(f"{wanted.reference} names another image by now")
@@ -274,80 +264,24 @@ class Filler:
                 raise
             return image
 
-        self._fillings.begin(_name(wanted), opened, background=wanted.background)
+        self._fillings.begin(image_name(wanted), opened, background=wanted.background)
 
     def _let_go(self, mount_id: str) -> None:
         """The mount is gone."""
-        with self._changed:
-            self._mounts.pop(mount_id, None)
-            self._facts.pop(mount_id, None)
+        self._mounts.forget(mount_id)
         for forgetting in (forget_hold, forget_reads):
             with suppress(OSError):
                 forgetting(self._store.root, mount_id)
         self._wake()
 
-    def _need(self, word: Word) -> None:
-        found = self._fillings.find(word.window_id)
-        if found is None:
-            self._park(word)
-            return
-        filling, number = found
-        filling.reads.note(word.window_id, word.end)
-
-        def tell(error: StoreError | None) -> None:
-            if error is None:
-                self._tell(HAVE, word.window_id, word.end)
-            else:
-                self._tell(LOST, word.window_id)
-                Later(lambda: self._log_lost(word, error))
-
-        filling.attachment.when_local(number, word.end, tell)
-
-    def _log_lost(self, word: Word, error: StoreError) -> None:
-        """Say which file's read has failed; who says it has to look through the image for that."""
-        with self._changed:
-            mounts = list(self._mounts.values())
-        for name in {mount.name for mount in mounts}:
-            filling = self._fillings.of(name)
-            if filling is None or word.window_id not in filling.numbers:
-                continue
-            request = from_json(next(mount.request for mount in mounts if mount.name == name))
-            image = _opened(replace(request, background=False), self._root)
-            image.close()
-            windows = [cut_windows(meta) for meta in image.blobs]
-            for read in files_of([(word.window_id, word.end, 0.0)], image.bootstrap, windows):
-                path = read.path.decode("utf-8", "backslashreplace")
-                log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})
-
-    def _park(self, word: Word) -> None:
-        """Its image is not open: it is being opened, or was let go when it was complete."""
-        with self._changed:
-            self._parked.append(word)
-            names = {mount.name: mount for mount in self._mounts.values()}
-        for name, mount in names.items():
-            if self._fillings.of(name) is None:
-                self._open(from_json(mount.request))
-        if not self._fillings.opening:
-            self._opened()
-
     def _opened(self) -> None:
-        """An image was opened, could not be, or is complete: see what that means."""
-        with self._changed:
-            parked, self._parked = self._parked, []
-        for word in parked:
-            if self._fillings.find(word.window_id) is not None:
-                self._need(word)
-            elif self._fillings.opening:
-                with self._changed:
-                    self._parked.append(word)
-            else:
-                self._tell(LOST, word.window_id)
+        self._needs.opened()
         self._wake()
 
     def _tell_present(self, window_id: str) -> None:
-        self._tell(HAVE, window_id, _WHOLE)
+        self._tell(HAVE, window_id, WHOLE)
 
-    def _tell(self, kind: int, window_id: str, end: int = 0) -> None:
+    def _tell(self, kind: int, window_id: str, end: int) -> None:
         if self._link is None:
             return  # there is no mount yet that it could be news for
         if kind == HAVE:
@@ -390,31 +324,16 @@ class Filler:
         """What is filled and mounted nowhere, nor about to be."""
         names = self._fillings.names()
         with self._changed:
-            return set() if self._making else names - {mount.name for mount in self._mounts.values()}
+            return set() if self._making else names - self._mounts.images().keys()
 
     def _tell_facts(self, name: str, filling: Filling) -> None:
         """Leave what filling the image has cost, and what was read, to those who outlive this process."""
-        with self._changed:
-            mounts = [mount_id for mount_id, mount in self._mounts.items() if mount.name == name]
         facts = asdict(filling.attachment.progress())
-        for mount_id in mounts:
-            self._facts[mount_id] = facts
+        for mount_id in self._mounts.showing(name):
+            self._mounts.keep_facts(mount_id, facts)
             self._say({"ask": "tell", "mount": mount_id, "facts": facts})
             with suppress(OSError):
                 keep_reads(self._store.root, mount_id, filling.reads)
 
     def _is_idle(self) -> bool:
-        return not self._making and not self._parked and not self._fillings.busy
-
-
-_WHOLE = (1 << 63) - 1  # bytes: more than any window has
-
-
-def _opened(request: ImageRequest, root: Path) -> LazyImage:
-    return open_image(
-        request.reference, request.options, root, request.platform, blob_dir=request.blob_dir
-    )
-
-
-def _name(request: ImageRequest) -> str:
-    return f"{request.reference} {request.platform} {request.blob_dir}"
+        return not self._making and not self._needs.waiting and not self._fillings.busy

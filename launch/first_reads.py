@@ -28,7 +28,7 @@ def first_reads(record: MountRecord, root: Path) -> dict[str, Any]:
 
 def _of_kernel(record: MountRecord, root: Path) -> dict[str, Any]:
     from launch.image_request import from_json
-    from launch.images import open_image
+    from launch.images import open_request
     from launch.window_reads import files_of, kept_reads
     from rafs.windows import cut_windows
 
@@ -46,10 +46,7 @@ def _of_kernel(record: MountRecord, root: Path) -> dict[str, Any]:
     with suppress(ServerSilent):  # it has ended: all is local
         said = ask(record.control, {"ask": "trace", "mount": record.id})
     said = said or kept_reads(record.store, record.id)
-    request = from_json(hold.request)
-    image = open_image(
-        request.reference, request.options, root, request.platform, blob_dir=request.blob_dir
-    )
+    image = open_request(from_json(hold.request), root)
     try:
         windows = [cut_windows(meta) for meta in image.blobs]
     finally:

@@ -29,6 +29,7 @@ from launch.chunk_tables import (
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.image_cache import Documents, Known
+from launch.image_request import ImageRequest
 from launch.later import Later
 from launch.once import Once
 from launch.remote import ImageBlobs
@@ -115,6 +116,18 @@ def open_image(
     except BaseException:
         question.source.close()
         raise
+
+
+def open_request(request: ImageRequest, root: Path, question: Question | None = None) -> LazyImage:
+    """`open_image` for what *request* says."""
+    return open_image(
+        request.reference,
+        request.options,
+        root,
+        request.platform,
+        blob_dir=request.blob_dir,
+        question=question,
+    )
 
 
 def _open(question: Question, root: Path) -> LazyImage:

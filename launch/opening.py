@@ -28,15 +28,8 @@ def open_early(request: ImageRequest, root: Path) -> Later[LazyImage]:
         question = Question(request.reference, request.options, root, request.platform)
 
     def opened() -> LazyImage:
-        from launch.images import open_image
+        from launch.images import open_request
 
-        return open_image(
-            request.reference,
-            request.options,
-            root,
-            request.platform,
-            blob_dir=request.blob_dir,
-            question=question,
-        )
+        return open_request(request, root, question)
 
     return Later(opened)
