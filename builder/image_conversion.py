@@ -8,7 +8,6 @@ that are new and of the blobs. Not here: indexes and tags (`convert`).
 
 from __future__ import annotations
 
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,23 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from builder.bootstrap_layer import write_bootstrap_layer
+from builder.bootstrap_layer import BootstrapLayer, write_bootstrap_layer
 from builder.chunk_spool import ChunkSpool
-from builder.copying import bring_blob
 from builder.crew import Crew
 from builder.discovery import Spelling
 from builder.file_looks import FileLooks
 from builder.hot_blob import HotBlob, hot_chunks, refer
 from builder.hot_list import find_hot_files
-from builder.image_documents import (
-    SourceConfig,
-    blob_descriptor,
-    bootstrap_descriptor,
-    check_layers,
-    converted_config,
-    converted_manifest,
-    read_config,
-)
+from builder.image_documents import SourceConfig, check_layers, read_config
 from builder.known_image import KnownBlob
 from builder.layer_blob import ImagePacker, LayerBlob, PackOptions, StoredBlob
 from builder.layer_reader import ReadLayer, read_layer
@@ -42,19 +32,20 @@ from builder.layer_record import ANNOTATION, LayerFacts, Record, encode, note
 from builder.overlay import empty_tree, merge_layer
 from builder.prefetch_list import find_wished
 from builder.progress import Progress, megabytes
+from builder.publishing import Publishing
 from builder.report import ImageReport, LayerReport
 from builder.reuse import Dictionary, Start, repository_of, start_from_dictionaries, start_from_shelf, way
 from builder.shelf import Shelf
 from builder.tree_undo import snapshot, undo_to
 from rafs.bootstrap_writer import BootstrapDraft
+from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node
-from registry_client.digest import Digest, digest_of
-from registry_client.manifest import Descriptor, Manifest, MediaType
+from registry_client.digest import Digest
+from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import host_platform
 from registry_client.source import ImageDestination, ImageSource
 
 _FETCHERS: Final = 2  # one unpacks while the other waits for the network
-_PUSHERS: Final = 2
 
 _Clock = dict[str, float]
 
@@ -107,6 +98,16 @@ class _Fetched(NamedTuple):
     spool: ChunkSpool
 
 
+class _Tree(NamedTuple):
+    """The merged tree, ready to be written."""
+
+    draft: BootstrapDraft
+    looks: FileLooks
+    hot_files: int
+    hot_key: int | None  # of the blob with what is needed first
+    unmatched: tuple[bytes, ...]  # wishes for prefetching that name nothing
+
+
 class _Conversion:
     """The state of one run; used once, by one thread."""
 
@@ -119,7 +120,7 @@ class _Conversion:
         self._crew = crew
         self._owned = owned
         self._fetchers = crew.pool(_FETCHERS, "fetch")
-        self._pushers = crew.pool(_PUSHERS, "push")
+        self._publishing = Publishing(work.destination, crew, work.progress, work.directory)
         pool = crew.pool(work.jobs, "pack")
         self._packer = ImagePacker(
             work.pack, lambda unit: crew.submit(pool, unit), directory=work.directory
@@ -128,7 +129,6 @@ class _Conversion:
         self._root = self._start.root
         self._facts = list(self._start.layers)
         self._dropped: Counter[str] = Counter()
-        self._pushes: list[Future[None]] = []
         self._seconds: _Clock = dict.fromkeys(("fetching", "merging", "packing", "writing", "pushing"), 0.0)
 
     def _find_start(self) -> Start:
@@ -148,6 +148,43 @@ class _Conversion:
                 stored.fail(error)
 
     def run(self, platform: str, tag: str | None) -> ImageReport:
+        self._take_layers()
+        with _timed(self._seconds, "writing"):
+            tree = self._arrange()
+        with _timed(self._seconds, "packing"):
+            keyed = [stored.blob() for stored in self._packer.blobs]
+        with _timed(self._seconds, "writing"):
+            bootstrap = tree.draft.finish(keyed)
+            stored = self._listed_blobs(tree.draft.keys)
+            blobs = [one.blob() for one in stored]
+            ids = tuple(blob.id for blob in keyed)
+            record = Record(ids, tuple(self._facts), tree.looks.answers, tree.hot_key)
+            last = self._write_layer(bootstrap, blobs, record)
+        with _timed(self._seconds, "pushing"):
+            put = self._publish(stored, blobs, last, tag)
+        hot_blob = None if tree.hot_key is None else keyed[tree.hot_key]
+        known = len(self._start.layers)
+        return ImageReport(
+            platform=platform,
+            source_digest=self._manifest.digest,
+            media_type=put.media_type,
+            digest=put.digest,
+            manifest_bytes=put.size,
+            already_converted=False,
+            layers=tuple(self._report(number, known) for number in range(len(self._manifest.layers))),
+            bootstrap_bytes=len(bootstrap),
+            bootstrap_layer_bytes=last.content.size,
+            hot_files=tree.hot_files,
+            hot_blob_bytes=0 if hot_blob is None else hot_blob.object_size,
+            chunks=sum(blob.chunk_count for blob in blobs),
+            chunks_shared=self._packer.chunks_shared,
+            dropped_xattrs=dict(self._dropped),
+            not_prefetched=tuple(wish.decode("utf-8", "replace") for wish in tree.unmatched),
+            seconds={phase: round(spent, 3) for phase, spent in self._seconds.items()},
+        )
+
+    def _take_layers(self) -> None:
+        """Merge all layers into the tree, and have the chunks of the new ones packed and pushed."""
         count = len(self._manifest.layers)
         known = len(self._start.layers)
         reading: dict[Digest, Future[_Fetched]] = {}
@@ -158,66 +195,57 @@ class _Conversion:
             self._known_layer(number)
         for number in range(known, count):
             self._layer(number, reading)
-        with _timed(self._seconds, "writing"):
-            self._packer.known.clear()  # half as large as the tree, and of no more use
-            looks = FileLooks(self._packer.read, self._start.looks)
-            wished, unmatched = find_wished(self._root, self._work.prefetch)
-            hot = wished
-            if wished != [self._root]:
-                found = find_hot_files(self._root, self._config.document, looks)
-                hot = list(dict.fromkeys([*wished, *found]))
-            hot_key = self._copy_hot(hot) if wished or self._work.hot_blob is HotBlob.ALL else None
-            draft = BootstrapDraft(
-                self._root,
-                [stored.tables for stored in self._packer.blobs],
-                chunk_size=self._work.pack.chunk_size,
-                prefetch=hot,
-            )
-            self._root = empty_tree()  # the draft has it all
-        with _timed(self._seconds, "packing"):
-            keyed = [stored.blob() for stored in self._packer.blobs]
-        with _timed(self._seconds, "writing"):
-            bootstrap = draft.finish(keyed)
-            stored = self._listed_blobs(draft.keys)
-            blobs = [one.blob() for one in stored]
-            ids = tuple(blob.id for blob in keyed)
-            record = Record(ids, tuple(self._facts), looks.answers, hot_key)
-            known_then = encode(record, len(bootstrap))
-            last = write_bootstrap_layer(
-                bootstrap, blobs, self._work.directory, known_then, threads=self._work.jobs
-            )
-            self._owned.callback(last.content.close)
-        with _timed(self._seconds, "pushing"):
-            for one in stored:
-                if isinstance(one, KnownBlob) and self._work.dictionaries:
-                    self._bring(one)
-            for push in self._pushes:
-                push.result()
-            entry = bootstrap_descriptor(self._manifest, last.digest, last.content.size)
-            self._work.destination.put_blob(entry, last.content.open)
-            shared = len(blobs) - sum(fact.blob is not None for fact in self._facts)
-            layers = [*(blob_descriptor(blob.id, blob.object_size) for blob in blobs), entry]
-            diff_ids = [*(f"sha256:{blob.id}" for blob in blobs), last.diff_id]
-            has_blob = [fact.blob is not None for fact in self._facts]
-            hot_blob = None if hot_key is None else keyed[hot_key]
-            put = self._publish(layers, diff_ids, (has_blob, shared), tag)
-        return ImageReport(
-            platform=platform,
-            source_digest=self._manifest.digest,
-            media_type=put.media_type,
-            digest=put.digest,
-            manifest_bytes=put.size,
-            already_converted=False,
-            layers=tuple(self._report(number, known) for number in range(count)),
-            bootstrap_bytes=len(bootstrap),
-            bootstrap_layer_bytes=last.content.size,
-            hot_files=len(hot),
-            hot_blob_bytes=0 if hot_blob is None else hot_blob.object_size,
-            chunks=sum(blob.chunk_count for blob in blobs),
-            chunks_shared=self._packer.chunks_shared,
-            dropped_xattrs=dict(self._dropped),
-            not_prefetched=tuple(wish.decode("utf-8", "replace") for wish in unmatched),
-            seconds={phase: round(spent, 3) for phase, spent in self._seconds.items()},
+
+    def _arrange(self) -> _Tree:
+        """What the bootstrap will hold but for the blobs' tables: the tree, and what is hot in it."""
+        self._packer.known.clear()  # half as large as the tree, and of no more use
+        looks = FileLooks(self._packer.read, self._start.looks)
+        wished, unmatched = find_wished(self._root, self._work.prefetch)
+        hot = wished
+        if wished != [self._root]:
+            found = find_hot_files(self._root, self._config.document, looks)
+            hot = list(dict.fromkeys([*wished, *found]))
+        hot_key = self._copy_hot(hot) if wished or self._work.hot_blob is HotBlob.ALL else None
+        draft = BootstrapDraft(
+            self._root,
+            [stored.tables for stored in self._packer.blobs],
+            chunk_size=self._work.pack.chunk_size,
+            prefetch=hot,
+        )
+        self._root = empty_tree()  # the draft has it all
+        return _Tree(draft, looks, len(hot), hot_key, tuple(unmatched))
+
+    def _write_layer(
+        self, bootstrap: bytes | bytearray, blobs: Sequence[FinishedBlob], record: Record
+    ) -> BootstrapLayer:
+        last = write_bootstrap_layer(
+            bootstrap, blobs, self._work.directory, encode(record, len(bootstrap)), threads=self._work.jobs
+        )
+        self._owned.callback(last.content.close)
+        return last
+
+    def _publish(
+        self,
+        stored: Sequence[StoredBlob],
+        blobs: Sequence[FinishedBlob],
+        last: BootstrapLayer,
+        tag: str | None,
+    ) -> Descriptor:
+        work = self._work
+        for one in stored:
+            if isinstance(one, KnownBlob) and work.dictionaries:
+                self._publishing.bring(one, repository_of(one, work.dictionaries))
+        self._publishing.wait()
+        return self._publishing.put_documents(
+            self._manifest,
+            self._config,
+            blobs,
+            last,
+            {ANNOTATION: note(way(work.pack, work.dictionaries), self._config.diff_ids)},
+            has_blob=[fact.blob is not None for fact in self._facts],
+            spelling=work.spelling,
+            referrer=work.referrer,
+            tag=tag,
         )
 
     def _copy_hot(self, nodes: Sequence[Node]) -> int | None:
@@ -241,8 +269,7 @@ class _Conversion:
         refer(self._root, moved)
         if isinstance(made, LayerBlob):
             self._owned.callback(made.content.close)
-            push = "what is needed first"
-            self._pushes.append(self._crew.submit(self._pushers, self._push, made, step, push))
+            self._publishing.push(made, packing=step, name="what is needed first")
         else:
             self._work.progress.finish(step, "converted already")
         return key
@@ -263,17 +290,6 @@ class _Conversion:
         name, size = (None, 0) if blob is None else (f"sha256:{blob.id}", blob.object_size)
         return LayerReport(
             layer.digest, layer.size, facts.tar_bytes, facts.files, name, size, reused=number < known
-        )
-
-    def _bring(self, known: KnownBlob) -> None:
-        work = self._work
-        bring_blob(
-            known.source,
-            repository_of(known, work.dictionaries),
-            known.entry,
-            work.destination,
-            directory=work.directory,
-            progress=work.progress,
         )
 
     def _layer(self, number: int, reading: dict[Digest, Future[_Fetched]]) -> None:
@@ -301,8 +317,7 @@ class _Conversion:
             self._work.progress.finish(step, "nothing new")
             return
         self._owned.callback(made.content.close)
-        push = f"layer {self._of(number)}"
-        self._pushes.append(self._crew.submit(self._pushers, self._push, made, step, push))
+        self._publishing.push(made, packing=step, name=f"layer {self._of(number)}")
 
     def _fetch(self, number: int) -> _Fetched:
         layer = self._manifest.layers[number]
@@ -328,31 +343,6 @@ class _Conversion:
         spool.flush()
         self._work.progress.finish(step, f"unpacked to {megabytes(read.tar_bytes)}")
         return _Fetched(read, spool)
-
-    def _push(self, made: LayerBlob, packing: str, what: str) -> None:
-        blob = made.blob()
-        self._work.progress.finish(packing, f"blob of {megabytes(blob.object_size)}")
-        step = f"push {what}"
-        self._work.progress.begin(step, blob.object_size)
-        with made.content:
-            self._work.destination.put_blob(blob_descriptor(blob.id, blob.object_size), made.content.open)
-        self._work.progress.finish(step, blob.id[:12])
-
-    def _publish(
-        self, layers: list[Descriptor], diff_ids: list[str], kept: tuple[list[bool], int], tag: str | None
-    ) -> Descriptor:
-        raw = converted_config(self._config, diff_ids, *kept)
-        kind = self._manifest.config.media_type
-        if self._work.spelling is Spelling.ARTIFACT_TYPE:
-            kind = MediaType.NYDUS_CONFIG
-        config = Descriptor(kind, digest_of(raw), len(raw))
-        destination = self._work.destination
-        destination.put_blob(config, lambda: io.BytesIO(raw))
-        chain = note(way(self._work.pack, self._work.dictionaries), self._config.diff_ids)
-        manifest = converted_manifest(
-            self._manifest, config, layers, {ANNOTATION: chain}, subject=self._work.referrer
-        )
-        return destination.put_manifest(manifest, self._manifest.media_type, tag=tag)
 
     def _proceed(self, step: str) -> Callable[[int], None]:
         def proceed(count: int) -> None:
