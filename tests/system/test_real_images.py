@@ -12,7 +12,10 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -30,9 +33,25 @@ pytestmark = [
 ]
 
 
+class Materials(NamedTuple):
+    """What images are made of, on its way: most of the time package sources are waited for."""
+
+    base: Future[Path]  # a tar of Debian's minimal system
+    full: Future[Path]  # the same with a compiler and Python
+    site: Future[Path]  # a tar of numpy and pandas, in opt/site
+    app: Future[Path]  # a tar of an application with a node_modules tree
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bootstrap(tmp_path_factory.mktemp("base"), "minbase")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Materials]:
+    with ThreadPoolExecutor(4) as pool:
+        scratch = tmp_path_factory.mktemp
+        yield Materials(
+            base=pool.submit(bootstrap, scratch("base"), "minbase"),
+            full=pool.submit(bootstrap, scratch("full"), "full", "gcc", "python3"),
+            site=pool.submit(python_site, scratch("site")),
+            app=pool.submit(node_application, scratch("app")),
+        )
 
 
 def bootstrap(scratch: Path, name: str, *packages: str) -> Path:
@@ -45,6 +64,24 @@ def bootstrap(scratch: Path, name: str, *packages: str) -> Path:
     wanted = [f"--include={','.join(packages)}"] if packages else []
     run("mmdebstrap", "--variant=minbase", *wanted, release, made, sources, TMPDIR=str(scratch))
     return made
+
+
+def python_site(scratch: Path) -> Path:
+    target = scratch / "site/opt/site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target"]
+    run(*pip, target, "numpy", "pandas")
+    return pack(scratch / "site", scratch / "site.tar")
+
+
+def node_application(scratch: Path) -> Path:
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    app = scratch / "app"
+    app.mkdir()
+    (app / "package.json").write_text('{"name": "app", "version": "1.0.0"}')
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"]
+    run(*install, "react-scripts@5", cwd=app, npm_config_cache=str(scratch / "cache"))
+    return pack(app, scratch / "app.tar")
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> None:
@@ -74,8 +111,10 @@ def pack(folder: Path, tar: Path) -> Path:
 def check(layout: Path, scratch: Path, *, files: int) -> None:
     """Fail if the converted image shows anything else than umoci unpacks, or fewer *files* than that."""
     began = int(time.time())
-    run("umoci", "unpack", "--image", f"{layout}:app", scratch / "bundle")
-    convert_layout(layout, scratch / "out")
+    with ThreadPoolExecutor(1) as beside:
+        unpacked = beside.submit(run, "umoci", "unpack", "--image", f"{layout}:app", scratch / "bundle")
+        convert_layout(layout, scratch / "out")
+        unpacked.result()
     image = Published(scratch / "out")
     assert image.findings() == []
     shown = image.shown()
@@ -84,8 +123,8 @@ def check(layout: Path, scratch: Path, *, files: int) -> None:
     shutil.rmtree(scratch / "bundle")
 
 
-def test_debian_with_a_layer_of_umoci_insert(base: Path, tmp_path: Path) -> None:
-    write_image(tmp_path / "in", base)
+def test_debian_with_a_layer_of_umoci_insert(materials: Materials, tmp_path: Path) -> None:
+    write_image(tmp_path / "in", materials.base.result())
     (tmp_path / "add").mkdir()
     (tmp_path / "add/program").write_text("inserted by a tool that does not end its tars")
     (tmp_path / "add/link").symlink_to("program")
@@ -93,22 +132,13 @@ def test_debian_with_a_layer_of_umoci_insert(base: Path, tmp_path: Path) -> None
     check(tmp_path / "in", tmp_path, files=8000)
 
 
-def test_a_compiler_and_python_with_numpy_and_pandas(base: Path, tmp_path: Path) -> None:
-    full = bootstrap(tmp_path, "full", "gcc", "python3")
-    write_difference(base, full, tmp_path / "more.tar")
-    target = tmp_path / "site/opt/site"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target"]
-    run(*pip, target, "numpy", "pandas")
-    write_image(tmp_path / "in", base, tmp_path / "more.tar", pack(tmp_path / "site", tmp_path / "site.tar"))
+def test_a_compiler_and_python_with_numpy_and_pandas(materials: Materials, tmp_path: Path) -> None:
+    base = materials.base.result()
+    write_difference(base, materials.full.result(), tmp_path / "more.tar")
+    write_image(tmp_path / "in", base, tmp_path / "more.tar", materials.site.result())
     check(tmp_path / "in", tmp_path, files=14_000)
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
-def test_node_modules_of_more_than_20000_files(tmp_path: Path) -> None:
-    app = tmp_path / "app"
-    app.mkdir()
-    (app / "package.json").write_text('{"name": "app", "version": "1.0.0"}')
-    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"]
-    run(*install, "react-scripts@5", cwd=app, npm_config_cache=str(tmp_path / "cache"))
-    write_image(tmp_path / "in", pack(app, tmp_path / "app.tar"))
+def test_node_modules_of_more_than_20000_files(materials: Materials, tmp_path: Path) -> None:
+    write_image(tmp_path / "in", materials.app.result())
     check(tmp_path / "in", tmp_path, files=20_000)
