@@ -42,13 +42,8 @@ def refuse_unread(bootstrap: Bootstrap) -> None:
     """
     for record in bootstrap.blobs:
         feature = record.unread_feature()
-        if feature is not None and not is_tar(record):
+        if feature is not None and not bootstrap.is_tarfs:
             raise FormatUnsupported(feature, f"the chunks of blob {record.id} cannot be read")
-
-
-def is_tar(record: BlobRecord) -> bool:
-    """Whether the blob is a plain tar, which has no tables and is read once to be verified."""
-    return bool(record.features & BlobFeature.TARFS)
 
 
 def read_tables(
@@ -57,16 +52,17 @@ def read_tables(
     """The chunks of every blob of *bootstrap*.
 
     By blob id, *forms* has the chunk info in cache form, and *digests* those of all chunks where the
-    bootstrap lacks some and the blob has them. *blobs* are asked for plain tars only.
+    bootstrap lacks some and the blob has them. *blobs* are asked for plain tars only; their chunks are those
+    of `rafs.tarfs`.
 
     Raises:
         rafs.RafsError: they contradict the bootstrap.
         and for plain tars, what *blobs* raises.
     """
+    if bootstrap.is_tarfs:
+        return read_tars(bootstrap, blobs)
     return tuple(
-        read_tar(record, blobs)
-        if is_tar(record)
-        else parse_blob_meta(
+        parse_blob_meta(
             record,
             forms[record.id],
             *read_digests(bootstrap, record, forms[record.id], digests.get(record.id)),
@@ -75,16 +71,20 @@ def read_tables(
     )
 
 
-def read_tar(record: BlobRecord, blobs: SizedBlobs) -> BlobMeta:
-    """A blob that is a plain tar, after reading all of it.
+def read_tars(bootstrap: Bootstrap, blobs: SizedBlobs) -> tuple[BlobMeta, ...]:
+    """The chunks of every blob of a tarfs image, after reading all tars.
 
     Raises:
-        rafs.FormatInvalid: it is not the tar that the bootstrap names.
+        rafs.FormatInvalid: one is not the tar that the bootstrap names, or the bootstrap is broken.
         and what *blobs* raises.
     """
-    from rafs.tarfs import tar_blob
+    # Here: such images are rare, and a mount waits for every module.
+    from rafs.tarfs import tar_blob, tar_pieces
 
-    return tar_blob(record, blobs.read_at(record.id, 0, blobs.object_size(record.id)))
+    return tuple(
+        tar_blob(record, blobs.read_at(record.id, 0, blobs.object_size(record.id)), pieces)
+        for record, pieces in zip(bootstrap.blobs, tar_pieces(bootstrap), strict=True)
+    )
 
 
 def read_digests(
@@ -115,7 +115,7 @@ def lacks_digests(bootstrap: Bootstrap, record: BlobRecord) -> bool:
 
     Nydus' merging drops those of chunks that no file uses any more; the blob may have all of them.
     """
-    if record.digests_offset is None or is_tar(record):
+    if record.digests_offset is None or bootstrap.is_tarfs:
         return False
     try:
         bootstrap.chunk_digests(record.index)

@@ -19,7 +19,7 @@ from builder.merged_image import MergedImage
 from builder.progress import Progress
 from launch.bare import open_bare
 from launch.bootstrap_layer import BootstrapParts, unpack
-from launch.chunk_tables import fetch_digests, fetch_form, is_tar, lacks_digests, read_digests, read_tar
+from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests, read_tars
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.oci_spec import parse_config
@@ -29,8 +29,7 @@ from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.check import check_blob_meta, check_bootstrap, check_chunks, check_content
-from rafs.codes import RafsFlag
-from rafs.errors import ChunkInvalid, FormatUnsupported, RafsError
+from rafs.errors import ChunkInvalid, RafsError
 from rafs.findings import Finding
 from rafs.units import decode_unit
 from registry_client import open_source
@@ -145,6 +144,9 @@ class ImageCheck:
             self._blobs = ImageBlobs(self._source, self._manifest, bootstrap.blobs)
         self.verdict.inodes = bootstrap.inode_count
         self.verdict.blobs = len(bootstrap.blobs)
+        if bootstrap.is_tarfs:
+            self._judge_tars(bootstrap)
+            return
         for record in bootstrap.blobs:
             self._judge_blob(bootstrap, record, parts.metas.get(record.meta_object))
         if len(self._metas) == len(bootstrap.blobs):
@@ -180,14 +182,11 @@ class ImageCheck:
         An image that cannot be opened is not compared: that is a finding already.
 
         Raises:
-            rafs.FormatUnsupported: an image without digests of chunks.
             builder.errors.BuildError: the ordinary image is none, or is broken.
             what `registry_client` raises when it cannot be had.
         """
         if self._bootstrap is None:
             return
-        if self._bootstrap.flags & RafsFlag.TARFS_MODE:
-            raise FormatUnsupported("comparing a tarfs image", "it has no digests of chunks to compare by")
         manifest = find_ordinary(source, self._platform)
         digesters = sorted({meta.digester for meta in self._metas})
         ordinary = MergedImage(source, manifest, self._bootstrap.chunk_size, digesters, progress)
@@ -245,9 +244,6 @@ class ImageCheck:
             # The last byte: a source checks the whole size against the manifest to find it.
             for _ in self._blobs.read_at(record.id, size - 1, 1):
                 pass
-            if is_tar(record):
-                self._take(read_tar(record, self._blobs))
-                return
             own = fetch_form(record, self._blobs)
             fetched = fetch_digests(record, self._blobs) if lacks_digests(bootstrap, record) else None
         except (RegistryError, ImageInvalid, RafsError) as error:
@@ -264,6 +260,16 @@ class ImageCheck:
         self.verdict.findings += found
         if not found:
             self._take(parse_blob_meta(record, own, digests, unknown))
+
+    def _judge_tars(self, bootstrap: Bootstrap) -> None:
+        from rafs.tarfs import with_chunks
+
+        try:
+            for meta in read_tars(bootstrap, self._blobs):
+                self._take(meta)
+            self._bootstrap = with_chunks(bootstrap, self._metas)
+        except (RegistryError, ImageInvalid, RafsError) as error:
+            self._add("blob", "tars", _about_the_image(error))
 
     def _take(self, meta: BlobMeta) -> None:
         self._metas.append(meta)

@@ -29,7 +29,7 @@ CONFIG_SHOWN = ("entrypoint", "cmd", "working_dir", "user", "env")
 
 def converted_facts(image: LazyImage) -> dict[str, Any]:
     """Of an image that can be mounted. Sizes in bytes; keys are part of the command's interface."""
-    header = image.bootstrap.header
+    header = image.stored.header
     blobs = [
         {**_blob_facts(meta), "table": _table_row(record, slot)}
         for meta, record, slot in zip(image.blobs, header.blobs, header.slots, strict=True)

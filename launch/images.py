@@ -21,7 +21,6 @@ from launch.chunk_tables import (
     SizedBlobs,
     fetch_digests,
     fetch_form,
-    is_tar,
     lacks_digests,
     read_tables,
     refuse_unread,
@@ -36,6 +35,7 @@ from launch.remote import ImageBlobs
 from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
+from rafs.errors import FormatUnsupported
 from registry_client.digest import digest_of
 from registry_client.errors import Unreachable
 from registry_client.manifest import Descriptor, Manifest
@@ -63,7 +63,8 @@ class LazyImage:
     config: bytes  # empty for a bare bootstrap
     config_path: Path | None
     directory: Path | None  # where its documents are kept
-    bootstrap: Bootstrap
+    bootstrap: Bootstrap  # what is mounted
+    stored: Bootstrap  # what is written; of a tarfs image the chunks were made up for `bootstrap`
     tables: Once[tuple[BlobMeta, ...]]  # those of a kept image are read when they are first asked for
     blob_source: BlobSource
     source: ImageSource | None
@@ -151,6 +152,8 @@ def _open(question: Question, root: Path) -> LazyImage:
     else:
         documents = kept
     bootstrap = Bootstrap(documents.bootstrap)
+    if bootstrap.is_tarfs:
+        raise FormatUnsupported("tarfs in a registry", "such an image is local: use rafs:BOOTSTRAP")
     blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs)
     metas, digests = documents.metas, documents.digests
     tables = Once(lambda: read_tables(bootstrap, metas, digests, blob_source))
@@ -173,6 +176,7 @@ def _open(question: Question, root: Path) -> LazyImage:
         config_path=directory / image_cache.CONFIG,
         directory=directory,
         bootstrap=bootstrap,
+        stored=bootstrap,
         tables=tables,
         blob_source=blob_source,
         source=source,
@@ -225,7 +229,7 @@ def _tables(
         return Later(lambda: fetch(record, blobs))
 
     refuse_unread(bootstrap)
-    records = [record for record in bootstrap.blobs if not is_tar(record)]
+    records = () if bootstrap.is_tarfs else bootstrap.blobs
     # All asked for before the first is waited for.
     forms = {rec.id: later(rec, fetch_form) for rec in records if rec.meta_object not in given}
     digests = {rec.id: later(rec, fetch_digests) for rec in records if lacks_digests(bootstrap, rec)}
@@ -244,7 +248,12 @@ def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) 
     bare = open_bare(path, blob_dir)
     bootstrap = Bootstrap(bare.bootstrap)
     forms, digests = _tables(bootstrap, bare.blobs, {})
-    blobs = read_tables(bootstrap, forms, digests, bare.blobs)
+    stored = bootstrap
+    blobs = read_tables(stored, forms, digests, bare.blobs)
+    if stored.is_tarfs:
+        from rafs.tarfs import with_chunks
+
+        bootstrap = with_chunks(stored, blobs)
     check_entries(bootstrap, blobs)
     return LazyImage(
         reference=reference,
@@ -255,6 +264,7 @@ def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) 
         config_path=None,
         directory=None,
         bootstrap=bootstrap,
+        stored=stored,
         tables=Once(lambda: blobs),
         blob_source=bare.blobs,
         source=None,

@@ -147,7 +147,7 @@ def inspect(
     else:
         try:
             if files:
-                for line in dump_lines(opened.bootstrap):
+                for line in dump_lines(opened.stored):
                     click.echo(line)
                 return
             facts = image_facts.converted_facts(opened)

@@ -65,7 +65,7 @@ def make_kept(
 
     Raises:
         ImageInvalid: the check found something; nothing is kept.
-        rafs.RafsError: it has too many windows, or blocks of another size.
+        rafs.RafsError: it has too many windows.
         OSError: a file cannot be made.
     """
     path, store = _path(image, root), windows.path.parent
@@ -80,7 +80,7 @@ def _path(image: LazyImage, root: Path) -> Path:
 
 
 def _make(image: LazyImage, blobs: Sequence[BlobMeta], path: Path, store: Path) -> None:
-    findings = check_bootstrap(image.bootstrap.raw) or check_chunks(image.bootstrap.raw, blobs)
+    findings = check_bootstrap(image.stored.raw) or check_chunks(image.stored.raw, blobs)
     if findings:
         more = f" and {len(findings) - 1} more" if len(findings) > 1 else ""
         raise ImageInvalid(

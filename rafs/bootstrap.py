@@ -20,6 +20,7 @@ from .codes import (
     LAYOUT_INLINE,
     MAX_SYMLINK,
     BlobFeature,
+    RafsFlag,
 )
 from .directory import entry_count, entry_name
 from .errors import FormatInvalid, FormatUnsupported
@@ -68,6 +69,11 @@ class Bootstrap:
     def raw(self) -> bytes:
         """The bytes it reads from; a copy if they are mapped."""
         return bytes(self._raw)
+
+    @property
+    def is_tarfs(self) -> bool:
+        """Whether its blobs are plain tars, addressed in blocks of 512 bytes."""
+        return bool(self.flags & RafsFlag.TARFS_MODE)
 
     @property
     def size(self) -> int:
@@ -226,6 +232,10 @@ class Bootstrap:
         """
         start, end = self._chunk_entries(inode)
         return self._raw[start:end]
+
+    def chunk_entries_at(self, inode: Inode) -> int:
+        """Where in the bootstrap `chunk_entries` lie, in bytes; raises the same."""
+        return self._chunk_entries(inode)[0]
 
     def chunk_digests(self, blob_index: int) -> bytes:
         """The digests of all chunks of a blob, 32 bytes each, by chunk index.

@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Iterator, Sequence
-from itertools import chain, count
-from operator import add
+from collections.abc import Sequence
+from itertools import compress
 
 from .blob_meta import BlobMeta
 from .bootstrap import Bootstrap
 from .codes import (
-    BLOCK,
     CHUNK_FORMAT_BITS,
     CHUNK_FORMAT_INDEXES,
     FORMAT_EXTENDED,
     LAYOUT_CHUNKS,
     NID_UNIT,
-    RafsFlag,
 )
+from .entry_words import entry_words
 from .errors import FormatInvalid
 from .records import CHUNK_ENTRY, INODE_EXTENDED, XATTR_HEADER
 
 _EXTENDED_CHUNKS = (LAYOUT_CHUNKS << 1 | FORMAT_EXTENDED).to_bytes(2, "little")
-_LOW_INDICES = 1 << 16  # an entry holds the chunk's index in two parts, the lower of 16 bits
 
 
 def check_entries(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> None:
     """Return if each file's chunks are in the chunk info *metas* (in blob table order) as its entries say.
-
-    Of tarfs images, whose entries are addresses only, it is looked at whether they lie in the blob.
 
     Raises:
         FormatInvalid: an entry names no chunk, or one of another place or size, or one without a digest; or
@@ -42,21 +37,17 @@ def check_entries(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> None:
     """
     if len(metas) != len(bootstrap.blobs):
         raise FormatInvalid(f"chunk info of {len(metas)} blobs for a table of {len(bootstrap.blobs)}")
-    tarfs = bool(bootstrap.flags & RafsFlag.TARFS_MODE)
     sizes: dict[int, int] = {}
-    if not tarfs:
-        for index, meta in enumerate(metas):
-            sizes.update(zip(_entries(index, meta), meta.sizes, strict=True))
-            for chunk, unknown in enumerate(meta.holes):
-                if unknown:
-                    del sizes[_entry(index, chunk) + (meta.chunk(chunk).offset // BLOCK << 32)]
-    if tarfs or not _all_agree(bootstrap, sizes):
+    for index, meta in enumerate(metas):
+        words = entry_words(index, meta, bootstrap.block_size)
+        found = zip(words, meta.sizes, strict=True)
+        sizes.update(compress(found, [not hole for hole in meta.holes]) if meta.holes else found)
+    if not _all_agree(bootstrap, sizes):
         _walk(bootstrap, metas, sizes)
 
 
 def _walk(bootstrap: Bootstrap, metas: Sequence[BlobMeta], sizes: dict[int, int]) -> None:
     """Judge file by file, and raise at the first that does not agree."""
-    tarfs = bool(bootstrap.flags & RafsFlag.TARFS_MODE)
     chunk_size = bootstrap.chunk_size
     find, unpack = sizes.get, struct.Struct("<Q").iter_unpack
     seen: set[int] = set()
@@ -65,14 +56,11 @@ def _walk(bootstrap: Bootstrap, metas: Sequence[BlobMeta], sizes: dict[int, int]
             continue
         if inode.nlink > 1:
             seen.add(inode.nid)
-        if tarfs:
-            bootstrap.extents(inode)
-            continue
-        table = bootstrap.chunk_entries(inode)
         left = inode.size
-        for (entry,) in unpack(table):
+        for (entry,) in unpack(bootstrap.chunk_entries(inode)):
             if find(entry) != (left if left < chunk_size else chunk_size):
-                raise _refusal(path, inode.size - left, entry, min(left, chunk_size), metas)
+                where = f"{path[-200:]!r}: {min(left, chunk_size)} bytes at {inode.size - left}"
+                raise FormatInvalid(f"{where}: {_contradiction(entry, metas, bootstrap.block_size)}")
             left -= chunk_size
 
 
@@ -125,32 +113,14 @@ def _all_agree(bootstrap: Bootstrap, sizes: dict[int, int]) -> bool:
     return True
 
 
-def _refusal(path: bytes, offset: int, entry: int, size: int, metas: Sequence[BlobMeta]) -> FormatInvalid:
+def _contradiction(entry: int, metas: Sequence[BlobMeta], block_size: int) -> str:
     device, block = entry >> 16 & 0xFF, entry >> 32
     index = entry & 0xFFFF | entry >> 8 & 0xFF0000
-    where = f"{path[-200:]!r}: {size} bytes at {offset}"
     said = f"chunk {index} of blob {device - 1}, at block {block}"
     if not 0 < device <= len(metas) or index >= metas[device - 1].chunk_count:
-        return FormatInvalid(f"{where}: {said}, do not exist")
+        return f"{said}, do not exist"
     meta = metas[device - 1]
     chunk = meta.chunk(index)
     if meta.holes and meta.holes[index]:
-        return FormatInvalid(f"{where}: {said}, have no digest: they cannot be verified")
-    return FormatInvalid(
-        f"{where}: {said}; that chunk has {chunk.size} bytes at block {chunk.offset // BLOCK}"
-    )
-
-
-def _entries(index: int, meta: BlobMeta) -> Iterator[int]:
-    """The entry of every chunk of blob *index*, as the 64-bit word that it is on disk."""
-    # Maps run in C.
-    blocks = [block << 32 for block in meta.blocks]
-    return chain.from_iterable(
-        map(add, blocks[first : min(first + _LOW_INDICES, meta.chunk_count)], count(_entry(index, first)))
-        for first in range(0, meta.chunk_count, _LOW_INDICES)
-    )
-
-
-def _entry(blob_index: int, chunk_index: int) -> int:
-    """The entry of a chunk at block 0; chunks after it count up until the low half of the index is full."""
-    return (blob_index + 1) << 16 | chunk_index // _LOW_INDICES << 24 | chunk_index % _LOW_INDICES
+        return f"{said}, have no digest: they cannot be verified"
+    return f"{said}; that chunk has {chunk.size} bytes at block {chunk.offset // block_size}"

@@ -14,18 +14,15 @@ and one dictionary look-up per chunk (`tree_rewriting`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, compress, count
-from operator import add
+from itertools import chain, compress
 
 from .blob_meta import BlobMeta
 from .bootstrap import Bootstrap
-from .codes import BLOCK, RafsFlag
-from .errors import FormatInvalid, FormatUnsupported
+from .entry_words import chunk_blocks, entry_words
+from .errors import FormatInvalid
 from .tree_rewriting import TreeRewriting
 from .window_slots import WindowDevice
 from .windows import Window
-
-_LOW_INDICES = 1 << 16  # an entry holds the chunk's index in two parts, the lower of 16 bits
 
 
 def localise(bootstrap: Bootstrap, blobs: Sequence[BlobMeta], windows: Sequence[Sequence[Window]]) -> bytes:
@@ -39,11 +36,8 @@ def localise(bootstrap: Bootstrap, blobs: Sequence[BlobMeta], windows: Sequence[
     Raises:
         FormatInvalid: a chunk entry names a chunk that is not in the chunk info at that index and block, or
         what it lies in is out of bounds.
-        FormatUnsupported: an image of 512-byte blocks.
         ImageTooLarge: more windows than an image can have devices.
     """
-    if bootstrap.flags & RafsFlag.TARFS_MODE:
-        raise FormatUnsupported("tarfs", "its blocks are smaller than those of windows")
     if not len(bootstrap.blobs) == len(blobs) == len(windows):
         raise FormatInvalid(
             f"the bootstrap has {len(bootstrap.blobs)} blobs, chunk info is given for {len(blobs)}"
@@ -56,38 +50,27 @@ def localise(bootstrap: Bootstrap, blobs: Sequence[BlobMeta], windows: Sequence[
             if window.id not in numbers:
                 devices.append(WindowDevice(window.id, window.length))
                 numbers[window.id] = len(devices)
-        entries.update(_entries(index, meta, cut, numbers))
+        entries.update(_entries(index, meta, cut, numbers, bootstrap.block_size))
     rewriting = TreeRewriting(bootstrap, entries)
     rewriting.run()
     return rewriting.finish(devices)
 
 
 def _entries(
-    index: int, meta: BlobMeta, cut: Sequence[Window], numbers: Mapping[str, int]
+    index: int, meta: BlobMeta, cut: Sequence[Window], numbers: Mapping[str, int], block_size: int
 ) -> Iterator[tuple[int, int]]:
     """What becomes of every chunk entry of blob *index*: (blob, chunk index, block), (window, block in it).
 
-    Both as the 64-bit words that they are on disk. What an inode says and is not among them contradicts the
-    chunk info.
+    What an inode says and is not among them contradicts the chunk info.
     """
-    # Maps run in C.
-    blocks = [block << 32 for block in meta.blocks]
+    blocks = chunk_blocks(meta, block_size)
     new = chain.from_iterable(
         map(
-            ((numbers[window.id] << 16) - (window.start // BLOCK << 32)).__add__,
+            ((numbers[window.id] << 16) - (window.start // block_size << 32)).__add__,
             blocks[window.first_chunk : window.first_chunk + window.chunk_count],
         )
         for window in cut
     )
-    old = chain.from_iterable(
-        map(add, blocks[first : min(first + _LOW_INDICES, meta.chunk_count)], count(_entry(index, first)))
-        for first in range(0, meta.chunk_count, _LOW_INDICES)
-    )
-    found = zip(old, new, strict=True)
+    found = zip(entry_words(index, meta, block_size), new, strict=True)
     # Nobody can verify what is in a hole, so no file may lead there.
     return compress(found, [not hole for hole in meta.holes]) if meta.holes else found
-
-
-def _entry(blob_index: int, chunk_index: int) -> int:
-    """The entry of a chunk at block 0; chunks after it count up until the low half of the index is full."""
-    return (blob_index + 1) << 16 | chunk_index // _LOW_INDICES << 24 | chunk_index % _LOW_INDICES

@@ -11,7 +11,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from .codes import BLOCK, DEVICE_SLOTS_OFFSET, FEATURE_INCOMPAT, SUPERBLOCK_OFFSET
+from .codes import DEVICE_SLOTS_OFFSET, FEATURE_INCOMPAT, SUPERBLOCK_OFFSET
 from .errors import FormatInvalid, ImageTooLarge
 from .records import DEVICE_SLOT, SUPERBLOCK, Superblock
 from .window_slots import WindowDevice, read_superblock, window_slots
@@ -32,8 +32,9 @@ def pack_front(
 ) -> tuple[Callable[[bytes], bytes], int]:
     """(what puts the fixed part before *blocks* blocks of a bootstrap, by how many blocks they move).
 
-    They lay at block *first* of the bootstrap, whose *superblock* gives times, counts and the root. Behind
-    the windows comes a slot without blocks and name: for a file by which each mount is known.
+    They lay at block *first* of the bootstrap, whose *superblock* gives times, counts, the root and the size
+    of a block. Behind the windows comes a slot without blocks and name: for a file by which each mount is
+    known.
 
     Raises:
         ImageTooLarge: more windows than the kernel can count devices, or more blocks in them.
@@ -42,14 +43,15 @@ def pack_front(
         raise ImageTooLarge(
             f"the image has {len(devices)} windows, a kernel mount can have {MAX_WINDOWS}; use fuse"
         )
-    front = -(-(DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * (len(devices) + 1)) // BLOCK)
+    block = 1 << superblock.block_bits
+    front = -(-(DEVICE_SLOTS_OFFSET + DEVICE_SLOT.size * (len(devices) + 1)) // block)
     # Behind the image's own last block: an address of it never falls into a device, and a mount for which the
     # devices are forgotten reads beyond the end, an error, instead of other blocks.
     place = front + blocks
     slots = bytearray()
     pack = DEVICE_SLOT.struct.pack
     for device in devices:
-        count = device.length // BLOCK
+        count = device.length // block
         slots += pack(device.id.encode("ascii"), count, place, b"")
         place += count
         if place >= _MAX_BLOCKS:
@@ -70,7 +72,7 @@ def pack_front(
     def join(rest: bytes) -> bytes:
         image = bytearray(SUPERBLOCK_OFFSET) + fixed
         image += bytes(DEVICE_SLOTS_OFFSET - len(image)) + slots
-        image += bytes(front * BLOCK - len(image)) + rest
+        image += bytes(front * block - len(image)) + rest
         image[_UUID_OFFSET : _UUID_OFFSET + _UUID_SIZE] = _seal(image)
         return bytes(image)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from .bootstrap import Bootstrap
 from .codes import (
-    BLOCK,
     CHUNK_FORMAT_BITS,
     CHUNK_FORMAT_INDEXES,
     LAYOUT_CHUNKS,
@@ -59,6 +58,7 @@ class TreeRewriting:
     _old: array[int] = field(init=False)
     _new: array[int] = field(init=False)
     _moved: list[int] = field(init=False, default_factory=list)  # inodes with blocks: their i_u moves along
+    _block: int = field(init=False)  # bytes of a block of the bootstrap
     _first: int = field(init=False)  # bytes of the bootstrap that the tree needs
     _end: int = field(init=False)
 
@@ -67,6 +67,7 @@ class TreeRewriting:
         self._raw = self.bootstrap.raw
         self._old = _little("Q", self._raw)
         self._new = self._old[:]
+        self._block = self.bootstrap.block_size
         self._first = self.bootstrap.header.meta_offset
         self._end = self._first
 
@@ -116,11 +117,12 @@ class TreeRewriting:
             ImageTooLarge: too many *devices*.
             FormatInvalid: a part that the tree needs lies outside the bootstrap.
         """
+        block = self._block
         size = self._end - self._first
-        size += -size % BLOCK
+        size += -size % block
         if self._first + size > self.bootstrap.size:
             raise FormatInvalid(f"the last inode ends at {self._end:#x}, beyond the bootstrap")
-        front, shift = pack_front(self.bootstrap.superblock, self._first // BLOCK, size // BLOCK, devices)
+        front, shift = pack_front(self.bootstrap.superblock, self._first // block, size // block, devices)
         for here in self._moved:
             self._put_i_u(here, (self._old[here + 2] & _LOW32) + shift)
         kept = self._new[self._first // _WORD : (self._first + size) // _WORD]
@@ -130,18 +132,18 @@ class TreeRewriting:
 
     def _children(self, nid: int) -> list[int]:
         """The nids in a directory, "." and ".." among them."""
-        raw = self._raw
+        raw, block = self._raw, self._block
         here = self.bootstrap.header.meta_offset // _WORD + nid * _NID_WORDS
         size, layout, tail_start = self._shape(here)
         if layout == LAYOUT_CHUNKS:
             raise FormatInvalid(f"inode {nid}: a directory in chunks")
         places = []
         if self._note_blocks(here, size, layout):
-            start = (self._old[here + 2] & _LOW32) * BLOCK
-            whole = size - size % BLOCK if layout == LAYOUT_INLINE else size
-            places = [(start + at, start + min(at + BLOCK, whole)) for at in range(0, whole, BLOCK)]
-        if layout == LAYOUT_INLINE and size % BLOCK:
-            places.append((tail_start, tail_start + size % BLOCK))
+            start = (self._old[here + 2] & _LOW32) * block
+            whole = size - size % block if layout == LAYOUT_INLINE else size
+            places = [(start + at, start + min(at + block, whole)) for at in range(0, whole, block)]
+        if layout == LAYOUT_INLINE and size % block:
+            places.append((tail_start, tail_start + size % block))
         found: list[int] = []
         for start, end in places:
             if end > len(raw):
@@ -167,10 +169,10 @@ class TreeRewriting:
 
     def _note_blocks(self, here: int, size: int, layout: int) -> int:
         """How many whole blocks a directory or symlink has, all in the bootstrap; they move along."""
-        blocks = size // BLOCK if layout == LAYOUT_INLINE else -(-size // BLOCK)
+        blocks = size // self._block if layout == LAYOUT_INLINE else -(-size // self._block)
         if blocks:
-            start = (self._old[here + 2] & _LOW32) * BLOCK
-            end = start + blocks * BLOCK
+            start = (self._old[here + 2] & _LOW32) * self._block
+            end = start + blocks * self._block
             if end > self.bootstrap.size:
                 raise FormatInvalid(f"the inode at {here * _WORD:#x}: {blocks} blocks end at {end:#x}")
             self._moved.append(here)
@@ -192,26 +194,25 @@ class TreeRewriting:
         placed = [self.entries[entry] for entry in self._old[start : start + count]]
         self._new[start : start + count] = array("Q", placed)
         extent = chunk_size
-        step = chunk_size // BLOCK << 32
+        step = chunk_size // self._block << 32
         if count > 1 and placed == list(range(placed[0], placed[0] + count * step, step)):
             # One extent: fewer steps for the kernel. Across a border it would run out of the first window.
             extent = max(chunk_size, 1 << (size - 1).bit_length())
-        if extent > BLOCK << CHUNK_FORMAT_BITS:
+        if extent > self._block << CHUNK_FORMAT_BITS:
             extent = chunk_size
         self._put_i_u(here, self._chunk_format(extent))
 
     def _put_i_u(self, here: int, value: int) -> None:
         self._new[here + 2] = self._new[here + 2] & ~_LOW32 | value
 
-    @staticmethod
-    def _chunk_format(extent: int) -> int:
-        return CHUNK_FORMAT_INDEXES | (extent // BLOCK).bit_length() - 1
+    def _chunk_format(self, extent: int) -> int:
+        return CHUNK_FORMAT_INDEXES | (extent // self._block).bit_length() - 1
 
     def _end_of(self, here: int) -> int:
         """The byte behind the inode at *here* and what follows it."""
         size, layout, behind = self._shape(here)
         if layout == LAYOUT_INLINE:
-            return behind + size % BLOCK
+            return behind + size % self._block
         if layout == LAYOUT_CHUNKS:
             return behind + -behind % _WORD + -(-size // self.bootstrap.chunk_size) * _WORD
         return behind

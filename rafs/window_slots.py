@@ -6,14 +6,17 @@ bounds: the keeper reads what `localised.read_devices` has accepted, and loads o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .codes import BLOCK, DEVICE_SLOTS_OFFSET, EROFS_MAGIC, SUPERBLOCK_OFFSET
+from .codes import DEVICE_SLOTS_OFFSET, EROFS_MAGIC, SUPERBLOCK_OFFSET
 from .errors import FormatInvalid
 from .records import DEVICE_SLOT, SUPERBLOCK, Superblock
 
 if TYPE_CHECKING:
     from .windows import WindowId
+
+
+_BLOCK_BITS: Final = (9, 12)  # 9: tarfs
 
 
 class WindowDevice(NamedTuple):
@@ -36,7 +39,8 @@ def read_superblock(image: bytes) -> Superblock:
     """
     superblock = SUPERBLOCK.unpack(image, SUPERBLOCK_OFFSET)
     slots_at = superblock.device_slot_index * DEVICE_SLOT.size
-    if superblock.magic != EROFS_MAGIC or slots_at != DEVICE_SLOTS_OFFSET or not superblock.device_count:
+    is_ours = superblock.magic == EROFS_MAGIC and slots_at == DEVICE_SLOTS_OFFSET
+    if not is_ours or not superblock.device_count or superblock.block_bits not in _BLOCK_BITS:
         raise FormatInvalid(f"not a localised image: magic {superblock.magic:#010x}")
     return superblock
 
@@ -49,4 +53,5 @@ def window_slots(image: bytes, superblock: Superblock) -> tuple[WindowDevice, ..
         FormatInvalid: it is cut off.
     """
     slots = DEVICE_SLOT.unpack_all(image[DEVICE_SLOTS_OFFSET : front_size(superblock) - DEVICE_SLOT.size])
-    return tuple(WindowDevice(slot.tag.decode("ascii"), slot.blocks * BLOCK) for slot in slots)  # type: ignore[arg-type]
+    bits = superblock.block_bits
+    return tuple(WindowDevice(slot.tag.decode("ascii"), slot.blocks << bits) for slot in slots)  # type: ignore[arg-type]

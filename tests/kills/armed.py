@@ -25,7 +25,7 @@ KEEPER_STEPS = {
     "an access is forgotten": ("erofs_fs.journal", "Journal", "clear", "after"),
 }
 FILLER_STEPS = {
-    "a window is needed": ("launch.filler", "Filler", "_need", "before"),
+    "a window is needed": ("launch.needs", "Needs", "need", "before"),
     "bytes are fetched": ("chunk_store.window_sink", "WindowSink", "feed", "before"),
     "bytes are verified": ("chunk_store.window_file", "LockedWindow", "write", "before"),
     "bytes are half written": ("chunk_store.window_file", "LockedWindow", "write", "half"),

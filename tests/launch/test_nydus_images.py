@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import stat
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from bench.oci_directory import write_oci_directory
 from builder.progress import SilentProgress
 from chunk_store import ChunkStore
 from fuse_fs.paths import TreeByPath
@@ -14,9 +16,9 @@ from fuse_fs.tree import ImageTree
 from launch.image_check import ImageCheck
 from launch.images import LazyImage, open_image
 from rafs.bootstrap import Bootstrap
-from rafs.errors import FormatUnsupported
 from registry_client import open_source
 from registry_client.options import RegistryOptions
+from registry_client.platform import host_platform
 from registry_client.reference import parse_reference
 from tests.support.fixtures import fixture
 from tests.support.nydus_vectors import Image, all_images, one_vector, path_of, sha256
@@ -58,13 +60,33 @@ def test_a_published_image_opens_twice_and_shows_every_file(image: Image, tmp_pa
         found.close()
 
 
-def test_an_image_without_digests_is_not_compared_with_another(tmp_path: Path) -> None:
-    folder = one_vector("tarfs").folder
-    looking = ImageCheck(
-        parse_reference(f"rafs:{folder / 'image.boot'}"), RegistryOptions(), blob_dir=folder / "blobs"
-    )
-    looking.shallow()
-    assert looking.verdict.sound
-    nobody = open_source(parse_reference(f"oci:{tmp_path}:none"), RegistryOptions())
-    with pytest.raises(FormatUnsupported, match="comparing a tarfs image"):
-        looking.compare(nobody, SilentProgress())
+def test_an_image_of_tars_is_compared_with_another_like_any(tmp_path: Path) -> None:
+    image = one_vector("tarfs")
+    (record,) = Bootstrap(image.bootstrap).blobs
+    (tmp_path / "same.tar").write_bytes(image.blob_object(record))
+    with tarfile.open(tmp_path / "other.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("nothing"))
+    verdicts = []
+    for name in ("same", "other"):
+        write_oci_directory(
+            tmp_path / name,
+            name="image",
+            layers=[tmp_path / f"{name}.tar"],
+            config={},
+            architecture=host_platform().architecture,
+            created="2023-11-14T22:13:20Z",
+            compress=False,
+        )
+        looking = ImageCheck(
+            parse_reference(f"rafs:{image.folder / 'image.boot'}"),
+            RegistryOptions(),
+            blob_dir=image.folder / "blobs",
+        )
+        looking.shallow()
+        assert looking.verdict.sound and looking.verdict.chunks > 10
+        looking.deep(lambda _: None)
+        source = open_source(parse_reference(f"oci:{tmp_path / name}:image"), RegistryOptions())
+        looking.compare(source, SilentProgress())
+        verdicts.append({finding.rule for finding in looking.verdict.findings})
+    assert "against-missing" in verdicts[1] or "against-more" in verdicts[1]
+    assert verdicts[0] == set()

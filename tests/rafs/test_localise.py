@@ -14,7 +14,7 @@ from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_writer import BlobWriter, pack_unit
 from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
-from rafs.errors import FormatInvalid, FormatUnsupported, ImageTooLarge
+from rafs.errors import FormatInvalid, ImageTooLarge
 from rafs.localise import localise
 from rafs.localised import LOCALISED_VERSION, MAX_WINDOWS, pack_front, read_devices
 from rafs.tree import Node, chunk_ref
@@ -26,7 +26,7 @@ from tests.support.erofs_reader import ErofsImage
 from tests.support.images import Image, image_of
 from tests.support.localised_images import Cut, localised, metas_of
 from tests.support.nydus_vectors import Image as Vector
-from tests.support.nydus_vectors import all_images, one_vector
+from tests.support.nydus_vectors import all_images
 from tests.support.trees import Entry, directory, file, hardlink, symlink, tree
 
 KIB = 1024
@@ -87,10 +87,9 @@ def test_directories_and_links_of_whole_blocks_move_along(run: int | None) -> No
     assert ErofsImage(made.raw).meta_block != made.bootstrap.superblock.meta_block
 
 
-@pytest.mark.parametrize("vector", all_images(lambda image: image.name != "tarfs"))
+@pytest.mark.parametrize("vector", all_images())
 def test_images_of_the_reference_tools_keep_their_tree(vector: Vector) -> None:
-    bootstrap = Bootstrap(vector.bootstrap)
-    metas = [vector.meta(bootstrap, record) for record in bootstrap.blobs]
+    bootstrap, metas = vector.readable()
     windows = tuple(map(cut_windows, metas))
     assert_same_tree(bootstrap, windows, localise(bootstrap, metas, windows))
 
@@ -257,11 +256,6 @@ def test_hostile_bytes_are_localised_or_refused(data: st.DataObject) -> None:
 HOSTILE = image_of(
     tree(file(b"f", LONG), symlink(b"l", b"t"), directory(b"d", file(b"g", b"g"))), chunk_size=4096
 )
-
-
-def test_images_of_other_block_sizes_are_refused_by_name() -> None:
-    with pytest.raises(FormatUnsupported, match="tarfs"):
-        localise(Bootstrap(one_vector("tarfs").bootstrap), [], [])
 
 
 def test_chunk_info_of_all_blobs_is_needed() -> None:

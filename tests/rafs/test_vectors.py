@@ -10,7 +10,7 @@ import pytest
 
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap, Inode
-from rafs.codes import BlobFeature, Digester, RafsFlag
+from rafs.codes import BlobFeature, Digester
 from rafs.units import UnitDecoder, decode_unit
 from tests.support.nydus_vectors import Image, all_images, one_vector, path_of, sha256
 
@@ -124,23 +124,17 @@ def test_the_blob_table_says_what_the_tool_printed(image: Image) -> None:
 
 @every_image
 def test_every_file_has_its_bytes(image: Image) -> None:
-    bootstrap = Bootstrap(image.bootstrap)
-    metas = [image.meta(bootstrap, record) for record in bootstrap.blobs]
+    bootstrap, metas = image.readable()
     chunks = [_chunks(image, meta) for meta in metas]
     inodes = dict(bootstrap.walk())
     for row in image.files:
         if row["type"] != "file":
             continue
         extents = bootstrap.extents(inodes[path_of(row)])
-        if bootstrap.flags & RafsFlag.TARFS_MODE:
-            spaces = [b"".join(found) for found in chunks]
-            pieces = [spaces[part.blob_index][part.blob_offset :][: part.size] for part in extents]
-        else:
-            for extent in extents:
-                chunk = metas[extent.blob_index].chunk(extent.chunk_index)
-                assert (chunk.offset, chunk.size) == (extent.blob_offset, extent.size), row["path"]
-            pieces = [chunks[extent.blob_index][extent.chunk_index] for extent in extents]
-        content = b"".join(pieces)
+        for extent in extents:
+            chunk = metas[extent.blob_index].chunk(extent.chunk_index)
+            assert (chunk.offset, chunk.size) == (extent.blob_offset, extent.size), row["path"]
+        content = b"".join(chunks[extent.blob_index][extent.chunk_index] for extent in extents)
         assert sha256(content) == row["sha256"], row["path"]
 
 

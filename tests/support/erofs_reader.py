@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_BLOCK = 4096
+_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class ErofsImage:
         self.raw = raw
         magic, _, self.compat = struct.unpack_from("<III", raw, 1024)
         assert magic == 0xE0F5E1E2
-        assert raw[1024 + 12] == 12
+        assert raw[1024 + 12] in (9, 12)
+        self.block = 1 << raw[1024 + 12]
         (self.root,) = struct.unpack_from("<H", raw, 1024 + 14)
         self.blocks, self.meta_block = struct.unpack_from("<II", raw, 1024 + 36)
         (self.incompat,) = struct.unpack_from("<I", raw, 1024 + 80)
@@ -48,7 +49,7 @@ class ErofsImage:
         self.id_mask = (1 << count.bit_length()) - 1
 
     def inode(self, nid: int) -> ErofsInode:
-        at = self.meta_block * _BLOCK + 32 * nid
+        at = self.meta_block * self.block + 32 * nid
         i_format, icount, mode = struct.unpack_from("<HHH", self.raw, at)
         if i_format & 1:
             size, i_u, *others = struct.unpack_from("<QIIIIQII", self.raw, at + 8)
@@ -65,16 +66,16 @@ class ErofsImage:
     def content(self, inode: ErofsInode) -> bytes:
         """The bytes of a directory or symlink."""
         assert inode.layout in (0, 2)
-        tail = inode.size % _BLOCK if inode.layout == 2 else 0
-        start = inode.i_u * _BLOCK
+        tail = inode.size % self.block if inode.layout == 2 else 0
+        start = inode.i_u * self.block
         behind = inode.body + len(inode.xattrs)
         if tail:
-            assert behind // _BLOCK == (behind + tail - 1) // _BLOCK
+            assert behind // self.block == (behind + tail - 1) // self.block
         whole = self.raw[start : start + inode.size - tail] if inode.size > tail else b""
         return whole + self.raw[behind : behind + tail]
 
     def pages(self, inode: ErofsInode) -> Iterator[tuple[int, int]]:
-        """(device, block in it) of each page of a regular file."""
+        """(device, page in it) of each page of a regular file."""
         if not inode.size:
             return
         assert inode.layout == 4
@@ -82,9 +83,11 @@ class ErofsImage:
         bits = inode.i_u & 0x1F
         entries = inode.body + len(inode.xattrs)
         entries += -entries % 8
-        for page in range(-(-inode.size // _BLOCK)):
-            _, device, block = struct.unpack_from("<HHI", self.raw, entries + 8 * (page >> bits))
-            yield device & self.id_mask, block + (page & (1 << bits) - 1)
+        for first in range(0, -(-inode.size // self.block), _PAGE // self.block):
+            _, device, block = struct.unpack_from("<HHI", self.raw, entries + 8 * (first >> bits))
+            place = (block + (first & (1 << bits) - 1)) * self.block
+            assert place % _PAGE == 0
+            yield device & self.id_mask, place // _PAGE
 
     def walk(self) -> Iterator[tuple[bytes, ErofsInode]]:
         """(path, inode) of every name."""
@@ -95,10 +98,10 @@ class ErofsImage:
             yield path or b"/", inode
             if inode.is_directory:
                 stream = self.content(inode)
-                for start in range(0, len(stream), _BLOCK):
+                for start in range(0, len(stream), self.block):
                     pending += [
                         (path + b"/" + name, child)
-                        for name, child in _names(stream[start : start + _BLOCK])
+                        for name, child in _names(stream[start : start + self.block])
                         if name not in (b".", b"..")
                     ]
 

@@ -24,7 +24,7 @@ from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.codes import BlobFeature
 from rafs.errors import FormatInvalid
-from rafs.tarfs import tar_blob
+from rafs.tarfs import tar_blob, tar_pieces, with_chunks
 
 from .fixtures import FIXTURES, fixture
 
@@ -56,10 +56,16 @@ class Image:
     def meta(self, bootstrap: Bootstrap, record: BlobRecord) -> BlobMeta:
         """The blob's chunks, read from the blob object itself."""
         if record.features & BlobFeature.TARFS:
-            return tar_blob(record, [self.blob_object(record)])
+            return tar_blob(record, [self.blob_object(record)], tar_pieces(bootstrap)[record.index])
         stored = self.tables_object(record)
         array = stored[record.ci_offset : record.ci_offset + record.ci_compressed_size]
         return BlobMeta(record, read_chunk_info(record, array), self.digests(bootstrap, record))
+
+    def readable(self) -> tuple[Bootstrap, tuple[BlobMeta, ...]]:
+        """The image and the chunks of its blobs, as every reader gets them."""
+        bootstrap = Bootstrap(self.bootstrap)
+        metas = tuple(self.meta(bootstrap, record) for record in bootstrap.blobs)
+        return with_chunks(bootstrap, metas) if bootstrap.is_tarfs else bootstrap, metas
 
     def digests(self, bootstrap: Bootstrap, record: BlobRecord) -> bytes:
         """The chunk digests, from the object where merging dropped the rows of chunks no file uses."""

@@ -171,6 +171,9 @@ class Scene:
     def stop_looking(self) -> None:
         """No readers any more; never a wrong byte, no other errors than are allowed, and nobody waited for
         longer than was promised."""
+        places = {where for where, _, _ in self._readers}
+        # What was done to them may be over before the first of them has been started.
+        self.until(lambda: all(map(self.reads, places)))
         for _, reader, _ in self._readers:
             assert reader.stdin is not None
             with suppress(BrokenPipeError):
@@ -181,9 +184,8 @@ class Scene:
             except subprocess.TimeoutExpired:
                 os.killpg(reader.pid, signal.SIGKILL)
                 raise AssertionError(f"a reader of {where} does not come back") from None
-        for where in {where for where, _, _ in self._readers}:
+        for where in places:
             reads = self.reads(where)
-            assert reads
             unexpected = {verdict for verdict, _ in reads} - {"right", *map(str, ALLOWED)}
             assert unexpected == set(), (where, unexpected)
             assert max(taken for _, taken in reads) <= 1000 * PATIENCE, where

@@ -25,7 +25,6 @@ from erofs_fs.errors import ErofsForbidden, ErofsMissing, MountFailed
 from erofs_fs.mount import KIND, detached, mount
 from erofs_fs.probe import probe
 from launch.mountpoint import detach, mount_at, mount_table
-from rafs.bootstrap import Bootstrap
 from rafs.localise import localise
 from rafs.window_slots import WindowDevice
 from rafs.windows import cut_windows
@@ -162,10 +161,9 @@ def test_fsck_finds_nothing_wrong(place: Place) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("vector", all_images(lambda image: image.name != "tarfs"))
+@pytest.mark.parametrize("vector", all_images())
 def test_images_of_the_reference_tools_show_what_they_were_made_of(place: Place, vector: Vector) -> None:
-    bootstrap = Bootstrap(vector.bootstrap)
-    metas = tuple(vector.meta(bootstrap, record) for record in bootstrap.blobs)
+    bootstrap, metas = vector.readable()
     windows = tuple(map(cut_windows, metas))
     made = Localised(bootstrap, metas, windows, localise(bootstrap, metas, windows))
     place.keep(made)

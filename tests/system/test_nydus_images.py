@@ -23,9 +23,6 @@ from launch.inspect_verbs import check, inspect
 from launch.mounting import mount_image
 from launch.server import MountRequest, start_mount
 from launch.umount import unmount
-from rafs.bootstrap import Bootstrap
-from rafs.codes import RafsFlag
-from rafs.errors import FormatUnsupported
 from registry_client import open_destination
 from registry_client.digest import Digest
 from registry_client.manifest import Descriptor
@@ -121,11 +118,6 @@ def test_inspect_tells_the_blob_table_as_the_tool_did(image: Image, tmp_path: Pa
 @every_image
 def test_a_mount_shows_every_path_as_it_must_be(image: Image, driver: str, tmp_path: Path) -> None:
     asked = request(image, tmp_path / "mountpoint", tmp_path / "root", driver)
-    if driver == "erofs" and Bootstrap(image.bootstrap).flags & RafsFlag.TARFS_MODE:
-        # Windows are addressed in blocks of 4096 bytes, tarfs images in blocks of 512.
-        with pytest.raises(FormatUnsupported, match="tarfs"):
-            mount(asked)
-        return
     mount(asked)
     try:
         shown = dict(rows(asked.mountpoint))
