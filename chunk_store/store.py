@@ -233,6 +233,9 @@ class Attachment:
         For those who read the file by other ways than `read`. Fetches as a read does and waits for nothing;
         *listener* is called by any thread, perhaps before the return, and must neither wait nor raise.
         """
+        self._when_local(number, end, listener, time.monotonic())
+
+    def _when_local(self, number: int, end: int, listener: Listener, since: float) -> None:
         window, original = self._index[number], self._index.original[number]
         if self._counters.touched_window(original):
             self._scheduler.touched(original)
@@ -244,7 +247,15 @@ class Attachment:
                 self._scheduler.lost(original)
             fill = self._scheduler.want(original, needs_file=True)
             if fill is not None:
-                fill.tell(end, listener)
+                joined = fill.began < since
+
+                def told(error: StoreError | None) -> None:
+                    if joined and _was_out_of_time(error) and self._has_time(since):
+                        self._when_local(number, end, listener, since)
+                    else:
+                        listener(error)
+
+                fill.tell(end, told)
             elif self._store.directory.size(window.id) == window.length:
                 listener(None)
             else:
@@ -324,6 +335,9 @@ class Attachment:
         window = self._index[number]
         return self._store.directory.size(window.id) == window.length
 
+    def _has_time(self, since: float) -> bool:
+        return time.monotonic() < since + self._store.limits.read_seconds
+
     def _read_window(self, number: int, begin: int, end: int, deadline: float) -> bytes:
         window = self._index[number]
         store = self._store
@@ -358,9 +372,8 @@ class Attachment:
         try:
             verified, memory = fill.wait(end, deadline) if fill is not None else (False, None)
         except ChunkUnavailable as error:
-            # Who began it before this read did was out of time. We are not, and the remote may be back.
             read_began = deadline - self._store.limits.read_seconds
-            if fill is not None and fill.began < read_began and _is_temporary(error):
+            if fill is not None and fill.began < read_began and _was_out_of_time(error):
                 return None
             raise
         finally:
@@ -378,7 +391,12 @@ class Attachment:
         return self._store.open_windows.read_prefix(window.id, begin, end - begin)
 
 
-def _is_temporary(failure: ChunkUnavailable) -> bool:
-    """Whether the remote said so; *failure* is a waiter's copy of the one that the fetch ended with."""
-    ended = failure.__cause__ or failure
+def _was_out_of_time(failure: StoreError | None) -> bool:
+    """Whether a fetch ended because there was no time to try again: who joined it late may begin another.
+
+    *failure* is what it ended with, or a waiter's copy of that.
+    """
+    if not isinstance(failure, ChunkUnavailable):
+        return False
+    ended = failure.__cause__ if isinstance(failure.__cause__, ChunkUnavailable) else failure
     return is_temporary(ended.__cause__ or ended)

@@ -92,9 +92,11 @@ class FillerLink:
         """The first *end* bytes of the window are verified and in its file."""
         self._send(pack_word(Word(HAVE, window_id, end)))
 
-    def lost(self, window_id: str) -> None:
-        """The window cannot be filled now."""
-        self._send(pack_word(Word(LOST, window_id, 0)))
+    def lost(self, window_id: str, until: int = 0) -> None:
+        """The window cannot be filled for those who needed it until then, in nanoseconds of the monotonic
+        clock; 0: now.
+        """
+        self._send(pack_word(Word(LOST, window_id, until)))
 
     def say(self, words: Mapping[str, Any]) -> None:
         """Anything else."""

@@ -130,19 +130,24 @@ class Gate:
             if needed <= window.there:
                 self._dismiss(window, number, now, yes=True)
 
-    def lost(self, window_id: str) -> None:
-        """The window cannot be filled now: whoever waits for it gets an error."""
+    def lost(self, window_id: str, until: int = 0) -> None:
+        """The window cannot be filled for those who have waited for it since *until* (nanoseconds of the
+        monotonic clock; 0: now) or earlier: they get an error.
+        """
         window = self._windows.of_id(window_id)
         if window is not None:
-            self.refuse(window)
+            self.refuse(window, until / 1e9 if until else None)
 
-    def refuse(self, window: Watched) -> None:
-        """Whoever waits for the window gets an error, also if the kernel asks again for the same."""
+    def refuse(self, window: Watched, until: float | None = None) -> None:
+        """Whoever has waited for the window since *until* (None: now) or earlier gets an error, also if the
+        kernel asks again for the same.
+        """
         now = time.monotonic()
         window.refused_until = now + STILL_REFUSED_SECONDS
         for number in list(window.waiting):
-            self.counts["refused"] += 1
-            self._dismiss(window, number, now, yes=False)
+            if until is None or self._waiting[number].since <= until:
+                self.counts["refused"] += 1
+                self._dismiss(window, number, now, yes=False)
 
     def due(self) -> float | None:
         """When `overdue` has something to do, in seconds of the monotonic clock; None: after an event."""
@@ -166,7 +171,8 @@ class Gate:
                 self.have(window.id, window.length)
                 continue
             self._say(f"window {window.id}: nobody could fill it within {self._reader_seconds:g} s")
-            self.refuse(window)
+            # Who came later has time left, and the registry may be back by then.
+            self.refuse(window, max(oldest.since, now - self._reader_seconds))
         if self._waiting and now >= self._owners_at:
             self._release_owners(now)
 

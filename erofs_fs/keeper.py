@@ -314,7 +314,7 @@ class Keeper:
             elif word.kind == HAVE:
                 self._gate.have(word.window_id, word.end)
             elif word.kind == LOST:
-                self._gate.lost(word.window_id)
+                self._gate.lost(word.window_id, word.end)
 
     def _need(self, window: Watched, end: int) -> None:
         self._post.tell(pack_word(Word(NEED, window.id, end)))

@@ -3,9 +3,10 @@
 Rare words are JSON objects. The two that every miss needs are records:
 
     keeper → filler   NEED   the first *end* bytes of a window are waited for
-    filler → keeper   HAVE   the first *end* bytes of a window are verified and in its file; or never will be
+    filler → keeper   HAVE   the first *end* bytes of a window are verified and in its file
+    filler → keeper   LOST   a window cannot be filled now, for those who needed it until the time *end*
 
-Both can be said again at any time and mean the same, so whoever starts anew says them again. Nobody counts.
+All can be said again at any time and mean the same, so whoever starts anew says them again. Nobody counts.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ ALREADY: Final = 75  # exit code of a keeper that finds another one (EX_TEMPFAIL
 MESSAGE_BYTES: Final = 64 << 10  # a kernel message buffer takes 208 KiB by default
 NEED: Final = 1
 HAVE: Final = 2
-LOST: Final = 3  # HAVE, the other way: these bytes cannot be had now
+LOST: Final = 3
 ARE_YOU_THERE: Final = b'{"there": true}'  # said by the keeper, and said back by the filler at once
 
-_WORD = struct.Struct("<B7x32sQ")  # kind, window id, bytes
+_WORD = struct.Struct("<B7x32sQ")  # kind, window id, end
 
 
 class Word(NamedTuple):
@@ -29,7 +30,7 @@ class Word(NamedTuple):
 
     kind: int
     window_id: str  # 64 hex digits
-    end: int  # bytes from the window's beginning; of LOST no matter
+    end: int  # bytes from the window's beginning; of LOST nanoseconds of the monotonic clock, 0: now
 
 
 def pack_word(word: Word) -> bytes:

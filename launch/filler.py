@@ -287,7 +287,7 @@ class Filler:
         if kind == HAVE:
             self._link.have(window_id, end)
         else:
-            self._link.lost(window_id)
+            self._link.lost(window_id, end)
 
     def _say(self, words: Mapping[str, Any]) -> None:
         if self._link is not None:

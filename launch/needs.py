@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +29,22 @@ log = logging.getLogger("nopull.filler")
 WHOLE: Final = (1 << 63) - 1  # bytes: more than any window has
 
 
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What somebody waits for, and when that was heard."""
+
+    window_id: str
+    end: int  # bytes
+    at: int  # nanoseconds of the monotonic clock
+
+
 class Needs:
     """Thread-safe.
 
     Parameters:
         root: the state root, for documents of images.
         open_image: called for an image that is mounted and not open; it is soon, or `opened` is called.
-        tell: called with (HAVE or LOST, window, bytes), by any thread.
+        tell: called with the parts of a `Word`, HAVE or LOST, by any thread.
     """
 
     def __init__(
@@ -52,7 +62,7 @@ class Needs:
         self._tell = tell
         # Protects what follows. A leaf.
         self._lock = threading.Lock()
-        self._parked: list[Word] = []  # windows of images that are not open (yet)
+        self._parked: list[_Need] = []  # windows of images that are not open (yet)
 
     @property
     def waiting(self) -> bool:
@@ -61,59 +71,60 @@ class Needs:
 
     def need(self, word: Word) -> None:
         """Somebody waits for that much of a window: have it told when it is there, or cannot be had."""
-        if not self._fetch(word):
-            self._park(word)
+        need = _Need(word.window_id, word.end, time.monotonic_ns())
+        if not self._fetch(need):
+            self._park(need)
 
     def opened(self) -> None:
         """An image was opened, could not be, or is complete: see what that means for what is parked."""
         with self._lock:
             parked, self._parked = self._parked, []
-        for word in parked:
-            if self._fetch(word):
+        for need in parked:
+            if self._fetch(need):
                 continue
             if self._fillings.opening:
                 with self._lock:
-                    self._parked.append(word)
+                    self._parked.append(need)
             else:
-                self._tell(LOST, word.window_id, 0)
+                self._tell(LOST, need.window_id, need.at)
 
-    def _fetch(self, word: Word) -> bool:
+    def _fetch(self, need: _Need) -> bool:
         """Whether an open image has the window."""
-        found = self._fillings.find(word.window_id)
+        found = self._fillings.find(need.window_id)
         if found is None:
             return False
         filling, number = found
-        filling.reads.note(word.window_id, word.end)
+        filling.reads.note(need.window_id, need.end)
 
         def tell(error: StoreError | None) -> None:
             if error is None:
-                self._tell(HAVE, word.window_id, word.end)
+                self._tell(HAVE, need.window_id, need.end)
             else:
-                self._tell(LOST, word.window_id, 0)
-                Later(lambda: self._log_lost(word, error))
+                self._tell(LOST, need.window_id, need.at)
+                Later(lambda: self._log_lost(need, error))
 
-        filling.attachment.when_local(number, word.end, tell)
+        filling.attachment.when_local(number, need.end, tell)
         return True
 
-    def _park(self, word: Word) -> None:
+    def _park(self, need: _Need) -> None:
         """Its image is not open: it is being opened, or was let go when it was complete."""
         with self._lock:
-            self._parked.append(word)
+            self._parked.append(need)
         for name, request in self._mounts.images().items():
             if self._fillings.of(name) is None:
                 self._open_image(request)
         if not self._fillings.opening:
             self.opened()
 
-    def _log_lost(self, word: Word, error: StoreError) -> None:
+    def _log_lost(self, need: _Need, error: StoreError) -> None:
         """Say which file's read has failed; who says it has to look through the image for that."""
         for name, request in self._mounts.images().items():
             filling = self._fillings.of(name)
-            if filling is None or word.window_id not in filling.numbers:
+            if filling is None or need.window_id not in filling.numbers:
                 continue
             image = open_request(replace(request, background=False), self._root)
             image.close()
             windows = [cut_windows(meta) for meta in image.blobs]
-            for read in files_of([(word.window_id, word.end, 0.0)], image.bootstrap, windows):
+            for read in files_of([(need.window_id, need.end, 0.0)], image.bootstrap, windows):
                 path = read.path.decode("utf-8", "backslashreplace")
                 log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})

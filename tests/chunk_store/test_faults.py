@@ -117,6 +117,42 @@ def test_who_joins_a_fetch_that_is_out_of_time_has_time_of_his_own(
     assert len(source.asked) == 1 + temporary
 
 
+@pytest.mark.parametrize("temporary", [True, False])
+def test_who_is_told_of_a_fetch_that_is_out_of_time_has_time_of_his_own(
+    open_store: OpenStore, temporary: bool
+) -> None:
+    gate = threading.Event()
+    source = ScriptedSource(BLOB)
+    source.failures.append(RemoteFailed("away", temporary=temporary))
+    source.on_request = lambda _: wait_for(gate)
+    attachment = open_store(limits=Limits(fetch_seconds=0)).attach([BLOB.meta], source, background=False)
+    told: list[tuple[str, object]] = []
+    attachment.when_local(0, 100, lambda error: told.append(("first", error)))
+    attachment.when_local(0, 200, lambda error: told.append(("second", error)))
+    gate.set()
+    assert eventually(lambda: len(told) == 2)
+    found = dict(told)
+    assert isinstance(found["first"], ChunkUnavailable)
+    assert (found["second"] is None) == temporary
+    assert len(source.asked) == 1 + temporary
+
+
+def test_whose_time_is_over_begins_no_fetch_anew(open_store: OpenStore) -> None:
+    gate = threading.Event()
+    source = ScriptedSource(BLOB)
+    source.failures.append(RemoteFailed("away", temporary=True))
+    source.on_request = lambda _: wait_for(gate)
+    limits = Limits(fetch_seconds=0, read_seconds=0)
+    attachment = open_store(limits=limits).attach([BLOB.meta], source, background=False)
+    told: list[object] = []
+    attachment.when_local(0, 100, told.append)
+    attachment.when_local(0, 200, told.append)
+    gate.set()
+    assert eventually(lambda: len(told) == 2)
+    assert all(isinstance(error, ChunkUnavailable) for error in told)
+    assert len(source.asked) == 1
+
+
 def test_a_dead_remote_is_unavailable_within_the_deadline_and_usable_when_it_is_back(
     open_store: OpenStore,
 ) -> None:

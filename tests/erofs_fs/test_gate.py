@@ -275,6 +275,27 @@ def test_nobody_waits_longer_than_the_limit(bench: Bench) -> None:
     assert bench.gate.due() is None
 
 
+def test_who_came_later_for_the_same_window_has_the_whole_limit(bench: Bench) -> None:
+    first = bench.take(0, 0, PAGE)
+    bench.clock.now += 15
+    second = bench.take(0, PAGE, PAGE)
+    bench.clock.now += 5
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(first, NO)]
+    bench.gate.have(name_of(0), 2 * PAGE)
+    assert bench.answers() == [(second, YES)]
+
+
+def test_a_fetch_that_failed_is_an_error_for_those_who_needed_it_then(bench: Bench) -> None:
+    first = bench.take(0, 0, PAGE)
+    bench.clock.now += 15
+    second = bench.take(0, PAGE, PAGE)
+    bench.gate.lost(name_of(0), int((bench.clock.now - 1) * 1e9))
+    assert bench.answers() == [(first, NO)]
+    bench.gate.lost(name_of(0), int(bench.clock.now * 1e9))
+    assert bench.answers() == [(second, NO)]
+
+
 def test_no_more_wait_here_than_there_are_numbers_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
