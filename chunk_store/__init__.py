@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chunk_store.attachment import Attachment
     from chunk_store.counters import ClassCount, Progress
     from chunk_store.errors import (
         ChunkCorrupt,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     )
     from chunk_store.limits import Limits
     from chunk_store.remote import BlobSource
-    from chunk_store.store import Attachment, ChunkStore
+    from chunk_store.store import ChunkStore
 
 __all__ = [
     "Attachment",
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Attachment": "store",
+    "Attachment": "attachment",
     "BlobSource": "remote",
     "ChunkStore": "store",
     "ClassCount": "counters",

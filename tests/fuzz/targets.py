@@ -6,12 +6,13 @@ Any other exception, a run of more than a few seconds and more memory than the l
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zstandard
@@ -30,6 +31,7 @@ from rafs.blob_meta import BlobMeta, parse_blob_meta, read_chunk_info
 from rafs.blob_record import blob_record, broken_rules
 from rafs.bootstrap import Bootstrap
 from rafs.check import check_blob_meta, check_bootstrap, check_chunks
+from rafs.check_entries import check_entries
 from rafs.codes import Compressor
 from rafs.decompress import decompress
 from rafs.dump import dump_lines
@@ -39,6 +41,7 @@ from rafs.inlined import inlined_bootstrap
 from rafs.localise import localise
 from rafs.localised import read_devices
 from rafs.records import BLOB_ENTRY
+from rafs.tarfs import tar_blob, tar_pieces, with_chunks
 from rafs.toc import parse_toc
 from rafs.unit_cutter import chunk_digest
 from rafs.windows import cut_windows
@@ -59,6 +62,7 @@ _CHUNKS: int = 1 << 12
 _PLAIN: int = 1 << 24  # bytes
 _ENTRY: int = 256  # bytes of the blob table's entry that goes before chunk info
 _SIZES = struct.Struct("<II")  # of a bootstrap and of chunk info; digests of chunks are the rest
+_TAR = bytes(256 << 10)
 _POINT = struct.Struct("<BBHI")  # bits and their value, size of the dictionary, size of the output
 
 
@@ -132,6 +136,26 @@ def _images() -> Iterator[bytes]:
         image = image_of(root, chunk_size=4096, batch_size=16 << 10)
         form, digests = image.blobs[0].cache_form(), image.blobs[0].digests
         yield _SIZES.pack(len(image.bootstrap), len(form)) + image.bootstrap + form + digests
+
+
+def _tar_image(raw: bytes) -> None:
+    """A bootstrap over plain tars, on the way to the kernel; what is in the tars does not matter."""
+    bootstrap = Bootstrap(raw)
+    if not bootstrap.is_tarfs:
+        return
+    name = hashlib.sha256(_TAR).hexdigest()
+    metas = [
+        tar_blob(replace(record, id=name), [_TAR], pieces)
+        for record, pieces in zip(bootstrap.blobs, tar_pieces(bootstrap), strict=True)
+    ]
+    image = with_chunks(bootstrap, metas)
+    check_entries(image, metas)
+    if not check_bootstrap(raw):
+        localise(image, metas, [cut_windows(meta) for meta in metas])
+
+
+def _tar_images() -> Iterator[bytes]:
+    yield from _files("nydus/vectors/tarfs/image.boot", limit=64 << 10)
 
 
 def _stretch(raw: bytes) -> None:
@@ -302,6 +326,7 @@ TARGETS = {
     "bootstrap": Target(_bootstrap, (RafsError,), _bootstraps),
     "chunk-info": Target(_chunk_info, (RafsError,), _chunk_infos),
     "image": Target(_image, (RafsError,), _images),
+    "tar-image": Target(_tar_image, (RafsError,), _tar_images),
     "inflate": Target(_stretch, (RafsError,), _stretches),
     "toc": Target(_table_of_contents, (RafsError,), _tables),
     "inlined": Target(_inlined, (RafsError,), _objects),
