@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from registry_client.options import RegistryOptions
+from registry_client.options import RegistryOptions, variables_here
 from registry_client.platform import Platform, parse_platform
 from registry_client.reference import Reference, parse_reference
 
 _PATHS = frozenset({"authfile", "ca_file", "hosts_dir"})
-_SECRETS = frozenset({"creds"})
+_SECRETS = frozenset({"creds", "environment"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,12 @@ def from_json(document: Mapping[str, Any]) -> ImageRequest:
 
 
 def absolute(request: ImageRequest) -> ImageRequest:
-    """*request* as it is understood in any directory."""
+    """*request* as it is understood in any directory and environment."""
     reference, options = request.reference, request.options
     if reference.path is not None:
         reference = replace(reference, path=reference.path.absolute())
     paths = {name: value.absolute() for name in _PATHS if (value := getattr(options, name)) is not None}
     blob_dir = None if request.blob_dir is None else request.blob_dir.absolute()
-    return replace(request, reference=reference, options=replace(options, **paths), blob_dir=blob_dir)
+    environment = variables_here() if options.environment is None else options.environment
+    options = replace(options, **paths, environment=environment)
+    return replace(request, reference=reference, options=options, blob_dir=blob_dir)

@@ -20,7 +20,7 @@ from registry_client.bound import ConnectionBound
 from registry_client.deadline import Deadline
 from registry_client.dialling import SOCKET_OPTIONS, Connection, PlainConnection
 from registry_client.errors import Unreachable
-from registry_client.options import RegistryOptions
+from registry_client.options import PROXY_VARIABLES, RegistryOptions
 from registry_client.origin import Origin
 from registry_client.wire import FOREIGN_ERRORS, Counters, WireFailure, explain, too_late
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from registry_client.proxies import Proxy
     from registry_client.tls import Trust
 
-__all__ = ["PROXY_VARIABLES", "ConnectionPool", "Origin", "Pools"]
-PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+__all__ = ["ConnectionPool", "Origin", "Pools"]
 
 
 class ConnectionPool:
@@ -233,12 +232,12 @@ class ConnectionPool:
             raise WireFailure("it was closed by this program", temporary=False)
 
     def _proxy(self) -> Proxy | None:
-        for name in PROXY_VARIABLES:
-            if name in os.environ:
-                from registry_client.proxies import proxy_for
+        variables = self._options.variables
+        if not any(name in variables for name in PROXY_VARIABLES):
+            return None
+        from registry_client.proxies import proxy_for
 
-                return proxy_for(self.origin)
-        return None
+        return proxy_for(self.origin, variables)
 
     def _build(self, proxy: Proxy | None) -> HTTPConnection:
         settings: dict[str, Any] = {"socket_options": SOCKET_OPTIONS}

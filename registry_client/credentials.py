@@ -58,7 +58,7 @@ def _auth_files(options: RegistryOptions) -> Iterator[AuthFile]:
             raise Unauthorized(f"cannot read credentials from {options.authfile}: no such JSON file")
         yield file
         return
-    for path in usual_files():
+    for path in usual_files(options):
         file = load_auth_file(path)
         if file is not None:
             yield file
@@ -67,7 +67,7 @@ def _auth_files(options: RegistryOptions) -> Iterator[AuthFile]:
 def files_stamp(options: RegistryOptions) -> tuple[object, ...]:
     """Changes when one of the files that accounts come from may have."""
     found: list[object] = []
-    for path in [options.authfile] if options.authfile is not None else usual_files():
+    for path in [options.authfile] if options.authfile is not None else usual_files(options):
         try:
             seen = path.stat()
         except OSError:
@@ -76,9 +76,9 @@ def files_stamp(options: RegistryOptions) -> tuple[object, ...]:
     return tuple(found)
 
 
-def usual_files() -> list[Path]:
+def usual_files(options: RegistryOptions) -> list[Path]:
     """The files looked at when the user names none, in order; they need not exist."""
-    environment = os.environ
+    environment = options.variables
     home = Path(environment.get("HOME") or "/nonexistent")
     found = []
     if environment.get("REGISTRY_AUTH_FILE"):

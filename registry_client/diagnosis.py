@@ -88,7 +88,7 @@ def _places(host: str, repository: str, options: RegistryOptions) -> Iterator[di
             "found": f"user {options.creds.partition(':')[0]!r}; nothing else is asked",
         }
         return
-    for path in [options.authfile] if options.authfile is not None else usual_files():
+    for path in [options.authfile] if options.authfile is not None else usual_files(options):
         file = load_auth_file(path)
         if file is None:
             yield {"place": str(path), "found": "no such file, or not readable"}
@@ -123,7 +123,7 @@ def _way(
         options = replace(options, creds=None)
     pools = Pools(options, trusts={site.origin: site.trust} if site.trust is not None else None)
     try:
-        proxy = proxy_for(site.origin)
+        proxy = proxy_for(site.origin, options.variables)
         facts["proxy"] = f"{proxy.host}:{proxy.port}" if proxy else None
         account = find_account(host, repository or _ANY_REPOSITORY, options)
         if account is not None:

@@ -21,8 +21,6 @@ from registry_client.site import Site, is_loopback, registry_site, split_port
 from registry_client.tls import Trust
 
 _log = logging.getLogger(__name__)
-USUAL_DIRECTORY = "/etc/containerd/certs.d"
-VARIABLE = "NOPULL_HOSTS_DIR"
 _FILE = "hosts.toml"
 _LIMIT = 1024 * 1024
 _CAPABILITIES = frozenset({"pull", "resolve", "push", "referrers"})
@@ -35,7 +33,7 @@ class _Wrong(ValueError):
 
 def find_directory(host: str, options: RegistryOptions) -> Path | None:
     """The directory that speaks of *host*, in containerd's order; None: there is none."""
-    top = Path(options.hosts_dir or os.environ.get(VARIABLE) or USUAL_DIRECTORY)
+    top = Path(options.mirrors_directory)
     name, port = split_port(host)
     names = [f"{name}_{port}_", host] if port else [host]
     for one in (*names, "_default"):

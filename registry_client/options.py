@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 CREDS_VARIABLE = "NOPULL_CREDS"
 """The environment variable that gives an account as `--creds` does."""
+
+PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+_HOSTS_VARIABLE = "NOPULL_HOSTS_DIR"
+_HOSTS_DIRECTORY = "/etc/containerd/certs.d"
+_ACCOUNT_VARIABLES = ("HOME", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")
+VARIABLES = (*PROXY_VARIABLES, "NO_PROXY", "no_proxy", _HOSTS_VARIABLE, *_ACCOUNT_VARIABLES)
+"""What the environment may say about the way to a registry; `--creds` is a choice of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,9 @@ class RegistryOptions:
     hosts_dir: Path | None = None
     """Where mirrors are configured as containerd does, `<host>/hosts.toml`; None: $NOPULL_HOSTS_DIR or
     `/etc/containerd/certs.d`."""
+    environment: Mapping[str, str] | None = field(default=None, repr=False, hash=False)
+    """`VARIABLES` as whoever asks has them, where another process does what he asks for; may hold secrets.
+    None: this process's."""
     timeout: float = 60.0
     """Total deadline of one call in seconds: all attempts, tokens, redirects and waits included. Reading or
     sending a whole blob renews it with every MiB that went through."""
@@ -35,3 +47,18 @@ class RegistryOptions:
     """Seconds without a byte after which a connection is given up and another one tried."""
     connections: int = 16
     """Most connections open to one host at a time; how many of them pay is learnt. Further reads wait."""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What holds as the environment."""
+        return os.environ if self.environment is None else self.environment
+
+    @property
+    def mirrors_directory(self) -> str | Path:
+        """What `hosts_dir` and the environment come to; it need not exist."""
+        return self.hosts_dir or self.variables.get(_HOSTS_VARIABLE) or _HOSTS_DIRECTORY
+
+
+def variables_here() -> dict[str, str]:
+    """`VARIABLES` of this process, for `RegistryOptions.environment`."""
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import random
 import threading
 import time
@@ -58,7 +57,7 @@ _lock = threading.Lock()  # protects adding to _known; nothing else is taken und
 _known: dict[tuple[str, int], _Health] = {}
 
 
-def proxy_for(origin: Origin, environment: Mapping[str, str] = os.environ) -> Proxy | None:
+def proxy_for(origin: Origin, environment: Mapping[str, str]) -> Proxy | None:
     """The proxy to reach *origin* through; None: none, or it is down.
 
     Raises:

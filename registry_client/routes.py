@@ -51,8 +51,7 @@ class Routes:
         if now < self._look_at:
             return
         self._look_at = now + _LOOK_SECONDS
-        top = self._options.hosts_dir or os.environ.get("NOPULL_HOSTS_DIR") or "/etc/containerd/certs.d"
-        if not self._stamp and not os.path.isdir(top):  # noqa: PTH112 - the usual case, for 2 us
+        if not self._stamp and not os.path.isdir(self._options.mirrors_directory):  # noqa: PTH112 - the usual case, for 2 us
             return
         from registry_client.hosts_file import find_directory, read_sites, stamp
 

@@ -8,7 +8,6 @@ are not used: they add netrc accounts, environment proxies and a cookie jar shar
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -17,10 +16,10 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
-from registry_client.connections import PROXY_VARIABLES
 from registry_client.deadline import Deadline
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
 from registry_client.errors import DigestMismatch
+from registry_client.options import PROXY_VARIABLES
 from registry_client.redirect import HOPS, Location, parse_location
 from registry_client.refusal import refusal_of
 from registry_client.wire import FOREIGN_ERRORS, WireFailure, explain
@@ -139,7 +138,7 @@ class Sender:
             prepared.headers["Content-Length"] = str(len(body or b""))
         timeouts = (min(options.connect_timeout, options.timeout), options.timeout)
         self._endpoint.pools.counters.add(requests=1)
-        proxies = _proxies(place)
+        proxies = _proxies(place, options.variables)
         self._adapter.prepare_for(proxies)
         try:
             answer = self._adapter.send(
@@ -208,13 +207,13 @@ class _Adapter(HTTPAdapter):
         return {"ssl_context": context(self._trust)}
 
 
-def _proxies(place: Location) -> dict[str, str]:
+def _proxies(place: Location, variables: Mapping[str, str]) -> dict[str, str]:
     """The environment's proxy for *place*, as `requests` wants it."""
-    if not any(name in os.environ for name in PROXY_VARIABLES):
+    if not any(name in variables for name in PROXY_VARIABLES):
         return {}
     from registry_client.proxies import proxy_for
 
-    proxy = proxy_for(place.origin)
+    proxy = proxy_for(place.origin, variables)
     return {place.origin.scheme: proxy.url} if proxy is not None else {}
 
 

@@ -85,6 +85,20 @@ def test_plain_http_goes_through_as_whole_urls(
     assert BLOB.digest in server.blobs
 
 
+def test_the_variables_of_whoever_asks_count_in_another_process(
+    proxy: ForwardProxy,
+    server: ScriptedRegistry,
+    image: SampleImage,
+    options: RegistryOptions,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store(image, server)
+    monkeypatch.setenv("http_proxy", "nobody.example:1")
+    asked = replace(options, plain_http=True, environment={"http_proxy": proxy.address})
+    use("registry.example:5000/demo/py:v1", image, asked)
+    assert all(" http://registry.example:5000/v2/demo/py/" in one for one in proxy.asked)
+
+
 def test_a_proxy_that_is_away_is_gone_around_and_found_again(
     server: ScriptedRegistry,
     proxy: ForwardProxy,
@@ -98,7 +112,8 @@ def test_a_proxy_that_is_away_is_gone_around_and_found_again(
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{unused.getsockname()[1]}")
         use(reference, image, options)
-    assert proxy_for(Origin("http", "registry.example", 80)) is None, "it is not asked again at once"
+    origin = Origin("http", "registry.example", 80)
+    assert proxy_for(origin, options.variables) is None, "it is not asked again at once"
     monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
     use(reference, image, options)
     assert proxy.asked
