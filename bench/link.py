@@ -59,7 +59,8 @@ def open_link(shape: LinkShape) -> Iterator[Link]:
         for name in (link.client, link.server):
             run_command(["ip", "netns", "add", name], doing="making a network namespace")
             undo.callback(remove_namespace, name)
-        log = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nopull-link-"))) / "mover.log"
+        # Without a name, so that nothing is left of it even if we are killed.
+        log = Path(f"/proc/self/fd/{undo.enter_context(tempfile.TemporaryFile()).fileno()}")
         undo.callback(stop_child, mover := _start_mover(link, log))
         _await_moving(mover, log)
         for name, address in ((link.client, CLIENT_ADDRESS), (link.server, SERVER_ADDRESS)):
