@@ -20,7 +20,6 @@ from .codes import (
     LAYOUT_INLINE,
     MAX_SYMLINK,
     BlobFeature,
-    RafsFlag,
 )
 from .directory import entry_count, entry_name
 from .errors import FormatInvalid, FormatUnsupported
@@ -73,7 +72,7 @@ class Bootstrap:
     @property
     def is_tarfs(self) -> bool:
         """Whether its blobs are plain tars, addressed in blocks of 512 bytes."""
-        return bool(self.flags & RafsFlag.TARFS_MODE)
+        return self.header.is_tarfs
 
     @property
     def size(self) -> int:

@@ -88,7 +88,7 @@ def check_chunks(raw: bytes, metas: Sequence[BlobMeta]) -> list[Finding]:
         header = read_header(raw, found.report)
         if header is None or found:
             return found
-        if not header.flags & RafsFlag.TARFS_MODE:  # whose chunks are made up from the tar
+        if not header.is_tarfs:  # whose chunks are made up from the tar
             _compare_rows(raw, header, metas, found.report)
     except FormatUnsupported as error:
         found.append(Finding("unsupported", "bootstrap", str(error), fatal=True))
@@ -140,7 +140,7 @@ def _check_rows(raw: bytes, header: Header, report: Report) -> dict[int, int]:
         return sizes
     limits = [(blob.chunk_count, blob.chunk_size, blob.uncompressed_size) for blob in blobs]
     ends = [blob.chunks_end if blob.unread_feature() is None else 1 << 64 for blob in blobs]
-    tarfs = bool(extended.flags & RafsFlag.TARFS_MODE)
+    tarfs = header.is_tarfs
     block_size = header.block_size
     zero = bytes(DIGEST_SIZE)
     rows = CHUNK_ROW.struct.iter_unpack(table)

@@ -21,7 +21,7 @@ from .codes import (
     LAYOUT_CHUNKS,
     NID_UNIT,
 )
-from .entry_words import entry_words
+from .entry_words import chunk_blocks, entry_words, split_entry
 from .errors import FormatInvalid
 from .records import CHUNK_ENTRY, INODE_EXTENDED, XATTR_HEADER
 
@@ -39,7 +39,7 @@ def check_entries(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> None:
         raise FormatInvalid(f"chunk info of {len(metas)} blobs for a table of {len(bootstrap.blobs)}")
     sizes: dict[int, int] = {}
     for index, meta in enumerate(metas):
-        words = entry_words(index, meta, bootstrap.block_size)
+        words = entry_words(index, chunk_blocks(meta, bootstrap.block_size))
         found = zip(words, meta.sizes, strict=True)
         sizes.update(compress(found, [not hole for hole in meta.holes]) if meta.holes else found)
     if not _all_agree(bootstrap, sizes):
@@ -114,12 +114,11 @@ def _all_agree(bootstrap: Bootstrap, sizes: dict[int, int]) -> bool:
 
 
 def _contradiction(entry: int, metas: Sequence[BlobMeta], block_size: int) -> str:
-    device, block = entry >> 16 & 0xFF, entry >> 32
-    index = entry & 0xFFFF | entry >> 8 & 0xFF0000
-    said = f"chunk {index} of blob {device - 1}, at block {block}"
-    if not 0 < device <= len(metas) or index >= metas[device - 1].chunk_count:
+    blob, index, block = split_entry(entry)
+    said = f"chunk {index} of blob {blob}, at block {block}"
+    if not 0 <= blob < len(metas) or index >= metas[blob].chunk_count:
         return f"{said}, do not exist"
-    meta = metas[device - 1]
+    meta = metas[blob]
     chunk = meta.chunk(index)
     if meta.holes and meta.holes[index]:
         return f"{said}, have no digest: they cannot be verified"

@@ -22,6 +22,7 @@ from .codes import (
     RafsFlag,
 )
 from .directory import entry_count, entry_name
+from .entry_words import split_entry
 from .errors import FormatInvalid
 from .findings import Finding, Report
 from .header import Header, prefetch_nids
@@ -48,7 +49,7 @@ class TreeCheck:
         self._report = report
         self._block = header.block_size
         self._chunk_size = header.extended.chunk_size
-        self._tarfs = bool(header.extended.flags & RafsFlag.TARFS_MODE)
+        self._tarfs = header.is_tarfs
         self._missing_links: dict[int, int] = {}  # by nid: link count less the names found
         self._modes: dict[int, int] = {}
         self._spans: list[int] = [start << _SHIFT | end for start, end, _ in header.tables()]
@@ -226,18 +227,17 @@ class TreeCheck:
         return end
 
     def _explain(self, path: Path, position: int, entry: int, size: int) -> None:
-        device, block = entry >> 16 & 0xFF, entry >> 32
-        index = entry & 0xFFFF | entry >> 8 & 0xFF0000
+        number, index, block = split_entry(entry)
         blobs = self._header.blobs
-        if not 0 < device <= len(blobs):
-            self._tell("chunk-device", path, f"chunk {position} is on device {device} of {len(blobs)}")
+        if not 0 <= number < len(blobs):
+            self._tell("chunk-device", path, f"chunk {position} is on device {number + 1} of {len(blobs)}")
             return
-        blob = blobs[device - 1]
+        blob = blobs[number]
         if block * self._block + size > blob.uncompressed_size:
             self._tell(
                 "chunk-block",
                 path,
-                f"chunk {position} ends beyond blob {device - 1}: block {block}, {size} bytes",
+                f"chunk {position} ends beyond blob {number}: block {block}, {size} bytes",
             )
         elif blob.features & BlobFeature.TARFS:
             return
@@ -245,7 +245,7 @@ class TreeCheck:
             self._tell(
                 "chunk-index",
                 path,
-                f"chunk {position} is chunk {index} of {blob.chunk_count}, blob {device - 1}",
+                f"chunk {position} is chunk {index} of {blob.chunk_count}, blob {number}",
             )
         elif entry in self._sizes:
             found = self._sizes[entry]
@@ -255,7 +255,7 @@ class TreeCheck:
                 f"chunk {position} has {found} bytes by the chunk table, {size} by the file",
             )
         else:
-            message = f"chunk {position}: no row for chunk {index} of blob {device - 1} at block {block}"
+            message = f"chunk {position}: no row for chunk {index} of blob {number} at block {block}"
             self._tell("chunk-row", path, message)
 
     def _is_one_extent(self, entries: tuple[int, ...]) -> bool:

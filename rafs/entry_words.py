@@ -6,7 +6,7 @@ in C.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from operator import add
 
@@ -16,19 +16,25 @@ from .codes import BLOCK
 _LOW_INDICES = 1 << 16  # an entry holds the chunk's index in two parts, the lower of 16 bits
 
 
-def entry_words(blob_index: int, meta: BlobMeta, block_size: int) -> Iterator[int]:
-    """The entry of every chunk of the blob, in order, in an image of blocks of *block_size* bytes."""
-    blocks = chunk_blocks(meta, block_size)
+def chunk_blocks(meta: BlobMeta, block_size: int) -> list[int]:
+    """The block of every chunk of the blob, as the part of its entry that it is, in an image of blocks of
+    *block_size* bytes.
+    """
+    scale = BLOCK // block_size
+    return [block * scale << 32 for block in meta.blocks]
+
+
+def entry_words(blob_index: int, blocks: Sequence[int]) -> Iterator[int]:
+    """The entry of every chunk of the blob, in order; *blocks* are those of `chunk_blocks`."""
     return chain.from_iterable(
         map(add, blocks[first : first + _LOW_INDICES], count(_at_block_0(blob_index, first)))
-        for first in range(0, meta.chunk_count, _LOW_INDICES)
+        for first in range(0, len(blocks), _LOW_INDICES)
     )
 
 
-def chunk_blocks(meta: BlobMeta, block_size: int) -> list[int]:
-    """The block of every chunk of the blob, as the part of its entry that it is."""
-    scale = BLOCK // block_size
-    return [block * scale << 32 for block in meta.blocks]
+def split_entry(word: int) -> tuple[int, int, int]:
+    """(blob index, chunk index, block) of an entry; the blob index of a word that names none is -1."""
+    return (word >> 16 & 0xFF) - 1, word & 0xFFFF | word >> 8 & 0xFF_0000, word >> 32
 
 
 def _at_block_0(blob_index: int, chunk_index: int) -> int:

@@ -60,6 +60,11 @@ class Header:
         return RafsFlag(self.extended.flags)
 
     @property
+    def is_tarfs(self) -> bool:
+        """Whether the blobs are plain tars, addressed in blocks of 512 bytes."""
+        return bool(self.extended.flags & RafsFlag.TARFS_MODE)
+
+    @property
     def meta_offset(self) -> int:
         """Byte offset of nid 0."""
         return self.superblock.meta_block * self.block_size

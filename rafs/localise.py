@@ -71,6 +71,6 @@ def _entries(
         )
         for window in cut
     )
-    found = zip(entry_words(index, meta, block_size), new, strict=True)
+    found = zip(entry_words(index, blocks), new, strict=True)
     # Nobody can verify what is in a hole, so no file may lead there.
     return compress(found, [not hole for hole in meta.holes]) if meta.holes else found

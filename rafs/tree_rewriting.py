@@ -22,6 +22,7 @@ from .codes import (
     NID_UNIT,
 )
 from .directory import entry_count
+from .entry_words import split_entry
 from .errors import FormatInvalid
 from .localised import pack_front
 from .records import DIRENT, INODE_COMPACT, INODE_EXTENDED
@@ -219,8 +220,8 @@ class TreeRewriting:
 
     def _unknown(self, here: int, entry: int) -> FormatInvalid:
         nid = (here - self.bootstrap.header.meta_offset // _WORD) // _NID_WORDS
-        index = entry & _LOW16 | entry >> 8 & 0xFF_0000
+        blob, index, block = split_entry(entry)
         return FormatInvalid(
-            f"inode {nid}: has a chunk that is chunk {index} of blob {(entry >> 16 & 0xFF) - 1} at block"
-            f" {entry >> 32}; the chunk info has no such chunk there"
+            f"inode {nid}: has a chunk that is chunk {index} of blob {blob} at block {block}; the chunk info"
+            " has no such chunk there"
         )
