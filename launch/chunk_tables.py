@@ -42,25 +42,21 @@ def refuse_unread(bootstrap: Bootstrap) -> None:
     """
     for record in bootstrap.blobs:
         feature = record.unread_feature()
-        if feature is not None and not bootstrap.is_tarfs:
+        if feature is not None:
             raise FormatUnsupported(feature, f"the chunks of blob {record.id} cannot be read")
 
 
 def read_tables(
-    bootstrap: Bootstrap, forms: Mapping[str, bytes], digests: Mapping[str, bytes], blobs: SizedBlobs
+    bootstrap: Bootstrap, forms: Mapping[str, bytes], digests: Mapping[str, bytes]
 ) -> tuple[BlobMeta, ...]:
     """The chunks of every blob of *bootstrap*.
 
     By blob id, *forms* has the chunk info in cache form, and *digests* those of all chunks where the
-    bootstrap lacks some and the blob has them. *blobs* are asked for plain tars only; their chunks are those
-    of `rafs.tarfs`.
+    bootstrap lacks some and the blob has them.
 
     Raises:
         rafs.RafsError: they contradict the bootstrap.
-        and for plain tars, what *blobs* raises.
     """
-    if bootstrap.is_tarfs:
-        return read_tars(bootstrap, blobs)
     return tuple(
         parse_blob_meta(
             record,
@@ -68,22 +64,6 @@ def read_tables(
             *read_digests(bootstrap, record, forms[record.id], digests.get(record.id)),
         )
         for record in bootstrap.blobs
-    )
-
-
-def read_tars(bootstrap: Bootstrap, blobs: SizedBlobs) -> tuple[BlobMeta, ...]:
-    """The chunks of every blob of a tarfs image, after reading all tars.
-
-    Raises:
-        rafs.FormatInvalid: one is not the tar that the bootstrap names, or the bootstrap is broken.
-        and what *blobs* raises.
-    """
-    # Here: such images are rare, and a mount waits for every module.
-    from rafs.tarfs import tar_blob, tar_pieces
-
-    return tuple(
-        tar_blob(record, blobs.read_at(record.id, 0, blobs.object_size(record.id)), pieces)
-        for record, pieces in zip(bootstrap.blobs, tar_pieces(bootstrap), strict=True)
     )
 
 
@@ -115,7 +95,7 @@ def lacks_digests(bootstrap: Bootstrap, record: BlobRecord) -> bool:
 
     Nydus' merging drops those of chunks that no file uses any more; the blob may have all of them.
     """
-    if record.digests_offset is None or bootstrap.is_tarfs:
+    if record.digests_offset is None:
         return False
     try:
         bootstrap.chunk_digests(record.index)

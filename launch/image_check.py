@@ -19,7 +19,7 @@ from builder.merged_image import MergedImage
 from builder.progress import Progress
 from launch.bare import open_bare
 from launch.bootstrap_layer import BootstrapParts, unpack
-from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests, read_tars
+from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.oci_spec import parse_config
@@ -262,14 +262,25 @@ class ImageCheck:
             self._take(parse_blob_meta(record, own, digests, unknown))
 
     def _judge_tars(self, bootstrap: Bootstrap) -> None:
-        from rafs.tarfs import with_chunks
+        from launch.tars import read_tar
+        from rafs.tarfs import tar_pieces, with_chunks
 
+        metas: list[BlobMeta] = []
         try:
-            for meta in read_tars(bootstrap, self._blobs):
-                self._take(meta)
-            self._bootstrap = with_chunks(bootstrap, self._metas)
-        except (RegistryError, ImageInvalid, RafsError) as error:
-            self._add("blob", "tars", _about_the_image(error))
+            wanted = tar_pieces(bootstrap)
+            for record in bootstrap.blobs:
+                try:
+                    metas.append(read_tar(record, self._blobs, wanted[record.index]))
+                except (RegistryError, ImageInvalid, RafsError) as error:
+                    self._add("blob", f"blob {record.id}", _about_the_image(error))
+            if len(metas) < len(bootstrap.blobs):
+                return  # files cannot be led to chunks
+            self._bootstrap = with_chunks(bootstrap, metas)
+        except RafsError as error:
+            self._add("bootstrap", "bootstrap", error)
+            return
+        for meta in metas:
+            self._take(meta)
 
     def _take(self, meta: BlobMeta) -> None:
         self._metas.append(meta)

@@ -152,11 +152,9 @@ def _open(question: Question, root: Path) -> LazyImage:
     else:
         documents = kept
     bootstrap = Bootstrap(documents.bootstrap)
-    if bootstrap.is_tarfs:
-        raise FormatUnsupported("tarfs in a registry", "such an image is local: use rafs:BOOTSTRAP")
     blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs)
     metas, digests = documents.metas, documents.digests
-    tables = Once(lambda: read_tables(bootstrap, metas, digests, blob_source))
+    tables = Once(lambda: read_tables(bootstrap, metas, digests))
     if kept is not None:
         directory = kept.directory
     else:
@@ -213,6 +211,8 @@ def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Doc
     config = Later(lambda: b"".join(source.read_blob(manifest.config)))
     parts = unpack(source.read_blob(layer), where)
     bootstrap = Bootstrap(parts.bootstrap)
+    if bootstrap.is_tarfs:
+        raise FormatUnsupported("tarfs in a registry", "such an image is local: use rafs:BOOTSTRAP")
     forms, digests = _tables(bootstrap, ImageBlobs(source, manifest, bootstrap.blobs), parts.metas)
     return Documents(manifest, config.result(), parts.bootstrap, forms, digests)
 
@@ -229,7 +229,7 @@ def _tables(
         return Later(lambda: fetch(record, blobs))
 
     refuse_unread(bootstrap)
-    records = () if bootstrap.is_tarfs else bootstrap.blobs
+    records = bootstrap.blobs
     # All asked for before the first is waited for.
     forms = {rec.id: later(rec, fetch_form) for rec in records if rec.meta_object not in given}
     digests = {rec.id: later(rec, fetch_digests) for rec in records if lacks_digests(bootstrap, rec)}
@@ -246,14 +246,13 @@ def _open_bare(reference: Reference, platform: Platform, blob_dir: Path | None) 
     path = reference.path
     assert path is not None, "parse_reference gives rafs: a path"
     bare = open_bare(path, blob_dir)
-    bootstrap = Bootstrap(bare.bootstrap)
-    forms, digests = _tables(bootstrap, bare.blobs, {})
-    stored = bootstrap
-    blobs = read_tables(stored, forms, digests, bare.blobs)
+    bootstrap = stored = Bootstrap(bare.bootstrap)
     if stored.is_tarfs:
-        from rafs.tarfs import with_chunks
+        from launch.tars import read_tars
 
-        bootstrap = with_chunks(stored, blobs)
+        bootstrap, blobs = read_tars(stored, bare.blobs)
+    else:
+        blobs = read_tables(stored, *_tables(stored, bare.blobs, {}))
     check_entries(bootstrap, blobs)
     return LazyImage(
         reference=reference,

@@ -90,3 +90,16 @@ def test_an_image_of_tars_is_compared_with_another_like_any(tmp_path: Path) -> N
         verdicts.append({finding.rule for finding in looking.verdict.findings})
     assert "against-missing" in verdicts[1] or "against-more" in verdicts[1]
     assert verdicts[0] == set()
+
+
+def test_each_tar_that_is_another_is_told_of_and_leads_to_no_chunks(tmp_path: Path) -> None:
+    image = one_vector("tarfs")
+    (record,) = Bootstrap(image.bootstrap).blobs
+    (tmp_path / record.id).write_bytes(image.blob_object(record)[:-512])
+    looking = ImageCheck(
+        parse_reference(f"rafs:{image.folder / 'image.boot'}"), RegistryOptions(), blob_dir=tmp_path
+    )
+    looking.shallow()
+    found = [(finding.rule, finding.where) for finding in looking.verdict.findings]
+    assert found == [("blob", f"blob {record.id}")]
+    assert looking.verdict.chunks == 0
