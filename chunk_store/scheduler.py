@@ -101,7 +101,7 @@ class Scheduler:
             next_job=self._next_job,
             next_change=self._next_change,
             run=self._run,
-            ended=self._ended,
+            ended=lambda job: self._count(job, -1),
         )
         with self._turn:
             for number in present:
@@ -277,9 +277,6 @@ class Scheduler:
             # Readers of another attachment, whose scheduler does not wake us when they are served.
             change = _OTHERS_SECONDS if change is None else min(change, _OTHERS_SECONDS)
         return change
-
-    def _ended(self, job: _Job) -> None:
-        self._count(job, -1)
 
     def _count(self, job: _Job, jobs: int) -> None:
         if job.for_reader:

@@ -158,9 +158,10 @@ class Gate:
 
     def overdue(self, now: float) -> None:
         """See to those who have waited for long."""
+        until = now - self._reader_seconds
         while self._waiting:
             oldest = next(iter(self._waiting.values()))
-            if now < oldest.since + self._reader_seconds:
+            if oldest.since > until:
                 break
             window = self._windows.of_inode(oldest.inode)
             if window is None:
@@ -172,7 +173,7 @@ class Gate:
                 continue
             self._say(f"window {window.id}: nobody could fill it within {self._reader_seconds:g} s")
             # Who came later has time left, and the registry may be back by then.
-            self.refuse(window, max(oldest.since, now - self._reader_seconds))
+            self.refuse(window, until)
         if self._waiting and now >= self._owners_at:
             self._release_owners(now)
 

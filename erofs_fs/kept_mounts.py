@@ -57,9 +57,6 @@ class KeptMounts:
     def __iter__(self) -> Iterator[Mount]:
         return iter(self._mounts.values())
 
-    def __contains__(self, mount_id: str) -> bool:
-        return mount_id in self._mounts
-
     def of(self, mount_id: str) -> Mount | None:
         """The mount of that name."""
         return self._mounts.get(mount_id)

@@ -24,7 +24,7 @@ from launch.claim import Claim
 from launch.errors import ImageIncomplete, MountImpossible
 from launch.filler_life import LOG_NAME, control_path
 from launch.filling import fill
-from launch.images import LazyImage, open_image
+from launch.images import LazyImage, open_request
 from launch.kernel_mount import DRIVER
 from launch.localised_image import kept_image
 from launch.mountpoint import KERNEL_TYPE, detach, mount_at
@@ -55,9 +55,7 @@ def mount_filled(
         place = store_root(request.root, request.reference, isolate=request.isolate)
         store = undo.enter_context(ChunkStore(place, limits=Limits(cache_bytes=request.cache_size)))
         probe(place)
-        image = open_image(
-            request.reference, request.options, request.root, request.platform, blob_dir=request.blob_dir
-        )
+        image = open_request(request.image, request.root)
         undo.callback(image.close)
         path, devices = kept_image(image, request.root, store.directory)
 

@@ -20,7 +20,7 @@ from chunk_store.byte_size import human_size
 from erofs_fs.errors import CacheTooSmall
 from erofs_fs.filler_link import FillerLink
 from erofs_fs.holds import forget_hold
-from erofs_fs.keeper_words import HAVE, NEED, Word
+from erofs_fs.keeper_words import NEED, Word
 from launch.driver_choice import require_events
 from launch.errors import FillerEnds, ImageInvalid
 from launch.fillings import Filling, Fillings
@@ -29,13 +29,14 @@ from launch.images import LazyImage, open_request
 from launch.later import Later
 from launch.localised_image import find_kept, make_kept
 from launch.mount_asking import MountAsking
-from launch.needs import WHOLE, Needs
+from launch.needs import Needs
 from launch.shown_mounts import ShownMounts, image_name
 from launch.window_reads import WindowReads, forget_reads, keep_reads
 
 log = logging.getLogger("nopull.filler")
 
 _LOOK_SECONDS = 30.0  # so often it is looked at what other processes have completed
+_WHOLE = (1 << 63) - 1  # bytes: more than any window has
 _LINGER_SECONDS = 1.0  # with nothing to fill, the next mount is waited for
 
 
@@ -61,8 +62,8 @@ class Filler:
         self._root = root
         self._link: FillerLink | None = None  # while it serves
         self._mounts = ShownMounts()
-        self._fillings = Fillings(store, self._tell_present, self._opened)
-        self._needs = Needs(self._fillings, self._mounts, root, self._open, self._tell)
+        self._fillings = Fillings(store, self._have, self._opened)
+        self._needs = Needs(self._fillings, self._mounts, root, self._open, self._have, self._lost)
         self._asking = MountAsking(store.root, self._say)
         # Protects everything below. Only leaves are taken under it; no file, no remote, no message.
         self._changed = threading.Condition(threading.Lock())
@@ -278,16 +279,13 @@ class Filler:
         self._needs.opened()
         self._wake()
 
-    def _tell_present(self, window_id: str) -> None:
-        self._tell(HAVE, window_id, WHOLE)
-
-    def _tell(self, kind: int, window_id: str, end: int) -> None:
-        if self._link is None:
-            return  # there is no mount yet that it could be news for
-        if kind == HAVE:
+    def _have(self, window_id: str, end: int = _WHOLE) -> None:
+        if self._link is not None:  # else there is no mount yet that it could be news for
             self._link.have(window_id, end)
-        else:
-            self._link.lost(window_id, end)
+
+    def _lost(self, window_id: str, until: int) -> None:
+        if self._link is not None:
+            self._link.lost(window_id, until)
 
     def _say(self, words: Mapping[str, Any]) -> None:
         if self._link is not None:

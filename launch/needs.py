@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from chunk_store import StoreError
-from erofs_fs.keeper_words import HAVE, LOST, Word
+from erofs_fs.keeper_words import Word
 from launch.fillings import Fillings
 from launch.image_request import ImageRequest
 from launch.images import open_request
@@ -25,8 +24,6 @@ from launch.window_reads import files_of
 from rafs.windows import cut_windows
 
 log = logging.getLogger("nopull.filler")
-
-WHOLE: Final = (1 << 63) - 1  # bytes: more than any window has
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,8 @@ class Needs:
     Parameters:
         root: the state root, for documents of images.
         open_image: called for an image that is mounted and not open; it is soon, or `opened` is called.
-        tell: called with the parts of a `Word`, HAVE or LOST, by any thread.
+        have: called with window and bytes that are there, by any thread.
+        lost: called with window and the time until which it was needed in vain (`Word`), by any thread.
     """
 
     def __init__(
@@ -53,13 +51,15 @@ class Needs:
         mounts: ShownMounts,
         root: Path,
         open_image: Callable[[ImageRequest], None],
-        tell: Callable[[int, str, int], None],
+        have: Callable[[str, int], None],
+        lost: Callable[[str, int], None],
     ) -> None:
         self._fillings = fillings
         self._mounts = mounts
         self._root = root
         self._open_image = open_image
-        self._tell = tell
+        self._have = have
+        self._lost = lost
         # Protects what follows. A leaf.
         self._lock = threading.Lock()
         self._parked: list[_Need] = []  # windows of images that are not open (yet)
@@ -86,7 +86,7 @@ class Needs:
                 with self._lock:
                     self._parked.append(need)
             else:
-                self._tell(LOST, need.window_id, need.at)
+                self._lost(need.window_id, need.at)
 
     def _fetch(self, need: _Need) -> bool:
         """Whether an open image has the window."""
@@ -98,9 +98,9 @@ class Needs:
 
         def tell(error: StoreError | None) -> None:
             if error is None:
-                self._tell(HAVE, need.window_id, need.end)
+                self._have(need.window_id, need.end)
             else:
-                self._tell(LOST, need.window_id, need.at)
+                self._lost(need.window_id, need.at)
                 Later(lambda: self._log_lost(need, error))
 
         filling.attachment.when_local(number, need.end, tell)

@@ -180,7 +180,7 @@ class ConnectionPool:
                     if self._closed:
                         raise WireFailure("it was closed by this program", temporary=False)
                     if self._opening <= self._waiting and len(self._busy) + self._opening < self._bound.value:
-                        connection = Connection(self._build, self._proxy())
+                        connection = Connection(self._build, proxy_to(self.origin, self._options))
                         self._busy.add(connection)
                         return connection, False
                     self._wait(deadline)
@@ -206,7 +206,7 @@ class ConnectionPool:
         made: Connection | None = None
         connection: Connection | None = None
         try:
-            made = Connection(self._build, self._proxy())
+            made = Connection(self._build, proxy_to(self.origin, self._options))
             with self._changed:
                 self._ahead.add(made)
             self._open(made, self._options.connect_timeout)
@@ -231,14 +231,6 @@ class ConnectionPool:
         if self._closed:
             raise WireFailure("it was closed by this program", temporary=False)
 
-    def _proxy(self) -> Proxy | None:
-        variables = self._options.variables
-        if not any(name in variables for name in PROXY_VARIABLES):
-            return None
-        from registry_client.proxies import proxy_for
-
-        return proxy_for(self.origin, variables)
-
     def _build(self, proxy: Proxy | None) -> HTTPConnection:
         settings: dict[str, Any] = {"socket_options": SOCKET_OPTIONS}
         host, port = (self.origin.host, self.origin.port) if proxy is None else (proxy.host, proxy.port)
@@ -255,6 +247,15 @@ class ConnectionPool:
     def trust(self) -> Trust:
         """Whom connections here believe."""
         return self._trust if self._trust is not None else trust_of(self._options)
+
+
+def proxy_to(origin: Origin, options: RegistryOptions) -> Proxy | None:
+    """The proxy of the environment for *origin*, as `proxies.proxy_for`, loaded only where one is named."""
+    if not any(name in options.variables for name in PROXY_VARIABLES):
+        return None
+    from registry_client.proxies import proxy_for
+
+    return proxy_for(origin, options.variables)
 
 
 def trust_of(options: RegistryOptions) -> Trust:

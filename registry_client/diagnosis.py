@@ -12,7 +12,7 @@ from typing import Any
 
 from registry_client.auth_file import Account, load_auth_file
 from registry_client.challenge import Challenge, basic, parse_challenges, preferred
-from registry_client.connections import Pools
+from registry_client.connections import Pools, proxy_to
 from registry_client.credentials import creds_origin, find_account, usual_files
 from registry_client.deadline import Deadline
 from registry_client.digest import shorten
@@ -20,7 +20,6 @@ from registry_client.endpoint import PLAIN_HEADERS
 from registry_client.errors import ReferenceInvalid, RegistryError
 from registry_client.hosts_file import find_directory, read_sites
 from registry_client.options import RegistryOptions
-from registry_client.proxies import proxy_for
 from registry_client.reference import parse_reference
 from registry_client.site import Site
 from registry_client.wire import WireFailure
@@ -123,7 +122,7 @@ def _way(
         options = replace(options, creds=None)
     pools = Pools(options, trusts={site.origin: site.trust} if site.trust is not None else None)
     try:
-        proxy = proxy_for(site.origin, options.variables)
+        proxy = proxy_to(site.origin, options)
         facts["proxy"] = f"{proxy.host}:{proxy.port}" if proxy else None
         account = find_account(host, repository or _ANY_REPOSITORY, options)
         if account is not None:

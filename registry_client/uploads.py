@@ -16,10 +16,10 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
+from registry_client.connections import proxy_to
 from registry_client.deadline import Deadline
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
 from registry_client.errors import DigestMismatch
-from registry_client.options import PROXY_VARIABLES
 from registry_client.redirect import HOPS, Location, parse_location
 from registry_client.refusal import refusal_of
 from registry_client.wire import FOREIGN_ERRORS, WireFailure, explain
@@ -138,7 +138,8 @@ class Sender:
             prepared.headers["Content-Length"] = str(len(body or b""))
         timeouts = (min(options.connect_timeout, options.timeout), options.timeout)
         self._endpoint.pools.counters.add(requests=1)
-        proxies = _proxies(place, options.variables)
+        proxy = proxy_to(place.origin, options)
+        proxies = {place.origin.scheme: proxy.url} if proxy is not None else {}
         self._adapter.prepare_for(proxies)
         try:
             answer = self._adapter.send(
@@ -205,16 +206,6 @@ class _Adapter(HTTPAdapter):
         from registry_client.tls import context
 
         return {"ssl_context": context(self._trust)}
-
-
-def _proxies(place: Location, variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment's proxy for *place*, as `requests` wants it."""
-    if not any(name in variables for name in PROXY_VARIABLES):
-        return {}
-    from registry_client.proxies import proxy_for
-
-    proxy = proxy_for(place.origin, variables)
-    return {place.origin.scheme: proxy.url} if proxy is not None else {}
 
 
 def _netloc(place: Location) -> str:
