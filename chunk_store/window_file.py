@@ -7,7 +7,7 @@ the old inode. One whose bytes turned out to be lost or wrong is emptied, which 
 until it is filled again.
 
 This module does not fetch, decode or verify. It serves the fetcher (`WindowDirectory.try_lock`) and the
-readers (`open_complete`).
+readers (`open_read`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import signal
 import stat
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
@@ -215,8 +216,13 @@ class WindowDirectory:
         Raises:
             OSError: the file system refuses (full, read-only, no permission).
         """
-        for window_id in window_ids:
-            if self.size(window_id) <= 0:
+        for window_id in sorted(window_ids):
+            if self.size(window_id) > 0:
+                continue
+            try:
+                # Thousands at once, before a mount: half the time of opening and closing each.
+                os.mknod(self._name(window_id), stat.S_IFREG | FILE_MODE)
+            except (FileNotFoundError, FileExistsError):
                 os.close(self._open_write(window_id)[0])
 
     def remove(self, window_id: str) -> Removal:
@@ -284,8 +290,9 @@ class WindowDirectory:
 
     def _make_shelf(self, name: str) -> None:
         # One by one: `parents=True` gives only the last of them the mode.
-        for directory in (self.path, Path(name).parent):
-            directory.mkdir(DIRECTORY_MODE, exist_ok=True)
+        for directory in (self._prefix, name.rpartition("/")[0]):
+            with suppress(FileExistsError):
+                os.mkdir(directory, DIRECTORY_MODE)  # noqa: PTH102
 
 
 def _leads_to(name: str, held: os.stat_result) -> bool:
