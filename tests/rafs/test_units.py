@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rafs.blob_meta import BlobMeta
 from rafs.chunk_info import ChunkInfo, encode_v2
 from rafs.codes import ChunkFlag, Compressor, Digester
-from rafs.decompress import ZstdStream
+from rafs.decompress import ZstdStream, decompress
 from rafs.errors import ChunkInvalid
 from rafs.records import BATCH_CONTEXT, CHUNK_INFO_V2, BatchContext
 from rafs.units import UnitDecoder, decode_unit
@@ -54,7 +54,7 @@ def _stream(meta: BlobMeta, index: int, stored: bytes, step: int) -> list[bytes]
     decoder = UnitDecoder(meta, meta.unit(index))
     found = [pair for at in range(0, len(stored), step) for pair in decoder.feed(stored[at : at + step])]
     decoder.finish()
-    return [content for _, content in found]
+    return [bytes(content) for _, content in found]
 
 
 @every_blob
@@ -184,12 +184,49 @@ def test_the_stream_gives_the_frame_however_it_is_cut(
 ) -> None:
     content = b"".join(piece * 7 for piece in pieces) + b"end"
     stored = zstandard.ZstdCompressor(write_checksum=checksum).compress(content)
-    stream, found, at = ZstdStream(len(content)), b"", 0
+    stream, at = ZstdStream(len(content)), 0
     for step in [*cuts, len(stored)]:
         piece = stored[at : at + step]
         at += len(piece)
-        found += stream.feed(piece, last=at >= len(stored))
+        stream.feed(piece, last=at >= len(stored))
+        assert content.startswith(stream.plain[: stream.made])
         if at >= len(stored):
             break
-    assert found == content
+    assert stream.plain[: stream.made] == content
     assert stream.finished
+
+
+def _frame_with_an_empty_block(content: bytes) -> bytes:
+    """A frame with a checksum, and a block that makes nothing in its midst and as its last."""
+    stored = zstandard.ZstdCompressor(write_checksum=True, write_content_size=True).compress(content)
+    at = zstandard.frame_header_size(stored)
+    head = int.from_bytes(stored[at : at + 3], "little")
+    assert head & 1  # one block
+    block = stored[at + 3 : -4]
+    empty, last = (0).to_bytes(3, "little"), (1).to_bytes(3, "little")
+    return stored[:at] + empty + (head & ~1).to_bytes(3, "little") + block + empty + last + stored[-4:]
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_blocks_that_make_nothing_are_part_of_a_frame(step: int) -> None:
+    content = CONTENT[0][:100_000]
+    stored = _frame_with_an_empty_block(content)
+    assert decompress(Compressor.ZSTD, stored, len(content)) == content
+    stream = ZstdStream(len(content))
+    for at in range(0, len(stored), step):
+        stream.feed(stored[at : at + step], last=at + step >= len(stored))
+    assert stream.finished and stream.plain[: stream.made] == content
+
+
+@pytest.mark.parametrize("step", [7, 1 << 20])
+def test_a_frame_whose_checksum_is_wrong_is_refused(step: int) -> None:
+    content = CONTENT[0][:100_000]
+    for stored in (
+        zstandard.ZstdCompressor(write_checksum=True).compress(content),
+        _frame_with_an_empty_block(content),
+    ):
+        broken = stored[:-1] + bytes([stored[-1] ^ 1])
+        stream = ZstdStream(len(content))
+        with pytest.raises(ChunkInvalid, match="broken after"):
+            for at in range(0, len(broken), step):
+                stream.feed(broken[at : at + step], last=at + step >= len(broken))
