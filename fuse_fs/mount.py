@@ -6,20 +6,17 @@ where to mount, does not fork, and knows nothing of registries.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from fuse_fs.device import detach, mount_device, require_fuse
 from fuse_fs.session import Session
 from fuse_fs.tree import ImageTree
+from fuse_fs.wake_ups import WakeUp, WakeUps
 
 LIBRARY = "NOPULL_FUSE_LIBRARY"  # environment; `libfuse2`: through `libfuse` instead of our own protocol
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LEAVE_SECONDS = 1.0  # for requests that are being answered when the mount is gone, or we are to end
 
 
@@ -65,18 +62,15 @@ def serve(
         )
         return
     require_fuse()
-    # Its `put` may be called by a signal's function, whatever the main thread is at.
-    told: SimpleQueue[str] = SimpleQueue()
-    with signals_as_words(told):
+    with WakeUps() as wake_ups:
         device = mount_device(mountpoint, allow_other=allow_other, fsname=fsname)
         counts = {} if asked is None else asked
-        session = Session(tree, device, on_ready, lambda: told.put("gone"), counts)
+        session = Session(tree, device, on_ready, wake_ups.call, counts)
         session.start()
-        if told.get() == "stop":
+        if wake_ups.wait() is WakeUp.STOP:
             on_stop()
             detach(mountpoint)
-            with contextlib.suppress(Empty):
-                told.get(timeout=_LEAVE_SECONDS)
+            wake_ups.wait(_LEAVE_SECONDS)
         if session.wait(0):
             session.close(_LEAVE_SECONDS)
         # Else it is held by open files, until this process ends.
@@ -84,14 +78,3 @@ def serve(
 
 def _by_libfuse() -> bool:
     return os.environ.get(LIBRARY) == "libfuse2"
-
-
-@contextlib.contextmanager
-def signals_as_words(told: SimpleQueue[str]) -> Iterator[None]:
-    """While entered, a signal to end puts "stop" into *told*."""
-    before = {number: signal.signal(number, lambda *_: told.put("stop")) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)

@@ -12,17 +12,16 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from chunk_store import ChunkStore, Limits
 from fuse_fs.device import detach, mount_device
-from fuse_fs.mount import signals_as_words
 from fuse_fs.session import Session
+from fuse_fs.wake_ups import WakeUp, WakeUps
 from launch.control import ControlServer
 from launch.error_relay import describe
 from launch.errors import MountImpossible
@@ -57,7 +56,7 @@ class SharedServer:
     def __init__(self, root: Path, log_path: Path) -> None:
         self._root = root
         self._log_path = log_path
-        self._told: SimpleQueue[str] = SimpleQueue()
+        self._wake_ups = WakeUps()
         # Protects everything below. Nothing is waited for under it, but for the opening of a store.
         self._lock = threading.Lock()
         self._stores: dict[Path, ChunkStore] = {}
@@ -82,7 +81,7 @@ class SharedServer:
             os.close(lock)
             on_ready()
             return
-        with signals_as_words(self._told):
+        with self._wake_ups:
             control = ControlServer(directory / SOCKET, self)
             on_ready()
             try:
@@ -103,9 +102,10 @@ class SharedServer:
     def _stay(self) -> None:
         """Return when told to end, or when nothing has been mounted for a while."""
         while True:
-            with suppress(Empty):
-                if self._told.get(timeout=_LINGER_SECONDS) == "stop":
-                    break
+            reason = self._wake_ups.wait(_LINGER_SECONDS)
+            if reason is WakeUp.STOP:
+                break
+            if reason is WakeUp.CALLED:
                 continue
             with self._lock:
                 if not self._mounts and not self._making:
@@ -143,7 +143,7 @@ class SharedServer:
         finally:
             with self._lock:
                 self._making -= 1
-            self._told.put("look")
+            self._wake_ups.call()
 
     def _make(self, question: Mapping[str, Any], undo: ExitStack) -> Mapping[str, Any]:
         name, request = str(question["id"]), from_json(question["request"])
@@ -209,7 +209,7 @@ class SharedServer:
         if mount.session.wait(0):
             mount.session.close(_LEAVE_SECONDS)
         mount.undo.close()
-        self._told.put("look")
+        self._wake_ups.call()
 
 
 def mount_namespace() -> str:
