@@ -190,8 +190,8 @@ class VerbGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "`nopull --help` lists the verbs."
-            raise click.UsageError(f"there is no verb `{args[0]}`: {hint}", ctx)
+            hint = f": did you mean `{near[0]}`?" if near else ""
+            raise click.UsageError(f"there is no verb `{args[0]}`{hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -256,6 +256,7 @@ def exit_code(error: BaseException) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one `nopull` command line (by default this process's) and return its exit code; never raises."""
     invocation = Invocation()
+    _open_standard_streams()
     try:
         _raise_on_sigterm()
         returned = cli.main(args, "nopull", standalone_mode=False, obj=invocation)
@@ -264,6 +265,9 @@ def main(args: Sequence[str] | None = None) -> int:
         code = TERMINATED
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as asked:
+        click.echo(asked.format_message(), err=True)
+        code = asked.exit_code
     except click.ClickException as refused:
         _say(_usage_sentence(refused))
         code = RUN_FAILED if invocation.verb == "run" else refused.exit_code
@@ -275,6 +279,21 @@ def main(args: Sequence[str] | None = None) -> int:
         if invocation.verb == "run" and code not in (COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND):
             code = RUN_FAILED
     return _flushed(code)
+
+
+def _open_standard_streams() -> None:
+    """What was closed by whoever started us leads nowhere, instead of into the next file that is opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _raise_on_sigterm() -> None:
@@ -305,11 +324,21 @@ def _report(error: Exception, log_level: str) -> None:
 
         click.echo(without_secrets("".join(traceback.format_exception(error)).rstrip()), err=True)
     sentence = _os_sentence(error) if isinstance(error, OSError) else " ".join(str(error).split())
-    if _is_ours(error):
+    if isinstance(error, OSError) and _is_of_printing(error):
+        _say(f"could not write to standard output: {error.strerror}")
+        _silence(sys.stdout.fileno())
+    elif _is_ours(error):
         _say(sentence or type(error).__name__)
     else:
         name = type(error).__name__
         _say(f"unexpected {name}: {sentence}; this is a defect, `nopull --log-level debug …` shows where")
+
+
+def _is_of_printing(error: OSError) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == click.utils.__name__
 
 
 def _os_sentence(error: OSError) -> str:

@@ -20,11 +20,13 @@ OUR_PACKAGES = ("registry_client", "rafs", "chunk_store", "builder", "fuse_fs", 
 HEAVY = ("urllib3", "requests", "rich", "ssl", "zstandard", "logging", "subprocess", "importlib.metadata")
 
 
-def run_python(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, stdout: int = subprocess.PIPE, **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=CHECKOUT, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-    )
+        [sys.executable, *arguments], cwd=CHECKOUT, env={**os.environ, **variables},
+        stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
 
 def run_nopull(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -156,3 +158,27 @@ def test_a_reader_that_went_away_is_no_error_message() -> None:
     ran = run_python("-m", "nopull", "--help", stdout=write_end)
     os.close(write_end)
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize("buffered", ["1", ""])
+def test_an_output_that_takes_nothing_is_not_called_the_disk_of_the_root(buffered: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ran = run_python(
+            "-m", "nopull", "ps", "--root", "/nonexistent", stdout=full.fileno(), PYTHONUNBUFFERED=buffered
+        )
+    assert ran.returncode == nopull.DISK_FULL
+    assert ran.stderr == "nopull: could not write to standard output: No space left on device\n"
+
+
+def test_standard_streams_that_are_closed_lead_nowhere() -> None:
+    command = f'exec "{sys.executable}" -P -m nopull --help <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    command = f'exec "{sys.executable}" -P -m nopull inspect oci:/nonexistent:1 2>&-'
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == nopull.NOT_FOUND
+
+
+def test_without_a_verb_the_help_is_shown_as_it_is() -> None:
+    for verb in ([], ["cache"]):
+        ran = run_nopull(*verb)
+        assert ran.returncode == 2
+        assert ran.stderr.startswith("Usage: nopull")
