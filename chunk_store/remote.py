@@ -19,10 +19,10 @@ class BlobSource(Protocol):
     def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """Yield exactly *size* bytes of blob *blob_id* from byte *offset*, in pieces, as they arrive.
 
-        Called from up to `Limits.connections` threads at once. An iterator may be dropped before its end; it
-        is then closed. May raise anything; an exception whose attribute `temporary` is true is tried again
-        within the deadline. The pieces need not be right: every chunk is checked against its digest before it
-        is written or served.
+        Called from up to `Limits.demand_connections + Limits.bulk_connections` threads of one attachment at
+        once. An iterator may be dropped before its end; it is then closed. May raise anything; an exception
+        whose attribute `temporary` is true is tried again within the deadline. The pieces need not be right:
+        every chunk is checked against its digest before it is written or served.
         """
 
 
