@@ -50,11 +50,6 @@ class LockedWindow:
         """Whether the file had exactly the window's length when it was locked."""
         return self.size == self.length
 
-    @property
-    def held_elsewhere(self) -> bool:
-        """Whether anything but this lock holds the file open now, see `is_held`."""
-        return is_held(self._fd)
-
     def read(self, offset: int, size: int) -> bytes:
         """Return what the file holds at *offset*; shorter where it ends."""
         return os.pread(self._fd, size, offset)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 from fuse_fs.errors import (
     MessageInvalid,
@@ -59,18 +58,9 @@ WANTED = (
     | Feature.NO_OPENDIR_SUPPORT
     | Feature.PAGES_STAY_VALID
 )
-# Answered with ENOSYS the kernel does without, and never asks again. ACCESS: permissions are the kernel's.
-_LEFT_TO_KERNEL = frozenset({Request.OPEN, Request.OPENDIR, Request.FLUSH, Request.ACCESS, Request.INTERRUPT})
 _NAME_PADDING = 8  # names in a listing are filled up to a multiple of this
 _NODE_OFFSET = 2
 _WORD32 = (1 << 32) - 1
-
-
-class Version(NamedTuple):
-    """A version of the protocol."""
-
-    major: int
-    minor: int
 
 
 class Operations:
@@ -107,6 +97,7 @@ class Operations:
         if answer is None:
             if request in CHANGES:
                 raise TreeReadOnly(f"request {request} would change the image")
+            # The kernel then does OPEN, OPENDIR, FLUSH and ACCESS itself, and never asks for them again.
             raise NotSupported(f"request {request} is left to the kernel or not known")
         try:
             return answer(node, body)

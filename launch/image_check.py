@@ -103,16 +103,14 @@ class ImageCheck:
     ) -> None:
         self._reference = reference
         self._platform = platform or host_platform()
+        self._blob_dir = blob_dir
         self._metas: list[BlobMeta] = []
         self._manifest: Manifest | None = None
         self._bootstrap: Bootstrap | None = None
         self._source: ImageSource | None = None
         self.verdict = Verdict(reference.familiar())
-        if reference.transport is Transport.RAFS:
-            assert reference.path is not None, "parse_reference gives rafs: a path"
-            self._blobs: Blobs = FileBlobs((blob_dir or reference.path.parent).absolute())
-            self._blob_dir = blob_dir
-        else:
+        self._blobs: Blobs  # known with the bootstrap
+        if reference.transport is not Transport.RAFS:
             self._source = open_source(reference, options)
 
     def close(self) -> None:
@@ -212,7 +210,6 @@ class ImageCheck:
         named = self._source.resolve()
         self._manifest = manifest = find_converted(self._source, named, self._platform, self._reference)
         self.verdict.digest = manifest.digest
-        self._blobs = ImageBlobs(self._source, manifest)
         self._judge_config(self._source, manifest)
         layer = manifest.layers[-1]
         try:

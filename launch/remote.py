@@ -25,9 +25,10 @@ _PIECE = 256 << 10  # bytes
 class ImageBlobs:
     """The blobs of one manifest (a `chunk_store.BlobSource`). Thread-safe; the source stays the caller's."""
 
-    def __init__(self, source: ImageSource, manifest: Manifest, records: Iterable[BlobRecord] = ()) -> None:
-        """*records* are those of the bootstrap, once it is known: layers of the ordinary image that it refers
-        to lie in the same repository, but are not in the manifest."""
+    def __init__(self, source: ImageSource, manifest: Manifest, records: Iterable[BlobRecord]) -> None:
+        """*records* are those of the bootstrap: the layers of the ordinary image that it refers to lie in the
+        same repository, but are not in the manifest.
+        """
         self._source = source
         by_id = {
             record.id: Descriptor(

@@ -64,19 +64,6 @@ def test_a_window_is_held_while_something_else_has_it_open(directory: WindowDire
         os.close(fd)
 
 
-def test_the_holder_of_the_lock_can_ask_whether_it_is_alone(directory: WindowDirectory) -> None:
-    locked = directory.try_lock(ID, 4096)
-    assert locked is not None
-    try:
-        assert not locked.held_elsewhere
-        other = os.open(path_of(directory, ID), os.O_RDONLY)
-        assert locked.held_elsewhere
-        os.close(other)
-        assert not locked.held_elsewhere
-    finally:
-        locked.close()
-
-
 def test_a_window_takes_more_pieces_than_one_call_does(directory: WindowDirectory) -> None:
     pieces = [b"%d;" % number * (number % 7) for number in range(5000)]
     whole = b"".join(pieces)
