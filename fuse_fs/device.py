@@ -16,9 +16,9 @@ from array import array
 from pathlib import Path
 
 from fuse_fs.errors import FuseMissing, MountFailed
+from fuse_fs.mount_options import SUBTYPE, TYPE, fsname_option
 
 DEVICE = Path("/dev/fuse")
-TYPE = "fuse.nopull"  # in the mount table
 
 _MS_RDONLY = 1
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
@@ -80,9 +80,7 @@ def detach(mountpoint: Path) -> None:
 
 
 def _mounted_by_program(mountpoint: Path, *, allow_other: bool, fsname: str) -> int:
-    # A letter that would end an option becomes `_`.
-    harmless = "".join("_" if letter in ",\\" or letter.isspace() else letter for letter in fsname)
-    options = ["ro", "default_permissions", f"fsname={harmless}", f"subtype={TYPE.partition('.')[2]}"]
+    options = ["ro", "default_permissions", fsname_option(fsname), f"subtype={SUBTYPE}"]
     if allow_other:
         options.append("allow_other")
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

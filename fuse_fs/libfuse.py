@@ -18,7 +18,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -26,9 +25,10 @@ from typing import Any
 
 from fuse_fs.answers import errno_of, is_failure
 from fuse_fs.errors import FuseMissing, MountFailed
+from fuse_fs.mount_options import SUBTYPE, fsname_option
 from fuse_fs.operations import FOREVER, PARALLEL_READS
 from fuse_fs.paths import TreeByPath
-from fuse_fs.session import STILL_FAILED_SECONDS
+from fuse_fs.recent_failures import RecentFailures
 from fuse_fs.tree import BLOCK, ImageTree, show
 
 log = logging.getLogger("nopull.fuse")
@@ -40,15 +40,12 @@ CALLBACKS = ("init", "getattr", "fgetattr", "readlink", "readdir", "read", "stat
 # Without any xattr in the image the kernel is told so once; overlayfs else asks several times per look-up.
 XATTR_CALLBACKS = ("getxattr",)
 
-_FAILURES_KEPT = 64
-
 _STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _WAKE = signal.SIGUSR1
 
 
 def options_for(fsname: str, *, allow_other: bool) -> str:
-    """The mount options as libfuse takes them; a letter that would end an option becomes `_`."""
-    harmless = "".join("_" if letter in ",\\" or letter.isspace() else letter for letter in fsname)
+    """The mount options as libfuse takes them."""
     options = [
         "ro",
         "default_permissions",
@@ -59,8 +56,8 @@ def options_for(fsname: str, *, allow_other: bool) -> str:
         f"negative_timeout={FOREVER}",
         f"max_background={PARALLEL_READS}",
         f"congestion_threshold={PARALLEL_READS * 3 // 4}",
-        f"fsname={harmless}",
-        "subtype=nopull",
+        fsname_option(fsname),
+        f"subtype={SUBTYPE}",
     ]
     if allow_other:
         options.append("allow_other")
@@ -159,8 +156,7 @@ class Callbacks:
         self._tree = TreeByPath(tree)
         self._on_ready = on_ready
         self._new_stat = fuse.c_stat
-        # Start, end and time by path. Only single operations on it, which are atomic.
-        self._failed: dict[bytes, tuple[int, int, float]] = {}
+        self._failed: RecentFailures[bytes] = RecentFailures()  # by path
 
     def init(self, _: Any) -> int:
         self._on_ready()
@@ -203,25 +199,16 @@ class Callbacks:
         return 0
 
     def read(self, path: bytes, answer: Any, size: int, offset: int, _: Any) -> int:
-        if self._failed and self._has_just_failed(path, offset):
+        if self._failed.covers(path, offset):
             return -errno.EIO
         try:
             content = self._tree.read(path, offset, size)
         except BaseException as error:
             if is_failure(error):
-                self._note_failure(path, offset, size)
+                self._failed.note(path, offset, size)
             raise
         ctypes.memmove(answer, content, len(content))
         return len(content)
-
-    def _note_failure(self, path: bytes, offset: int, size: int) -> None:
-        if len(self._failed) >= _FAILURES_KEPT:
-            self._failed.clear()
-        self._failed[path] = (offset, offset + size, time.monotonic())
-
-    def _has_just_failed(self, path: bytes, offset: int) -> bool:
-        start, end, when = self._failed.get(path, (0, 0, 0.0))
-        return start <= offset < end and time.monotonic() - when < STILL_FAILED_SECONDS
 
     def statfs(self, _: bytes, answer: Any) -> int:
         space, shown = self._tree.space(), answer.contents

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 
 from fuse_fs.answers import errno_of, is_failure
@@ -18,6 +17,7 @@ from fuse_fs.crew import Crew
 from fuse_fs.device import is_gone
 from fuse_fs.operations import Operations
 from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, UNANSWERED, Request, word_for
+from fuse_fs.recent_failures import RecentFailures
 from fuse_fs.tree import ImageTree, show
 
 log = logging.getLogger("nopull.fuse")
@@ -25,10 +25,6 @@ log = logging.getLogger("nopull.fuse")
 # The kernel wants room for a header and the largest write it was allowed, and for two pages at least.
 MESSAGE_LIMIT = 64 << 10  # bytes
 
-# After readahead has failed the kernel asks once more, at once, for the page a reader waits for. That reader
-# has waited already; whoever reads later than this tries again.
-STILL_FAILED_SECONDS = 0.25
-_FAILURES_KEPT = 64
 # Of the device: the reader was interrupted, the request was taken back, or somebody else had it.
 _NOT_THIS_TIME = frozenset({errno.EINTR, errno.ENOENT, errno.EAGAIN})
 # Of a reply: the reader no longer waits, or the mount is gone.
@@ -58,8 +54,7 @@ class Session:
         self._asked = asked  # written by the one thread whose turn it is
         # One buffer for the one thread whose turn it is.
         self._message = memoryview(bytearray(MESSAGE_LIMIT))
-        # Start, end and time by node. Only single operations on it, which are atomic.
-        self._failed: dict[int, tuple[int, int, float]] = {}
+        self._failed: RecentFailures[int] = RecentFailures()  # by node
         self._ended = threading.Event()
         self._on_end = on_end
         self._crew = Crew(self._receive, self._end)
@@ -126,14 +121,15 @@ class Session:
             self._on_ready()
 
     def _answer_read(self, unique: int, node: int, body: memoryview) -> None:
-        if self._failed and self._has_just_failed(node, body):
+        if len(body) >= READ_IN.size and self._failed.covers(node, READ_IN.unpack_from(body)[1]):
             self._refuse(unique, errno.EIO)
             return
         try:
             content = self._operations.answer(Request.READ, node, body)
         except BaseException as error:  # noqa: BLE001
             if is_failure(error):
-                self._note_failure(node, body)
+                _, offset, size, *_ = READ_IN.unpack_from(body)
+                self._failed.note(node, offset, size)
             self._log(Request.READ, node, error)
             self._refuse(unique, errno_of(error))
             return
@@ -159,16 +155,3 @@ class Session:
         where = show(self._tree.paths([self._operations.inode_number(node)])[0])
         what = (word_for(request), where, type(error).__name__, error)
         log.error("%s %s: %s: %s", *what, extra={"path": where})
-
-    def _note_failure(self, node: int, body: memoryview) -> None:
-        _, offset, size, *_ = READ_IN.unpack_from(body)
-        if len(self._failed) >= _FAILURES_KEPT:
-            self._failed.clear()
-        self._failed[node] = (offset, offset + size, time.monotonic())
-
-    def _has_just_failed(self, node: int, body: memoryview) -> bool:
-        if len(body) < READ_IN.size:
-            return False
-        offset = READ_IN.unpack_from(body)[1]
-        start, end, when = self._failed.get(node, (0, 0, 0.0))
-        return bool(start <= offset < end) and time.monotonic() - when < STILL_FAILED_SECONDS
