@@ -18,6 +18,7 @@ from typing import Self
 
 from bench.child import command_in, run_command, start_child, stop_child, tail
 from bench.errors import BenchError
+from erofs_fs.mount_table import mount_table
 
 START_SECONDS = 15.0
 STOP_SECONDS = 10.0
@@ -146,9 +147,4 @@ def end_groups(name: str) -> None:
 
 def mounts_below(directory: Path) -> list[Path]:
     """Return the mountpoints at or below a directory, outer ones first."""
-    found = []
-    for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        mountpoint = Path(line.split()[1].encode("latin-1", "surrogateescape").decode("unicode_escape"))
-        if mountpoint.is_relative_to(directory):
-            found.append(mountpoint)
-    return found
+    return [entry.mountpoint for entry in mount_table() if entry.mountpoint.is_relative_to(directory)]

@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from erofs_fs.mount_table import OWN_TABLE, mount_table
+
 OWN: Final = Path("/proc/self/cgroup")
-TABLE: Final = Path("/proc/self/mountinfo")
 _UNLIMITED_V1: Final = 1 << 62  # bytes: what the kernel shows for "no limit" is a little above
 
 
-def leave_bounds(own: Path = OWN, table: Path = TABLE) -> list[str]:
+def leave_bounds(own: Path = OWN, table: Path = OWN_TABLE) -> list[str]:
     """Move this process up in each hierarchy until nothing bounds it; what was left, for people. What may not
     be done is not.
     """
@@ -32,12 +33,11 @@ def leave_bounds(own: Path = OWN, table: Path = TABLE) -> list[str]:
 def _hierarchies(own: Path, table: Path) -> Iterator[tuple[frozenset[str], Path, Path]]:
     """(controllers, none of v2; the top; our place) of each hierarchy that is mounted whole."""
     tops: dict[frozenset[str], Path] = {}
-    for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        if kind in ("cgroup", "cgroup2") and before.split(" ")[3] == "/":
-            names = frozenset(options.split(",")) - {"rw", "ro"} if kind == "cgroup" else frozenset()
-            tops[names] = Path(before.split(" ")[4])
+    for entry in mount_table(table):
+        if entry.fstype in ("cgroup", "cgroup2") and entry.root == "/":
+            v1 = entry.fstype == "cgroup"
+            names = frozenset(entry.options.split(",")) - {"rw", "ro"} if v1 else frozenset()
+            tops[names] = entry.mountpoint
     for line in own.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         _, controllers, path = line.split(":", 2)
         names = frozenset(filter(None, controllers.split(",")))

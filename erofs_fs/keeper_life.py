@@ -25,7 +25,8 @@ from erofs_fs.gate import READER_SECONDS
 from erofs_fs.keeper import Keeper
 from erofs_fs.keeper_words import ALREADY, READY
 from erofs_fs.mount import is_localised
-from erofs_fs.namespace import TABLE, leave_starters_namespace
+from erofs_fs.mount_table import OWN_TABLE, mount_table
+from erofs_fs.namespace import leave_starters_namespace
 
 LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
 SECONDS_VARIABLE: Final = "NOPULL_READER_SECONDS"
@@ -82,19 +83,14 @@ def take_lock(root: Path) -> int:
     return descriptor
 
 
-def refuse_lazy_home(table: Path = TABLE) -> None:
+def refuse_lazy_home(table: Path = OWN_TABLE) -> None:
     """Return if nothing this process runs on can be absent.
 
     Raises:
         KeeperFailed: its program or its modules lie on a mount of a localised image: to read them it would
         wait for itself.
     """
-    ours = set()
-    for line in table.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        kind, source = after.split(" ")[:2]
-        if is_localised(kind, source):
-            ours.add(before.split(" ")[2])
+    ours = {entry.device for entry in mount_table(table) if is_localised(entry)}
     for name in (sys.executable, os.__file__, __file__):
         device = os.stat(name).st_dev  # noqa: PTH116 - metadata is always there
         if f"{os.major(device)}:{os.minor(device)}" in ours:

@@ -18,8 +18,7 @@ from chunk_store.doorway import window_place
 from erofs_fs import syscalls
 from erofs_fs.errors import ErofsError, ErofsForbidden, ErofsMissing, MountFailed
 from erofs_fs.localised_file import LOCALISED
-
-KIND = "erofs"
+from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
 
 # What the kernel means by the errnos that do not say it themselves.
 _MEANINGS = {
@@ -62,11 +61,9 @@ def attach(descriptor: int, mountpoint: Path) -> None:
         raise _refusal(f"mounting on {mountpoint}", error, []) from error
 
 
-def is_localised(kind: str, source: str) -> bool:
-    """Whether a mount that the mount table lists with this file system type and source is of a localised
-    image, of whichever store.
-    """
-    return kind == KIND and Path(source).name.startswith(LOCALISED)
+def is_localised(entry: MountEntry) -> bool:
+    """Whether this is a mount of a localised image, of whichever store."""
+    return entry.fstype == KERNEL_TYPE and Path(entry.source).name.startswith(LOCALISED)
 
 
 def detached(image: Path, windows: Path, window_ids: Sequence[str], hold: Path) -> int:
@@ -98,7 +95,7 @@ def _mounted(image: Path, shelf: int, window_ids: Sequence[str], hold: Path) -> 
     doing = f"mounting {image} with {len(window_ids)} windows"
     context = -1
     try:
-        context = syscalls.fsopen(KIND)
+        context = syscalls.fsopen(KERNEL_TYPE)
         with _short_name(image) as source:
             syscalls.set_string(context, b"source", source)
             prefix = b"/proc/self/fd/%d/" % shelf  # values are short, paths need not be

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from erofs_fs.mount import is_localised
+from erofs_fs.mount_table import mount_table
 
 INIT: Final = Path("/proc/1/ns/mnt")
 OWN: Final = Path("/proc/self/ns/mnt")
-TABLE: Final = Path("/proc/self/mountinfo")
-_SERVED: Final = "fuse.nopull"  # mounts of the other driver, whose servers end with the last copy of each
+# Of the other driver's mounts, whose servers end with the last copy of each; as in `fuse_fs.mount_options`.
+FUSE_TYPE: Final = "fuse.nopull"
 _CLONE_NEWNS: Final = 0x00020000
 _REC, _SLAVE, _DETACH = 16384, 1 << 19, 2
 
@@ -61,17 +61,9 @@ def _enter_new() -> None:
     _checked(_libc.unshare(_CLONE_NEWNS))
     # What is unmounted elsewhere goes here, too, where mounts are shared.
     _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_REC | _SLAVE), None))
-    lines = TABLE.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    for line in reversed(lines):
-        before, _, after = line.partition(" - ")
-        kind, source = after.split(" ")[:2]
-        if kind == _SERVED or is_localised(kind, source):
-            _libc.umount2(_unescaped(before.split(" ")[4]), _DETACH)
-
-
-def _unescaped(word: str) -> bytes:
-    """A path of the mount table: blanks and the like are three octal digits there."""
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), os.fsencode(word))
+    for entry in reversed(mount_table()):
+        if entry.fstype == FUSE_TYPE or is_localised(entry):
+            _libc.umount2(os.fsencode(entry.mountpoint), _DETACH)
 
 
 def _checked(found: int) -> None:

@@ -16,7 +16,7 @@ from array import array
 from pathlib import Path
 
 from fuse_fs.errors import FuseMissing, MountFailed
-from fuse_fs.mount_options import SUBTYPE, TYPE, fsname_option
+from fuse_fs.mount_options import FUSE_TYPE, SUBTYPE, fsname_option
 
 DEVICE = Path("/dev/fuse")
 
@@ -61,7 +61,7 @@ def mount_device(mountpoint: Path, *, allow_other: bool, fsname: str) -> int:
     if allow_other:
         options.append("allow_other")
     libc = ctypes.CDLL(None, use_errno=True)
-    words = (os.fsencode(fsname), os.fsencode(mountpoint), TYPE.encode())
+    words = (os.fsencode(fsname), os.fsencode(mountpoint), FUSE_TYPE.encode())
     # Not nosuid, not nodev: images hold set-uid programs and device nodes.
     if libc.mount(*words, ctypes.c_ulong(_MS_RDONLY), ",".join(options).encode()):
         number = ctypes.get_errno()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SUBTYPE = "nopull"
-TYPE = f"fuse.{SUBTYPE}"  # in the mount table
+FUSE_TYPE = f"fuse.{SUBTYPE}"  # in the mount table
 
 
 def fsname_option(fsname: str) -> str:

@@ -18,6 +18,7 @@ from chunk_store import ChunkStore, Limits
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.holds import hold_path, make_hold
 from erofs_fs.mount import mount
+from erofs_fs.mount_table import KERNEL_TYPE
 from erofs_fs.probe import probe, require_root
 from launch import mounts
 from launch.claim import Claim
@@ -27,7 +28,7 @@ from launch.filling import fill
 from launch.images import LazyImage, open_request
 from launch.kernel_mount import DRIVER
 from launch.localised_image import kept_image
-from launch.mountpoint import KERNEL_TYPE, detach, mount_at
+from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord
 from launch.root import state_directory
 from launch.session import MountRequest, new_id

@@ -18,6 +18,7 @@ from chunk_store.doorway import ask_keeper
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.filler_link import PostTaken
 from erofs_fs.mount import attach
+from erofs_fs.mount_table import KERNEL_TYPE
 from launch import mounts
 from launch.control import ask
 from launch.error_relay import rebuild
@@ -25,7 +26,7 @@ from launch.errors import FillerEnds, MountImpossible, ServerSilent
 from launch.filler_life import LOG_NAME, be_filler, control_path
 from launch.forking import Forked
 from launch.image_request import absolute
-from launch.mountpoint import KERNEL_TYPE, mount_at
+from launch.mountpoint import mount_at
 from launch.mounts import MountRecord
 from launch.root import state_directory
 from launch.session import MountRequest, new_id

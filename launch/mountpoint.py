@@ -9,15 +9,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from erofs_fs.mount_table import MountEntry, mount_table
 from fuse_fs.errors import MountpointInvalid
+from fuse_fs.mount_options import FUSE_TYPE
 from launch.errors import MountBusy, MountImpossible, NotMounted
 
-FUSE_TYPE = "fuse.nopull"  # what `fuse_fs.mount` calls its mounts in the table
-KERNEL_TYPE = "erofs"  # and the kernel those of `erofs_fs.mount`
 MOUNT_TABLE = "/proc/{}/mountinfo"
 
 _UMOUNT_NOFOLLOW, _MNT_DETACH = 8, 2
@@ -25,34 +23,17 @@ _DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 _STACKED = 16  # dead mounts on one place; each failed attempt to repair could have left one
 
 
-@dataclass(frozen=True, slots=True)
-class MountEntry:
-    """One line of the mount table."""
-
-    mountpoint: Path
-    device: str  # "major:minor"
-    fstype: str
-    source: str
-
-
-def mount_table(pid: int | None = None) -> list[MountEntry]:
-    """All mounts that process *pid* (default: this one) sees, in the order in which they were made.
+def mounts_seen_by(pid: int | None) -> list[MountEntry]:
+    """All mounts that process *pid* (None: this one) sees, in the order in which they were made.
 
     None at all if the process is gone, or is not ours to look at.
     """
-    found = []
     try:
-        table = Path(MOUNT_TABLE.format(pid or "self")).read_bytes()
+        return mount_table(Path(MOUNT_TABLE.format("self" if pid is None else pid)))
     except OSError:
         if pid is None:
             raise
         return []
-    for line in table.splitlines():
-        fields, _, rest = line.partition(b" - ")
-        place = fields.split(b" ")
-        fstype, source = (_unescape(word) for word in rest.split(b" ")[:2])
-        found.append(MountEntry(Path(_unescape(place[4])), place[2].decode(), fstype, source))
-    return found
 
 
 def mount_at(mountpoint: Path) -> MountEntry | None:
@@ -159,8 +140,3 @@ def _busy(mountpoint: Path) -> MountBusy:
     return MountBusy(
         f"unmounting {mountpoint}: it is in use (open files, or a shell inside); close them, or use --lazy"
     )
-
-
-def _unescape(word: bytes) -> str:
-    """The table writes space, tab, newline and backslash as three octal digits."""
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda digits: bytes([int(digits[1], 8)]), word))

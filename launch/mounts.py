@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from erofs_fs.holds import hold_path, lives
-from launch.mountpoint import FUSE_TYPE, KERNEL_TYPE, MountEntry, is_dead, mount_table, real_path
+from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
+from fuse_fs.mount_options import FUSE_TYPE
+from launch.mountpoint import is_dead, mounts_seen_by, real_path
 from launch.root import state_directory
 from launch.whole_file import read_json_object, write_whole
 
@@ -166,15 +168,15 @@ def find(root: Path, mountpoint: Path) -> MountRecord | None:
 def state_of(record: MountRecord) -> State:
     """What *record* is worth now."""
     if not record.pids:
-        if _is_mounted(record, mount_table(record.viewer)):
+        if _is_mounted(record, mounts_seen_by(record.viewer)):
             return State.MOUNTED
         held = record.store is not None and lives(hold_path(record.store, record.id))
         return State.DETACHED if held else State.GONE
     if server_lives(record):
         # Its own view: the mounts of a running container are in a mount namespace that we may not be in.
-        return State.MOUNTED if _is_mounted(record, mount_table(record.server)) else State.DETACHED
+        return State.MOUNTED if _is_mounted(record, mounts_seen_by(record.server)) else State.DETACHED
     # Device numbers are used again: a living mount there is a later one, which is not this record's.
-    if _is_mounted(record, mount_table()) and is_dead(record.mountpoint):
+    if _is_mounted(record, mounts_seen_by(None)) and is_dead(record.mountpoint):
         return State.DEAD
     return State.GONE
 

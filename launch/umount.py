@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from erofs_fs.mount import is_localised
+from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
+from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.errors import MountImpossible, NotMounted, ServerFailed
-from launch.mountpoint import FUSE_TYPE, KERNEL_TYPE, MountEntry, detach, mount_at, real_path
+from launch.mountpoint import detach, mount_at, real_path
 from launch.mounts import State
 
 # A server that is not held by open files ends within a second or two (`ChunkStore.close`).
@@ -71,7 +73,7 @@ def _is_ours(entry: MountEntry, record: mounts.MountRecord | None, root: Path) -
 
 def _elsewhere(entry: MountEntry | None) -> str:
     """What to try when *entry* is the mount of another root: its image lies in ROOT/IMAGES/DIGEST."""
-    if entry is None or not is_localised(entry.fstype, entry.source):
+    if entry is None or not is_localised(entry):
         return ""
     root = Path(entry.source).parent.parent.parent  # of a deep root the table does not show that path
     return f" from this root; try --root {root}" if mounts.find(root, entry.mountpoint) else ""

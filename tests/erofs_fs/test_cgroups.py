@@ -30,7 +30,8 @@ class Host:
         (top / own.lstrip("/")).mkdir(parents=True)
         (top / "cgroup.procs").touch()
         options = f"rw,{controllers}" if controllers else "rw"
-        self._table.append(f"{len(self._table)} 22 0:5 {root} {top} rw,nosuid - {kind} cgroup {options}")
+        written = str(top).replace(" ", r"\040")
+        self._table.append(f"{len(self._table)} 22 0:5 {root} {written} rw,nosuid - {kind} cgroup {options}")
         self._own.append(f"{len(self._own)}:{controllers}:{own}")
 
     def group(self, controllers: str, path: str, **files: str) -> None:
@@ -74,6 +75,13 @@ def test_a_limit_of_memory_of_the_old_kind_is_left_for_the_nearest_group_without
     host.group("memory", "/user/limited/shell", memory__limit_in_bytes=UNLIMITED)
     host.leave()
     assert host.moved_to("memory") == ["/user"]
+
+
+def test_a_hierarchy_is_left_wherever_it_is_mounted(tmp_path: Path) -> None:
+    host = Host(tmp_path / "a place")
+    host.hierarchy("cgroup", "freezer", "/shell")
+    assert host.leave() == [str(host.base / "freezer/shell")]
+    assert host.moved_to("freezer") == ["/"]
 
 
 def test_where_nothing_bounds_us_we_stay(host: Host) -> None:

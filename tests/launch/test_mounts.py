@@ -23,7 +23,7 @@ from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ImageNotConverted, NotMounted, ServerFailed, ServerSilent, StateUnusable
 from launch.hot_list import hot_ranges
 from launch.later import Later
-from launch.mountpoint import mount_table, prepare
+from launch.mountpoint import prepare
 from launch.mounts import MountRecord, State
 from launch.root import state_directory
 from rafs.bootstrap import Bootstrap
@@ -108,18 +108,6 @@ def test_unmounting_what_is_not_mounted_is_refused(tmp_path: Path) -> None:
         umount.unmount(tmp_path, tmp_path / "root")
     with pytest.raises(NotMounted):
         umount.unmount(Path("/proc"), tmp_path / "root")
-
-
-def test_the_mount_table_is_read_with_its_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = tmp_path / "self"
-    table.write_bytes(
-        rb"36 35 98:0 / /a\040b\134c rw,noatime master:1 - ext3 /dev/root rw" + b"\n"
-        b"37 35 0:52 / /m\xff ro,relatime shared:9 propagate_from:2 - fuse.nopull nopull:x ro\n"
-    )
-    monkeypatch.setattr(mountpoint, "MOUNT_TABLE", str(tmp_path / "{}"))
-    first, second = mount_table()
-    assert (first.mountpoint, first.device, first.fstype) == (Path("/a b\\c"), "98:0", "ext3")
-    assert os.fsencode(second.mountpoint) == b"/m\xff" and second.source == "nopull:x"
 
 
 def test_mountpoints_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:

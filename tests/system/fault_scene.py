@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chunk_store.window_file import WindowDirectory
+from erofs_fs.mount_table import mount_table
+from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.images import open_image
-from launch.mountpoint import FUSE_TYPE, detach, mount_table
+from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from launch.server import MountRequest, start_mount
 from launch.umount import unmount

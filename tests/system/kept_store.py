@@ -22,8 +22,9 @@ from erofs_fs.filler_link import FillerLink, KeeperProgram, start_keeper
 from erofs_fs.holds import make_hold
 from erofs_fs.keeper_words import NEED, Word
 from erofs_fs.mount import attach
+from erofs_fs.mount_table import mount_table
 from launch.keeper_start import keeper_program
-from launch.mountpoint import detach, mount_table
+from launch.mountpoint import detach
 from tests.support.images import Image, image_of
 from tests.support.localised_images import Localised, localised, window_contents
 from tests.support.trees import Entry, file, tree

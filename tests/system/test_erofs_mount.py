@@ -22,9 +22,10 @@ from hypothesis import given, settings
 from chunk_store import Attachment, ChunkStore
 from chunk_store.window_file import WindowDirectory, is_held
 from erofs_fs.errors import ErofsForbidden, ErofsMissing, MountFailed
-from erofs_fs.mount import KIND, detached, mount
+from erofs_fs.mount import detached, mount
+from erofs_fs.mount_table import KERNEL_TYPE, mount_table
 from erofs_fs.probe import probe
-from launch.mountpoint import detach, mount_at, mount_table
+from launch.mountpoint import detach, mount_at
 from rafs.localise import localise
 from rafs.window_slots import WindowDevice
 from rafs.windows import cut_windows
@@ -413,7 +414,7 @@ def test_the_mount_is_in_the_table_with_its_image_and_read_only(place: Place) ->
     with place.mounted(made) as top:
         entry = mount_at(top)
         assert entry is not None
-        assert (entry.fstype, entry.source) == (KIND, str(place.image))
+        assert (entry.fstype, entry.source) == (KERNEL_TYPE, str(place.image))
         assert os.statvfs(top).f_flag & os.ST_RDONLY
         with pytest.raises(OSError, match="Read-only file system"):
             (top / "new").touch()

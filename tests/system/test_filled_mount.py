@@ -23,13 +23,14 @@ from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import ErofsForbidden
 from erofs_fs.holds import hold_path, make_hold
 from erofs_fs.mount import mount
+from erofs_fs.mount_table import KERNEL_TYPE, mount_table
 from launch import mounts
 from launch.driver_choice import SEEN, now
 from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
 from launch.filled_mount import mount_filled
 from launch.images import open_image
 from launch.localised_image import NAME, kept_image
-from launch.mountpoint import KERNEL_TYPE, detach, mount_at, mount_table
+from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord, State
 from launch.server import start_mount
 from launch.session import MountRequest

@@ -22,12 +22,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erofs_fs.mount_table import mount_table
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount import LIBRARY
+from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.control import ask
 from launch.errors import ImageNotConverted, MountBusy, NotMounted
-from launch.mountpoint import FUSE_TYPE, detach, mount_table
+from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from launch.server import MountRequest, start_mount
 from launch.umount import clean, unmount

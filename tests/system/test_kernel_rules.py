@@ -23,10 +23,10 @@ from erofs_fs.errors import ErofsMissing, KeeperFailed
 from erofs_fs.filler_link import start_keeper
 from erofs_fs.gate import STILL_REFUSED_SECONDS
 from erofs_fs.holds import hold_path
-from erofs_fs.mount import KIND
+from erofs_fs.mount_table import KERNEL_TYPE, mount_table
 from erofs_fs.probe import probe_events
 from launch.keeper_start import keeper_status
-from launch.mountpoint import detach, mount_table
+from launch.mountpoint import detach
 from tests.support.debian_registry import DebianRegistry
 from tests.support.trees import directory, file, tree
 from tests.system.kept_store import PAGE, KeptStore, Reading, Serving, Shown, content_of, random_tree, until
@@ -190,7 +190,7 @@ def devices_of_mounts() -> set[int]:
     found = set()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        if after.split(" ")[0] == KIND:
+        if after.split(" ")[0] == KERNEL_TYPE:
             major, _, minor = before.split(" ")[2].partition(":")
             found.add(os.makedev(int(major), int(minor)))
     return found

@@ -21,10 +21,11 @@ import pytest
 
 from chunk_store.doorway import KEEPER
 from erofs_fs.errors import ErofsMissing
+from erofs_fs.mount_table import mount_table
 from erofs_fs.probe import probe_events
 from launch import mounts
 from launch.keeper_start import end_keeper, keeper_status
-from launch.mountpoint import detach, mount_at, mount_table
+from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord, State
 from tests.launch.published import publish
 from tests.support.debian_registry import DebianRegistry

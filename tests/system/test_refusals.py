@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.mountpoint import detach, mount_at, mount_table
+from erofs_fs.mount_table import mount_table
+from launch.mountpoint import detach, mount_at
 from registry_client.options import RegistryOptions
 from tests.launch.published import publish
 from tests.registry_client.sample import noise, sample_image

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from chunk_store.doorway import KEEPER
+from erofs_fs.mount_table import mount_table
 from launch import mounts
 from launch.keeper_start import end_keeper
-from launch.mountpoint import detach, mount_table
+from launch.mountpoint import detach
 from tests.launch.published import publish
 from tests.registry_client.sample import noise
 from tests.support.debian_registry import DebianRegistry

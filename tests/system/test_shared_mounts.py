@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from erofs_fs.mount_table import mount_table
+from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.control import ask
-from launch.mountpoint import FUSE_TYPE, detach, mount_table
+from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from tests.launch.published import publish
 from tests.support.images import image_of
