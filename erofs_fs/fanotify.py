@@ -12,6 +12,8 @@ import os
 import struct
 from typing import Final, NamedTuple
 
+from erofs_fs.syscalls import checked
+
 _CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8, 1, 2, 0x10, 0x20
 _MARK_ADD, _MARK_REMOVE, _MARK_DONT_FOLLOW, _MARK_MOUNT = 1, 2, 4, 0x10
 _MARK_IGNORE, _MARK_SURVIVE_MODIFY = 0x400, 0x40
@@ -54,7 +56,7 @@ def open_group() -> int:
     """
     flags = _CLASS_PRE_CONTENT | _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS
     file_flags = os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC
-    return _checked(_libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(file_flags)))
+    return checked(_libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(file_flags)))
 
 
 def watch(group: int, descriptor: int, name: str | None = None) -> None:
@@ -141,7 +143,7 @@ def _answer(group: int, number: int, response: int) -> bool:
 
 
 def _mark(group: int, flags: int, directory: int, name: bytes | None) -> None:
-    _checked(
+    checked(
         _libc.fanotify_mark(
             ctypes.c_int(group),
             ctypes.c_uint(flags),
@@ -150,10 +152,3 @@ def _mark(group: int, flags: int, directory: int, name: bytes | None) -> None:
             name,
         )
     )
-
-
-def _checked(found: int) -> int:
-    if found < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return found

@@ -6,12 +6,12 @@ that was started there would be that process for ever.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from erofs_fs import syscalls
 from erofs_fs.mount import is_localised
 from erofs_fs.mount_table import mount_table
 
@@ -19,10 +19,6 @@ INIT: Final = Path("/proc/1/ns/mnt")
 OWN: Final = Path("/proc/self/ns/mnt")
 # Of the other driver's mounts, whose servers end with the last copy of each; as in `fuse_fs.mount_options`.
 FUSE_TYPE: Final = "fuse.nopull"
-_CLONE_NEWNS: Final = 0x00020000
-_REC, _SLAVE, _DETACH = 16384, 1 << 19, 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def leave_starters_namespace(place: Path) -> None:
@@ -45,12 +41,12 @@ def _join(namespace: Path, place: Path) -> bool:
     target = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     back = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _checked(_libc.setns(target, _CLONE_NEWNS))
+        syscalls.enter_mount_namespace(target)
         with suppress(OSError):
             there = place.stat()
             if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
                 return True
-        _checked(_libc.setns(back, _CLONE_NEWNS))
+        syscalls.enter_mount_namespace(back)
     finally:
         os.close(target)
         os.close(back)
@@ -58,15 +54,8 @@ def _join(namespace: Path, place: Path) -> bool:
 
 
 def _enter_new() -> None:
-    _checked(_libc.unshare(_CLONE_NEWNS))
-    # What is unmounted elsewhere goes here, too, where mounts are shared.
-    _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_REC | _SLAVE), None))
+    syscalls.enter_new_mount_namespace()
     for entry in reversed(mount_table()):
         if entry.fstype == FUSE_TYPE or is_localised(entry):
-            _libc.umount2(os.fsencode(entry.mountpoint), _DETACH)
-
-
-def _checked(found: int) -> None:
-    if found != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+            with suppress(OSError):
+                syscalls.unmount(entry.mountpoint, lazy=True)

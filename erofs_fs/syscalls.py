@@ -1,7 +1,7 @@
-"""System calls that Python has no names for: those of the mount API, inotify, and mlockall.
+"""System calls that Python has no names for: mounts, their namespaces, inotify, and mlockall.
 
 Thin: flags and numbers from the kernel's headers, an `OSError` where the call fails, and what the kernel says
-about it. What the calls are for is `mount`'s business.
+about it. What the calls are for is their callers' business. Those of fanotify are in `fanotify`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from pathlib import Path
 
 # The same on all architectures but alpha, as all system calls since Linux 5.2.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
@@ -20,6 +21,9 @@ _CLOEXEC = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
 _SET_STRING, _CREATE = 1, 6
 _EMPTY_PATH = 4  # MOVE_MOUNT_F_EMPTY_PATH: the mount itself, not something below it
 _AT_FDCWD = -100
+_NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
+_RECURSIVE, _SLAVE = 1 << 14, 1 << 19  # MS_REC, MS_SLAVE
+_DETACH, _NO_FOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
 
 MOUNT_RDONLY = 1
 MAX_VALUE = 255  # bytes of a value, without the NUL
@@ -60,14 +64,38 @@ def open_tree_clone(directory: bytes) -> int:
     return _call(_OPEN_TREE, ctypes.c_int(_AT_FDCWD), directory, ctypes.c_uint(_CLONE | os.O_CLOEXEC))
 
 
+def mount(source: bytes, target: bytes, kind: bytes, flags: int, options: bytes) -> None:
+    """mount(2): one page of *options* at most."""
+    checked(_libc.mount(source, target, kind, ctypes.c_ulong(flags), options))
+
+
+def unmount(mountpoint: Path, *, lazy: bool) -> None:
+    """Take the topmost mount off *mountpoint*, which must be no link; *lazy*: even while it is in use."""
+    flags = _NO_FOLLOW | (_DETACH if lazy else 0)
+    checked(_libc.umount2(os.fsencode(mountpoint), ctypes.c_int(flags)))
+
+
+def enter_new_mount_namespace() -> None:
+    """Give this process a mount namespace of its own: what is mounted and unmounted elsewhere still arrives
+    where mounts are shared, its own mounts do not leave. Before it has threads.
+    """
+    checked(_libc.unshare(ctypes.c_int(_NEW_MOUNTS)))
+    checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_RECURSIVE | _SLAVE), None))
+
+
+def enter_mount_namespace(namespace: int) -> None:
+    """Enter the mount namespace that the descriptor *namespace* is of. Before the process has threads."""
+    checked(_libc.setns(ctypes.c_int(namespace), ctypes.c_int(_NEW_MOUNTS)))
+
+
 def lock_memory() -> None:
     """Keep all memory of this process, also what it gets later, in RAM."""
-    _checked(_libc.mlockall(ctypes.c_int(_LOCK_ALL)))
+    checked(_libc.mlockall(ctypes.c_int(_LOCK_ALL)))
 
 
 def inotify() -> int:
     """A descriptor that says when watched files were closed; it does not block."""
-    return _checked(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)))
+    return checked(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)))
 
 
 def inotify_watch_close(descriptor: int, path: bytes) -> int:
@@ -75,7 +103,7 @@ def inotify_watch_close(descriptor: int, path: bytes) -> int:
     number of the watch.
     """
     mask = ctypes.c_uint32(_CLOSED_UNWRITTEN)
-    return _checked(_libc.inotify_add_watch(ctypes.c_int(descriptor), path, mask))
+    return checked(_libc.inotify_add_watch(ctypes.c_int(descriptor), path, mask))
 
 
 def inotify_forget(descriptor: int, watch: int) -> None:
@@ -96,12 +124,17 @@ def messages(context: int) -> list[str]:
         said.append(line.decode("utf-8", "replace").strip().partition(" ")[2])
 
 
-def _call(number: int, *arguments: object) -> int:
-    return _checked(_libc.syscall(ctypes.c_long(number), *arguments))
+def checked(found: int) -> int:
+    """What a function of libc has returned, below zero of a failure; for one loaded with `use_errno`.
 
-
-def _checked(found: int) -> int:
+    Raises:
+        OSError: it has failed.
+    """
     if found < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return found
+
+
+def _call(number: int, *arguments: object) -> int:
+    return checked(_libc.syscall(ctypes.c_long(number), *arguments))

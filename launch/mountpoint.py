@@ -6,11 +6,11 @@ slow waits, and at one whose server is dead fails.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from pathlib import Path
 
+from erofs_fs import syscalls
 from erofs_fs.mount_table import MountEntry, mount_table
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount_options import FUSE_TYPE
@@ -18,7 +18,6 @@ from launch.errors import MountBusy, MountImpossible, NotMounted
 
 MOUNT_TABLE = "/proc/{}/mountinfo"
 
-_UMOUNT_NOFOLLOW, _MNT_DETACH = 8, 2
 _DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 _STACKED = 16  # dead mounts on one place; each failed attempt to repair could have left one
 
@@ -106,16 +105,15 @@ def detach(mountpoint: Path, *, lazy: bool) -> None:
         MountImpossible: the system refused for another reason.
     """
     if os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
-        if libc.umount2(os.fsencode(mountpoint), flags) == 0:
-            return
-        number = ctypes.get_errno()
-        if number == errno.EBUSY:
-            raise _busy(mountpoint)
-        if number == errno.EINVAL:
-            raise NotMounted(f"unmounting {mountpoint}: nothing is mounted there")
-        raise MountImpossible(f"unmounting {mountpoint}: {os.strerror(number)}")
+        try:
+            syscalls.unmount(mountpoint, lazy=lazy)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise _busy(mountpoint) from error
+            if error.errno == errno.EINVAL:
+                raise NotMounted(f"unmounting {mountpoint}: nothing is mounted there") from error
+            raise MountImpossible(f"unmounting {mountpoint}: {error.strerror}") from error
+        return
     import shutil
     import subprocess
 

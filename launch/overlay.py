@@ -7,19 +7,14 @@ business.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from pathlib import Path
 
+from erofs_fs import syscalls
 from launch.run_errors import OverlayFailed, RootNeeded
 
-# sched.h, sys/mount.h
-CLONE_NEWNS = 0x00020000
-MS_NOATIME = 1024
-MS_REC = 16384
-MS_SLAVE = 1 << 19
-MNT_DETACH = 2
+_NOATIME = 1024  # MS_NOATIME
 
 
 def enter_private_namespace() -> None:
@@ -31,8 +26,7 @@ def enter_private_namespace() -> None:
         RootNeeded: we may not (CAP_SYS_ADMIN is missing).
     """
     try:
-        _call("unshare", CLONE_NEWNS)
-        _call("mount", None, b"/", None, MS_REC | MS_SLAVE, None)
+        syscalls.enter_new_mount_namespace()
     except OSError as error:
         if error.errno == errno.EPERM:
             raise RootNeeded(
@@ -56,11 +50,11 @@ def mount_overlay(directory: Path) -> None:
         target = os.fsencode(directory / "merged")
         try:
             # Without volatile an unmount writes all of the upper layer to the disk, only to have it deleted.
-            _call("mount", b"overlay", target, b"overlay", MS_NOATIME, f"{layers},volatile".encode())
+            syscalls.mount(b"overlay", target, b"overlay", _NOATIME, f"{layers},volatile".encode())
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            _call("mount", b"overlay", target, b"overlay", MS_NOATIME, layers.encode())
+            syscalls.mount(b"overlay", target, b"overlay", _NOATIME, layers.encode())
     except OSError as error:
         raise OverlayFailed(
             f"cannot put a writable layer over the image below {directory}: {error.strerror}; --root must be"
@@ -76,16 +70,9 @@ def unmount(target: Path) -> None:
     Nothing there is fine. So is having no right to: whoever could not mount left nothing to take away.
     """
     try:
-        _call("umount2", os.fsencode(target), 0)
+        syscalls.unmount(target, lazy=False)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            _call("umount2", os.fsencode(target), MNT_DETACH)
+            syscalls.unmount(target, lazy=True)
         elif error.errno not in (errno.EINVAL, errno.ENOENT, errno.EPERM):
             raise
-
-
-def _call(name: str, *arguments: object) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
