@@ -7,30 +7,23 @@ image is filled first.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 
 from builder.progress import Progress
 from chunk_store import ChunkStore, Limits
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.holds import hold_path, make_hold
 from erofs_fs.mount import mount
-from erofs_fs.mount_table import KERNEL_TYPE
 from erofs_fs.probe import probe, require_root
-from launch import mounts
 from launch.claim import Claim
 from launch.errors import ImageIncomplete, MountImpossible
-from launch.filler_life import LOG_NAME, control_path
 from launch.filling import fill
 from launch.images import LazyImage, open_request
-from launch.kernel_mount import DRIVER
+from launch.kernel_record import record_kernel_mount
 from launch.localised_image import kept_image
-from launch.mountpoint import detach, mount_at
+from launch.mountpoint import detach
 from launch.mounts import MountRecord
-from launch.root import state_directory
 from launch.session import MountRequest, new_id
 from launch.store_options import store_root
 from rafs.window_slots import WindowDevice
@@ -77,10 +70,20 @@ def mount_filled(
         mount(path, store.directory.path, names, hold_path(place, mount_id), claim.mountpoint)
         try:
             _require_whole(image, store.directory, devices)
-            record = _recorded(request, reason, image, claim.mountpoint, mount_id, store.root)
-            record = replace(record, viewer=viewer)
-            mounts.write_record(request.root, record)
-            return record
+            return record_kernel_mount(
+                request.root,
+                mount_id,
+                claim.mountpoint,
+                store=store.root,
+                reference=image.reference.familiar().partition("@")[0],
+                digest=image.digest,
+                reason=reason,
+                lazy=False,
+                config=image.config_path,
+                image=image.directory,
+                viewer=viewer,
+                warnings=image.warnings,
+            )
         except BaseException:
             detach(claim.mountpoint, lazy=True)
             raise
@@ -95,30 +98,3 @@ def _require_whole(
         raise MountImpossible(
             f"mounting {image.reference.familiar()}: {lacking} windows were taken away meanwhile; try again"
         )
-
-
-def _recorded(
-    request: MountRequest, reason: str, image: LazyImage, mountpoint: Path, mount_id: str, place: Path
-) -> MountRecord:
-    entry = mount_at(mountpoint)
-    if entry is None or entry.fstype != KERNEL_TYPE:
-        raise MountImpossible(f"{mountpoint} was unmounted or mounted over before it was ready")
-    return MountRecord(
-        id=mount_id,
-        mountpoint=mountpoint,
-        reference=image.reference.familiar().partition("@")[0],
-        digest=image.digest,
-        driver=DRIVER,
-        driver_reason=reason,
-        lazy=False,
-        pids={},
-        births={},
-        started=time.time(),
-        device=entry.device,
-        control=control_path(place),
-        log=state_directory(request.root, "log") / f"{LOG_NAME}.log",
-        config=image.config_path,
-        image=image.directory,
-        store=place,
-        warnings=image.warnings,
-    )

@@ -18,21 +18,18 @@ from chunk_store.doorway import ask_keeper
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.filler_link import PostTaken
 from erofs_fs.mount import attach
-from erofs_fs.mount_table import KERNEL_TYPE
-from launch import mounts
 from launch.control import ask
 from launch.error_relay import rebuild
 from launch.errors import FillerEnds, MountImpossible, ServerSilent
 from launch.filler_life import LOG_NAME, be_filler, control_path
 from launch.forking import Forked
 from launch.image_request import absolute
-from launch.mountpoint import mount_at
+from launch.kernel_record import record_kernel_mount
 from launch.mounts import MountRecord
 from launch.root import state_directory
 from launch.session import MountRequest, new_id
 from launch.store_options import store_root
 
-DRIVER = "erofs"
 _TRY_SECONDS = 20.0  # fillers that end just then are followed by others for this long
 _PAUSE_SECONDS = 0.05
 _MARGIN_SECONDS = 60.0  # beyond the registry's deadline: checking, localising, mounting
@@ -82,30 +79,20 @@ class KernelMount:
             attach(descriptor, mountpoint)
         finally:
             os.close(descriptor)
-        entry = mount_at(mountpoint)
-        if entry is None or entry.fstype != KERNEL_TYPE:
-            raise MountImpossible(f"{mountpoint} was unmounted or mounted over before it was ready")
-        record = MountRecord(
-            id=self._id,
-            mountpoint=mountpoint,
+        return record_kernel_mount(
+            self.root,
+            self._id,
+            mountpoint,
+            store=self._place,
             reference=str(made["reference"]),
             digest=str(made["digest"]),
-            driver=DRIVER,
-            driver_reason=self._reason,
-            pids={},
-            births={},
-            started=time.time(),
-            device=entry.device,
-            control=control_path(self._place),
-            log=self._log_path,
+            reason=self._reason,
+            lazy=True,
             config=None if made["config"] is None else Path(made["config"]),
             image=None if made["image"] is None else Path(made["image"]),
-            store=self._place,
             viewer=viewer,
-            warnings=tuple(made["warnings"]),
+            warnings=made["warnings"],
         )
-        mounts.write_record(self.root, record)
-        return record
 
     def _fork(self) -> Forked:
         place, root, first = self._place, self.root, (self._image, self._id)
