@@ -20,8 +20,9 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import cast
 
+from chunk_store.sums import sync_directory
 from launch.root import state_directory
-from launch.whole_file import read_json_object, sync_directory, write_synced, write_whole
+from launch.whole_file import read_json_object, write_synced, write_whole
 from registry_client.digest import Digest, check_bytes, digest_of
 from registry_client.errors import RegistryError
 from registry_client.manifest import Manifest, parse_manifest

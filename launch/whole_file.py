@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from chunk_store.sums import sync_directory
+
 
 def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Make *path* hold *content*, or leave it as it was. What is not *durable* may be torn after a power cut:
@@ -47,15 +49,6 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in *directory* durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_json_object(path: Path) -> dict[str, Any] | None:
