@@ -6,7 +6,6 @@ and that what it holds is held elsewhere, too. Started by `launch.keeper_start` 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import signal
@@ -17,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, KEEPER
+from chunk_store.doorway import DIRECTORY_MODE, KEEPER
+from chunk_store.lock_file import lock_file
 from erofs_fs import handover, syscalls
 from erofs_fs.cgroups import leave_bounds
 from erofs_fs.errors import KeeperFailed
@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> int:
     refuse_lazy_home()  # while its mounts are still in sight
     if handover.GROUP not in given:
         leave_starters_namespace(root)
-    lock = given.pop(handover.LOCK, -1)
-    if lock < 0:
+    lock = given.pop(handover.LOCK, None)
+    if lock is None:
         lock = take_lock(root)
-        if lock < 0:
+        if lock is None:
             return ALREADY
     stay_alive()
     _raise_limit()
@@ -71,16 +71,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def take_lock(root: Path) -> int:
-    """A descriptor that makes us the keeper of the store for as long as it is open; -1 if there is one."""
+def take_lock(root: Path) -> int | None:
+    """A descriptor that makes us the keeper of the store for as long as it is open; None if there is one."""
     (root / KEEPER).mkdir(DIRECTORY_MODE, exist_ok=True)
-    descriptor = os.open(root / KEEPER / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return -1
-    return descriptor
+    return lock_file(root / KEEPER / LOCK)
 
 
 def refuse_lazy_home(table: Path = OWN_TABLE) -> None:

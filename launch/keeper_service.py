@@ -125,7 +125,7 @@ def _taken_over(place: Path) -> dict[str, int]:
 def _lock(place: Path) -> int:
     """What makes us the keeper; it is free as soon as the one that gave away what it held has ended."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while (lock := take_lock(place)) < 0:
+    while (lock := take_lock(place)) is None:
         if time.monotonic() >= deadline:
             raise KeeperFailed(f"{place} has a keeper, process {_pid(place)}, which does not let go of it")
         time.sleep(_LOOK_SECONDS)

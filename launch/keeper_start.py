@@ -6,7 +6,6 @@ would leave readers to nobody. So as long as a filler lives, its keeper is waite
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import time
@@ -14,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, KEEPER, ask_keeper
+from chunk_store.doorway import DIRECTORY_MODE, KEEPER, ask_keeper
+from chunk_store.lock_file import lock_file
 from chunk_store.place import stores
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import KeeperFailed
@@ -133,10 +133,4 @@ def keeper_status(place: Path) -> dict[str, Any] | None:
 
 def take_filler_lock(place: Path) -> int | None:
     """A descriptor that makes us the filler as long as it is open; None if there is one."""
-    descriptor = os.open(place / KEEPER / FILLER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    return lock_file(place / KEEPER / FILLER_LOCK)

@@ -7,7 +7,6 @@ when the last mount is gone. If it is killed all its mounts are dead at once, an
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from chunk_store import ChunkStore, Limits
+from chunk_store.lock_file import lock_file
 from fuse_fs.device import detach, mount_device
 from fuse_fs.session import Session
 from fuse_fs.wake_ups import WakeUp, WakeUps
@@ -74,11 +74,8 @@ class SharedServer:
         Returns at once, after *on_ready*, if another one serves the root.
         """
         directory = state_directory(self._root, "run")
-        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+        lock = lock_file(directory / LOCK)
+        if lock is None:
             on_ready()
             return
         with self._wake_ups:
