@@ -26,7 +26,7 @@ from bench.link_schedule import DEMO_LINK
 from bench.proxy_link import open_proxy
 from bench.registry_server import RegistryServer
 from bench.result import Image
-from chunk_store.doorway import KEEPER, SOCKET
+from chunk_store.keeper_client import KEEPER, SOCKET
 from launch.keeper_start import end_keeper
 from registry_client.site import is_loopback, split_port
 

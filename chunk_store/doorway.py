@@ -13,31 +13,21 @@ Standard library only: the keeper imports the names below.
 
 from __future__ import annotations
 
-import errno
-import json
 import mmap
 import os
-import socket
 import struct
 import threading
-from array import array
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from chunk_store.keeper_client import ask_keeper
 
 WINDOWS = "windows"
 NUMBER = "windows.keeper"
-KEEPER = "keeper"  # directory of the keeper's own files below the store's root
-SOCKET = "socket"
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
 _NUMBER = struct.Struct("<Q")
-_ASK_SECONDS = 5.0
-_ANSWER_LIMIT = 1 << 16  # bytes
-_MOST_DESCRIPTORS = 8  # with one message
-_ABSENT = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.EACCES, errno.EPERM})
 
 
 class Doorway:
@@ -153,61 +143,6 @@ def next_number(root: Path) -> int:
     finally:
         os.close(descriptor)
     return number
-
-
-def ask_keeper(root: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]] | None:
-    """What the keeper of the store below *root* answers, and the descriptors that came with it, which are the
-    caller's; None if no keeper listens, or it does not answer in time.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
-        connection.settimeout(_ASK_SECONDS)
-        try:
-            with short_name(root / KEEPER / SOCKET) as name:
-                connection.connect(name)
-            connection.send(json.dumps(question).encode())
-            words, descriptors = receive(connection, _ANSWER_LIMIT)
-            answer = json.loads(words)
-            if descriptors:
-                connection.recv(1)  # its end: the keeper has let go of what it gave away
-        except OSError as error:
-            if error.errno in _ABSENT or isinstance(error, TimeoutError | ConnectionError):
-                return None
-            raise
-        except ValueError:
-            return None
-    return answer, descriptors
-
-
-def receive(connection: socket.socket, limit: int) -> tuple[bytes, list[int]]:
-    """A message of at most *limit* bytes and the descriptors that came with it, the caller's, closed on exec.
-
-    Not `socket.recv_fds`, which takes flags and ignores them: whoever inherits a keeper's group keeps readers
-    waiting for ever.
-
-    Raises:
-        OSError: as `recvmsg`.
-    """
-    found = array("i")
-    space = socket.CMSG_SPACE(_MOST_DESCRIPTORS * found.itemsize)
-    words, ancillary, _, _ = connection.recvmsg(limit, space, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found.frombytes(content[: len(content) // found.itemsize * found.itemsize])
-    return words, list(found)
-
-
-@contextmanager
-def short_name(path: Path) -> Iterator[str]:
-    """A name of *path* that fits into a socket's address, which has 107 bytes, however deep the root lies.
-
-    Raises:
-        OSError: its directory is not there.
-    """
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
 
 
 def _ask_for_door(root: Path) -> int | None:

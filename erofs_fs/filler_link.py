@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from chunk_store.doorway import KEEPER, SOCKET, receive, short_name
+from chunk_store.keeper_client import KEEPER, SOCKET, receive
+from chunk_store.short_name import short_name
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.keeper_words import (

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, KEEPER
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE
+from chunk_store.keeper_client import KEEPER
 from chunk_store.window_file import is_held
 
 HOLDS = "mounts"

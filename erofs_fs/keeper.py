@@ -29,7 +29,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from chunk_store.doorway import DIRECTORY_MODE, KEEPER, SOCKET, WINDOWS, next_number
+from chunk_store.doorway import DIRECTORY_MODE, WINDOWS, next_number
+from chunk_store.keeper_client import KEEPER, SOCKET
 from erofs_fs import fanotify, handover, syscalls
 from erofs_fs.errors import ErofsError
 from erofs_fs.filler_post import FillerPost

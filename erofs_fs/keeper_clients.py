@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chunk_store.doorway import short_name
+from chunk_store.short_name import short_name
 from erofs_fs.keeper_words import MESSAGE_BYTES
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred

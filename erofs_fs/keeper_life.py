@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from chunk_store.doorway import DIRECTORY_MODE, KEEPER
+from chunk_store.doorway import DIRECTORY_MODE
+from chunk_store.keeper_client import KEEPER
 from chunk_store.lock_file import lock_file
 from erofs_fs import handover, syscalls
 from erofs_fs.cgroups import leave_bounds

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from chunk_store.doorway import window_place
+from chunk_store.short_name import short_name
 from erofs_fs import syscalls
 from erofs_fs.errors import ErofsError, ErofsForbidden, ErofsMissing, MountFailed
 from erofs_fs.localised_file import LOCALISED
@@ -96,13 +97,13 @@ def _mounted(image: Path, shelf: int, window_ids: Sequence[str], hold: Path) -> 
     context = -1
     try:
         context = syscalls.fsopen(KERNEL_TYPE)
-        with _short_name(image) as source:
-            syscalls.set_string(context, b"source", source)
+        with _source(image) as source:
+            syscalls.set_string(context, b"source", os.fsencode(source))
             prefix = b"/proc/self/fd/%d/" % shelf  # values are short, paths need not be
             for window_id in window_ids:
                 syscalls.set_string(context, b"device", prefix + window_place(window_id).encode("ascii"))
-            with _short_name(hold) as last:
-                syscalls.set_string(context, b"device", last)
+            with _source(hold) as last:
+                syscalls.set_string(context, b"device", os.fsencode(last))
                 syscalls.create(context)
         return syscalls.fsmount(context, syscalls.MOUNT_RDONLY)
     except OSError as error:
@@ -113,18 +114,9 @@ def _mounted(image: Path, shelf: int, window_ids: Sequence[str], hold: Path) -> 
             os.close(context)
 
 
-@contextmanager
-def _short_name(image: Path) -> Iterator[bytes]:
-    """*image* as it is, so that the mount table shows it, unless that is too long."""
-    name = os.fsencode(image)
-    if len(name) <= syscalls.MAX_VALUE:
-        yield name
-        return
-    directory = os.open(image.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield b"/proc/self/fd/%d/" % directory + os.fsencode(image.name)
-    finally:
-        os.close(directory)
+def _source(path: Path) -> AbstractContextManager[str]:
+    """*path* as it is, so that the mount table shows it, unless that is too long."""
+    return short_name(path) if len(os.fsencode(path)) > syscalls.MAX_VALUE else nullcontext(os.fspath(path))
 
 
 def _refusal(doing: str, error: OSError, said: Sequence[str]) -> ErofsError:

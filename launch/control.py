@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chunk_store.doorway import short_name
+from chunk_store.short_name import short_name
 from launch.errors import ServerSilent
 
 log = logging.getLogger("nopull.control")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chunk_store.boot import current_boot
-from chunk_store.doorway import KEEPER
+from chunk_store.keeper_client import KEEPER
 from erofs_fs.errors import ErofsMissing
 from launch.errors import MountImpossible
 from launch.whole_file import read_json_object, write_whole

@@ -19,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from chunk_store.doorway import DIRECTORY_MODE, KEEPER
+from chunk_store.doorway import DIRECTORY_MODE
+from chunk_store.keeper_client import KEEPER
 from erofs_fs import handover
 from erofs_fs.cgroups import leave_bounds
 from erofs_fs.filler_link import FillerLink, PostTaken

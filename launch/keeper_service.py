@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chunk_store import ChunkStore
-from chunk_store.doorway import ask_keeper
+from chunk_store.keeper_client import ask_keeper
 from chunk_store.place import stores
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed

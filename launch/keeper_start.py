@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chunk_store.doorway import DIRECTORY_MODE, KEEPER, ask_keeper
+from chunk_store.doorway import DIRECTORY_MODE
+from chunk_store.keeper_client import KEEPER, ask_keeper
 from chunk_store.lock_file import lock_file
 from chunk_store.place import stores
 from chunk_store.window_file import WindowDirectory

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from chunk_store.doorway import ask_keeper
+from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.holds import hold_path, read_hold
 from launch.control import ask

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chunk_store.doorway import ask_keeper
+from chunk_store.keeper_client import ask_keeper
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.filler_link import PostTaken
 from erofs_fs.mount import attach

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chunk_store.doorway import DIRECTORY_MODE, KEEPER
+from chunk_store.doorway import DIRECTORY_MODE
+from chunk_store.keeper_client import KEEPER
 from launch.whole_file import read_json_object, write_whole
 from rafs.bootstrap import Bootstrap
 from rafs.windows import Window

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from chunk_store.doorway import KEEPER, NUMBER, SOCKET, Doorway, next_number, prepare_number, short_name
+from chunk_store.doorway import NUMBER, Doorway, next_number, prepare_number
+from chunk_store.keeper_client import KEEPER, SOCKET
+from chunk_store.short_name import short_name
 from chunk_store.window_file import WindowDirectory
 
 NAME = "ab/" + "ab" * 32

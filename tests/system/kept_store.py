@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chunk_store import ChunkStore
-from chunk_store.doorway import ask_keeper
+from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.filler_link import FillerLink, KeeperProgram, start_keeper
 from erofs_fs.holds import make_hold

@@ -18,7 +18,7 @@ import pytest
 
 from builder.progress import SilentProgress
 from chunk_store import ChunkStore, ChunkUnavailable
-from chunk_store.doorway import KEEPER
+from chunk_store.keeper_client import KEEPER
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import ErofsForbidden
 from erofs_fs.holds import hold_path, make_hold

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from chunk_store.doorway import Doorway, ask_keeper
+from chunk_store.doorway import Doorway
+from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import Removal, WindowDirectory
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed

@@ -10,7 +10,7 @@ import pytest
 import xxhash
 
 from chunk_store import sums
-from chunk_store.doorway import ask_keeper
+from chunk_store.keeper_client import ask_keeper
 from chunk_store.sums import Sum
 from chunk_store.verify import verify
 from tests.system.kept_store import KIB, PAGE, KeptStore, Reading, Serving, Shown, content_of

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chunk_store.doorway import ask_keeper
+from chunk_store.keeper_client import ask_keeper
 from erofs_fs import handover
 from launch.keeper_start import keeper_status
 from tests.system.kept_store import KeptStore, Reading, Serving, Shown, until

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from chunk_store.doorway import KEEPER
+from chunk_store.keeper_client import KEEPER
 from erofs_fs.errors import ErofsMissing
 from erofs_fs.mount_table import mount_table
 from erofs_fs.probe import probe_events

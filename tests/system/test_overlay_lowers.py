@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pytest
 
-from chunk_store.doorway import KEEPER
+from chunk_store.keeper_client import KEEPER
 from erofs_fs.errors import ErofsMissing
 from erofs_fs.probe import probe_events
 from launch import mounts, overlay

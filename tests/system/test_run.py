@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from chunk_store.doorway import KEEPER
+from chunk_store.keeper_client import KEEPER
 from launch.keeper_start import end_keeper, keeper_status
 from tests.system.busybox_image import BUSYBOX, write_layout
 

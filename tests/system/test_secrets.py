@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from chunk_store.doorway import KEEPER
+from chunk_store.keeper_client import KEEPER
 from erofs_fs.mount_table import mount_table
 from launch import mounts
 from launch.keeper_start import end_keeper

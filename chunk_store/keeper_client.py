@@ -1,0 +1,66 @@
+"""Ask the keeper of a store: one question at its socket, one answer, and descriptors that come with it.
+
+What may be asked is the keeper's business (`erofs_fs.keeper`). Standard library only: the keeper imports the
+names below.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chunk_store.short_name import short_name
+
+KEEPER = "keeper"  # directory of the keeper's own files below the store's root
+SOCKET = "socket"
+
+_ASK_SECONDS = 5.0
+_ANSWER_LIMIT = 1 << 16  # bytes
+_MOST_DESCRIPTORS = 8  # with one message
+_ABSENT = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.EACCES, errno.EPERM})
+
+
+def ask_keeper(root: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]] | None:
+    """What the keeper of the store below *root* answers, and the descriptors that came with it, which are the
+    caller's; None if no keeper listens, or it does not answer in time.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(_ASK_SECONDS)
+        try:
+            with short_name(root / KEEPER / SOCKET) as name:
+                connection.connect(name)
+            connection.send(json.dumps(question).encode())
+            words, descriptors = receive(connection, _ANSWER_LIMIT)
+            answer = json.loads(words)
+            if descriptors:
+                connection.recv(1)  # its end: the keeper has let go of what it gave away
+        except OSError as error:
+            if error.errno in _ABSENT or isinstance(error, TimeoutError | ConnectionError):
+                return None
+            raise
+        except ValueError:
+            return None
+    return answer, descriptors
+
+
+def receive(connection: socket.socket, limit: int) -> tuple[bytes, list[int]]:
+    """A message of at most *limit* bytes and the descriptors that came with it, the caller's, closed on exec.
+
+    Not `socket.recv_fds`, which takes flags and ignores them: whoever inherits a keeper's group keeps readers
+    waiting for ever.
+
+    Raises:
+        OSError: as `recvmsg`.
+    """
+    found = array("i")
+    space = socket.CMSG_SPACE(_MOST_DESCRIPTORS * found.itemsize)
+    words, ancillary, _, _ = connection.recvmsg(limit, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(content[: len(content) // found.itemsize * found.itemsize])
+    return words, list(found)
