@@ -206,8 +206,6 @@ class Keeper:
         # Its hold is removed by others: on a frozen file system that would wait, and with it all readers.
         self._post.tell(json.dumps({"gone": mount.id}).encode())
 
-    # Clients: one question each
-
     def _hear_client(self, connection: socket.socket, question: Any) -> None:
         if isinstance(question, dict) and question.get("ask") == "fill":
             self._employ(connection, question)
@@ -266,8 +264,6 @@ class Keeper:
             "counts": self._gate.counts,
             "lines": list(self._lines),
         }
-
-    # The filler
 
     def _employ(self, connection: socket.socket, question: Mapping[str, Any]) -> None:
         """*connection* asks for the post."""
