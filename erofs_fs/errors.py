@@ -23,5 +23,13 @@ class KeeperFailed(ErofsError):
     """There is no keeper, and none can be started; mounts that are complete are not touched by that."""
 
 
+class PostTaken(ErofsError):
+    """Another process is the filler of this store: it can be asked, or followed when it ends."""
+
+
+class QueueOverflow(ErofsError):
+    """Events of fanotify were lost, hence allowed. Cannot happen to an unlimited queue."""
+
+
 class CacheTooSmall(ErofsError):
     """The cache may not hold all of the image, which a kernel mount holds once it was read; FUSE does not."""

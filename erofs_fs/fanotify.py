@@ -12,6 +12,7 @@ import os
 import struct
 from typing import Final, NamedTuple
 
+from erofs_fs.errors import QueueOverflow
 from erofs_fs.syscalls import checked
 
 _CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8, 1, 2, 0x10, 0x20
@@ -40,10 +41,6 @@ class Event(NamedTuple):
     pid: int  # of the process, as seen here; 0 if it is not seen from here
     offset: int  # bytes, whole pages
     end: int  # may lie behind the file's end; equals offset where the file is being cut
-
-
-class QueueOverflow(Exception):
-    """Events were lost, hence allowed. Cannot happen to an unlimited queue."""
 
 
 def open_group() -> int:

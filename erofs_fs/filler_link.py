@@ -7,46 +7,31 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from chunk_store.keeper_client import KEEPER, SOCKET, receive
 from chunk_store.short_name import short_name
-from erofs_fs import handover
-from erofs_fs.errors import KeeperFailed
+from erofs_fs.errors import KeeperFailed, PostTaken
+from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from erofs_fs.keeper_words import (
-    ALREADY,
     ARE_YOU_THERE,
     HAVE,
     LOST,
     MESSAGE_BYTES,
-    READY,
     Word,
     pack_word,
     parse_word,
 )
 
 _CONNECT_SECONDS: Final = 5.0
-_READY_SECONDS: Final = 5.0
 _RESTORE_SECONDS: Final = 25.0  # in which keepers that are killed at once are followed by the next
 _LOOK_SECONDS: Final = 0.02
-
-
-class KeeperProgram(NamedTuple):
-    """What becomes a keeper, and the file that its last words go to."""
-
-    command: list[str]
-    log: Path
-
-
-class PostTaken(Exception):
-    """Another process is the filler of this store."""
 
 
 class FillerLink:
@@ -188,42 +173,3 @@ class FillerLink:
         with self._sending, suppress(OSError):
             # A keeper that is gone is heard of by `hear`; the next one asks again.
             self._connection.send(message)
-
-
-def start_keeper(
-    program: KeeperProgram, descriptors: Mapping[str, int], environment: Mapping[str, str] | None = None
-) -> int:
-    """Start a keeper with *descriptors* of the one before; its process id once it serves, 0 if there is one
-    already.
-
-    *environment*: by default this process's, without its service manager, who knows nothing of keepers.
-
-    Raises:
-        KeeperFailed: it ended, or does not come up.
-    """
-    errors = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    try:
-        if environment is None:
-            environment = handover.unmanaged(os.environ)
-        pid = handover.spawn_with(program.command, descriptors, environment, output=writing, errors=errors)
-    except OSError as error:
-        os.close(reading)
-        raise KeeperFailed(f"starting a keeper: {error.strerror}: {program.command[0]}") from error
-    finally:
-        os.close(writing)
-        os.close(errors)
-    try:
-        poll = select.poll()
-        poll.register(reading, select.POLLIN)
-        said = os.read(reading, 64) if poll.poll(1000 * _READY_SECONDS) else b"nothing"
-    finally:
-        os.close(reading)
-    if said == READY:
-        return pid
-    if said:
-        raise KeeperFailed(f"the keeper, process {pid}, does not come up")
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code == ALREADY:
-        return 0
-    raise KeeperFailed(f"the keeper ended with {code} before it served; its words are in {program.log}")

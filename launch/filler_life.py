@@ -23,7 +23,8 @@ from chunk_store.doorway import DIRECTORY_MODE
 from chunk_store.keeper_client import KEEPER
 from erofs_fs import handover
 from erofs_fs.cgroups import leave_bounds
-from erofs_fs.filler_link import FillerLink, PostTaken
+from erofs_fs.errors import PostTaken
+from erofs_fs.filler_link import FillerLink
 from erofs_fs.namespace import leave_starters_namespace
 from launch.control import ControlServer
 from launch.driver_choice import require_events

@@ -19,8 +19,8 @@ from chunk_store.lock_file import lock_file
 from chunk_store.place import stores
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import KeeperFailed
-from erofs_fs.filler_link import KeeperProgram, start_keeper
 from erofs_fs.holds import Hold, living
+from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from erofs_fs.localised_file import devices_of
 from launch.root import state_directory
 from rafs.errors import FormatInvalid

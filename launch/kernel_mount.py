@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chunk_store.keeper_client import ask_keeper
-from erofs_fs.errors import KeeperFailed
-from erofs_fs.filler_link import PostTaken
+from erofs_fs.errors import KeeperFailed, PostTaken
 from erofs_fs.mount import attach
 from launch.control import ask
 from launch.error_relay import rebuild

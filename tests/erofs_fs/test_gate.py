@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from erofs_fs import fanotify, gate
+from erofs_fs.errors import QueueOverflow
 from erofs_fs.gate import STILL_REFUSED_SECONDS, Gate
 from erofs_fs.journal import Journal, Waiting, new_journal
 from erofs_fs.watched import Watched, WatchedWindows
@@ -362,7 +363,7 @@ def test_a_full_table_of_descriptors_is_said_and_survived(
 def test_lost_events_end_the_keeper(bench: Bench) -> None:
     """Cannot happen to an unlimited queue: if it does, readers have got what nobody has looked at."""
     bench.kernel.send(packed_event(-1, 0, 0, 0, mask=OVERFLOW))
-    with pytest.raises(fanotify.QueueOverflow):
+    with pytest.raises(QueueOverflow):
         bench.gate.read()
 
 

@@ -18,8 +18,9 @@ from typing import Any
 from chunk_store import ChunkStore
 from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import WindowDirectory
-from erofs_fs.filler_link import FillerLink, KeeperProgram, start_keeper
+from erofs_fs.filler_link import FillerLink
 from erofs_fs.holds import make_hold
+from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from erofs_fs.keeper_words import NEED, Word
 from erofs_fs.mount import attach
 from erofs_fs.mount_table import mount_table

@@ -20,9 +20,9 @@ from chunk_store.doorway import Doorway
 from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import Removal, WindowDirectory
 from erofs_fs import handover
-from erofs_fs.errors import KeeperFailed
-from erofs_fs.filler_link import PostTaken, start_keeper
+from erofs_fs.errors import KeeperFailed, PostTaken
 from erofs_fs.holds import hold_path, lives
+from erofs_fs.keeper_program import start_keeper
 from launch.keeper_start import keeper_status
 from launch.mountpoint import detach, mount_at
 from tests.system.kept_store import (
@@ -485,7 +485,8 @@ def test_a_reader_that_is_killed_leaves_nothing_behind(store: KeptStore, shown: 
 
 def test_a_stopped_filler_is_replaced(store: KeptStore, shown: Shown) -> None:
     program = (
-        "import sys,time; from pathlib import Path; from erofs_fs.filler_link import *;"
+        "import sys,time; from pathlib import Path; from erofs_fs.filler_link import FillerLink;"
+        "from erofs_fs.keeper_program import KeeperProgram;"
         "link=FillerLink(Path(sys.argv[1]), KeeperProgram([], Path('/dev/null')), {}); time.sleep(3600)"
     )
     store.filler = [sys.executable, "-c", program, str(store.root)]

@@ -20,9 +20,9 @@ import pytest
 
 from erofs_fs import fanotify, handover, readahead
 from erofs_fs.errors import ErofsMissing, KeeperFailed
-from erofs_fs.filler_link import start_keeper
 from erofs_fs.gate import STILL_REFUSED_SECONDS
 from erofs_fs.holds import hold_path
+from erofs_fs.keeper_program import start_keeper
 from erofs_fs.mount_table import KERNEL_TYPE, mount_table
 from erofs_fs.probe import probe_events
 from launch.keeper_start import keeper_status
@@ -104,7 +104,9 @@ def test_a_file_that_is_no_window_is_an_error_to_read_and_no_wait(store: KeptSto
 FILLING = """
 import os, sys, time
 from pathlib import Path
-from erofs_fs.filler_link import FillerLink, KeeperProgram, PostTaken
+from erofs_fs.errors import PostTaken
+from erofs_fs.filler_link import FillerLink
+from erofs_fs.keeper_program import KeeperProgram
 while True:
     try:
         link = FillerLink(Path(sys.argv[1]), KeeperProgram([], Path(os.devnull)), {})
