@@ -25,7 +25,7 @@ from chunk_store.limits import Limits
 from chunk_store.local_chunks import LocalChunks
 from chunk_store.memory_windows import MemoryWindows
 from chunk_store.open_windows import OpenWindows
-from chunk_store.plan import Priority
+from chunk_store.priority import Priority
 from chunk_store.range_fetch import RangeFetch
 from chunk_store.remote import BlobSource, is_temporary
 from chunk_store.scheduler import Scheduler

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from chunk_store.latencies import Histogram, Latencies
-from chunk_store.plan import Priority
+from chunk_store.priority import Priority
 
 _PAGE = 4096
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from chunk_store.errors import StoreError, StoreFull
-from chunk_store.plan import Priority
+from chunk_store.priority import Priority
 
 Listener = Callable[[StoreError | None], None]
 

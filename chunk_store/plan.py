@@ -21,14 +21,6 @@ STREAM_STEPS = 3  # how often a reader waited for a later window of a stretch un
 GAP = 64 << 10
 
 
-class Priority(IntEnum):
-    """Why a window is fetched; lower goes first."""
-
-    DEMAND = 0
-    HOT = 1
-    BACKGROUND = 2
-
-
 class State(IntEnum):
     """Where a window stands for this attachment."""
 

@@ -26,7 +26,8 @@ from chunk_store.fill import Fill
 from chunk_store.limits import Limits
 from chunk_store.memory_windows import MemoryWindows
 from chunk_store.pacing import Pacing
-from chunk_store.plan import Amount, Plan, Priority, State
+from chunk_store.plan import Amount, Plan, State
+from chunk_store.priority import Priority
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
 from chunk_store.remote import is_temporary
 from chunk_store.standstill import Standstill

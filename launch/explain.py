@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chunk_store.priority import CLASSES
 from launch.answers import resident_bytes
 from registry_client.media_type import GZIP_LAYERS, ZSTD_LAYERS, MediaType
 
@@ -26,7 +27,6 @@ ROLES = {
 BLOB_REASON = "fetched in pieces when they are touched; the rest follows in the background"
 FILLED_REASON = "fetched whole, before the mount: this kernel does not ask before it reads"
 BOOTSTRAP_REASON = "the file tree and the tables of the chunks: fetched whole, before everything else"
-CLASSES = ("demand", "hot", "background")
 
 
 def explain_layers(manifest: Manifest, converted: bool) -> list[dict[str, Any]]:

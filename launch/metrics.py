@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from chunk_store.latencies import BOUNDS, Histogram
+from chunk_store.priority import CLASSES
 from fuse_fs.protocol import word_for
 from launch.errors import MetricsMissing, MetricsUnservable
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from chunk_store import Attachment
     from fuse_fs.tree import BlobBytes
     from launch.mounts import MountRecord
-
-CLASSES = ("demand", "hot", "background")
 
 
 class TimedBytes:

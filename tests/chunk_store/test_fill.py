@@ -8,7 +8,7 @@ import pytest
 
 from chunk_store.errors import ChunkUnavailable, StoreError, StoreFull
 from chunk_store.fill import Fill
-from chunk_store.plan import Priority
+from chunk_store.priority import Priority
 
 
 def test_memory_is_promised_only_as_far_as_it_was_copied() -> None:
