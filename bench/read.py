@@ -37,7 +37,6 @@ from bench.read_times import (
     time_whole,
 )
 from bench.registry_server import RegistryServer
-from launch import mounts
 from launch.control import ask
 from launch.errors import LaunchError
 from launch.images import LazyImage, open_image
@@ -46,6 +45,7 @@ from launch.kernel_facts import kernel_facts
 from launch.kernel_mount import KernelMount
 from launch.mountpoint import detach
 from launch.mounts import MountRecord
+from launch.pids import await_end
 from launch.server import start_mount
 from launch.session import MountRequest
 from rafs.blob_meta import BlobMeta
@@ -316,7 +316,7 @@ class _Stage:
             if record is not None:
                 detach(where, lazy=True)
                 if record.pids:
-                    mounts.await_end(record.server, 30.0)
+                    await_end(record.server, 30.0)
             if place == "mountpoint":
                 end_keeper(root)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse_fs.protocol import word_for
+from launch.pids import resident_bytes
 
 if TYPE_CHECKING:
     from chunk_store import Attachment
@@ -59,12 +59,3 @@ class Answers:
             for path, one in zip(paths, listed, strict=True)
         ]
         return {"files": files, "truncated": self._tree.first_reads.full}
-
-
-def resident_bytes(pid: int | None = None) -> int:
-    """Memory of process *pid*, default: this one, that is in RAM; 0 if there is no such process."""
-    try:
-        pages = Path(f"/proc/{pid or 'self'}/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGESIZE")

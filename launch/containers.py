@@ -36,6 +36,7 @@ from pathlib import Path
 from launch import mounts
 from launch.mountpoint import real_path
 from launch.overlay import unmount
+from launch.pids import await_end, birth_of
 from launch.root import state_directory
 from launch.run_errors import NameTaken, RunError
 from launch.runtime import delete_container
@@ -86,7 +87,7 @@ def create(root: Path, name: str | None, runtime: Path) -> ContainerDirectory:
     new.mkdir(mode=0o700)
     lock = os.open(new / "owner.json", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.lockf(lock, fcntl.LOCK_EX)
-    owner = {"pid": os.getpid(), "birth": mounts.birth_of(os.getpid()), "name": name, "runtime": str(runtime)}
+    owner = {"pid": os.getpid(), "birth": birth_of(os.getpid()), "name": name, "runtime": str(runtime)}
     os.write(lock, json.dumps(owner).encode())
     for part in PARTS:
         (new / part).mkdir(mode=0o755 if part == "upper" else 0o700)
@@ -164,7 +165,7 @@ def _end_server(root: Path, lower: Path) -> None:
             if mounts.server_lives(record):
                 with suppress(ProcessLookupError):
                     os.kill(record.server, signum)
-                mounts.await_end(record.server, END_SECONDS)
+                await_end(record.server, END_SECONDS)
         mounts.forget(root, record)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chunk_store.priority import CLASSES
-from launch.answers import resident_bytes
+from launch.pids import resident_bytes
 from registry_client.media_type import GZIP_LAYERS, ZSTD_LAYERS, MediaType
 
 if TYPE_CHECKING:

@@ -8,8 +8,6 @@ gone may remove its record.
 from __future__ import annotations
 
 import enum
-import os
-import select
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +19,7 @@ from erofs_fs.holds import hold_path, lives
 from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
 from fuse_fs.mount_options import FUSE_TYPE
 from launch.mountpoint import is_dead, mounts_seen_by, real_path
+from launch.pids import await_end, birth_of
 from launch.root import state_directory
 from launch.whole_file import read_json_object, write_whole
 
@@ -204,27 +203,3 @@ def await_mount_end(root: Path, record: MountRecord, seconds: float) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-def birth_of(pid: int) -> int | None:
-    """When process *pid* was started, in clock ticks since boot; None if there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name, second field, may hold spaces and brackets; the start is field 22.
-    return int(fields.rpartition(b")")[2].split()[19])
-
-
-def await_end(pid: int, seconds: float) -> bool:
-    """Whether process *pid* ends (or has ended) within *seconds*; a zombie has."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ from launch.log_lines import TEXT
 from launch.mountpoint import detach, mount_at
 from launch.mounts import SERVER, MountRecord
 from launch.opening import open_early
+from launch.pids import birth_of, resident_bytes
 from launch.root import state_directory
 from launch.store_options import store_root
 from registry_client.options import RegistryOptions
@@ -176,7 +177,7 @@ def prepare(
     from chunk_store import Limits
     from fuse_fs.mount import require
     from fuse_fs.tree import ImageTree
-    from launch.answers import Answers, resident_bytes
+    from launch.answers import Answers
     from launch.hot_list import hot_ranges
 
     require()
@@ -295,7 +296,7 @@ def _record(
     request: MountRequest, mount_id: str, mountpoint: Path, image: LazyImage, log_path: Path
 ) -> MountRecord:
     pid = os.getpid()
-    birth = mounts.birth_of(pid)
+    birth = birth_of(pid)
     assert birth is not None, "we are alive"
     return MountRecord(
         id=mount_id,

@@ -33,6 +33,7 @@ from typing import Any, TextIO
 from bench.proxy_link import open_proxy
 from launch import mounts
 from launch.mounts import MountRecord
+from launch.pids import await_end
 from rafs.windows import cut_windows
 from tests.kills.held import held
 from tests.kills.kernel_run import COMMAND, LINK, LONGEST_WAIT, Run
@@ -138,7 +139,7 @@ class FuseRun:
         words = ["umount", "--lazy", str(self.place(where)), "--root", str(self.root)]
         subprocess.run([*COMMAND, *words], check=True, capture_output=True, timeout=120)
         # A child of nobody's: it holds the store until the last reader is gone.
-        mounts.await_end(self.records[where].server, LONGEST_WAIT)
+        await_end(self.records[where].server, LONGEST_WAIT)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -220,7 +221,7 @@ class FuseRun:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
-            if not mounts.await_end(pid, LONGEST_WAIT):
+            if not await_end(pid, LONGEST_WAIT):
                 self.complain(f"server {pid} survives its kill")
         log.write(f"{self.tally.killed} {victim} unanswered={unanswered} half_written={half}\n")
         log.flush()

@@ -25,6 +25,7 @@ from launch.hot_list import hot_ranges
 from launch.later import Later
 from launch.mountpoint import prepare
 from launch.mounts import MountRecord, State
+from launch.pids import await_end, birth_of
 from launch.root import state_directory
 from rafs.bootstrap import Bootstrap
 from rafs.errors import FormatUnsupported
@@ -42,7 +43,7 @@ def record(root: Path, place: Path, *, pid: int = 0, name: str = "aa", started: 
         digest="sha256:" + "0" * 64,
         driver="fuse",
         pids={"server": pid},
-        births={"server": mounts.birth_of(pid) or 0},
+        births={"server": birth_of(pid) or 0},
         started=started,
         device="0:9999",
         control=root / "run" / f"{name}.sock",
@@ -80,7 +81,7 @@ def test_state_is_asked_of_the_kernel(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "self.table").write_text("")
     child = subprocess.Popen([sys.executable, "-c", ""])
     ended = record(tmp_path, tmp_path / "m", pid=child.pid)
-    assert mounts.await_end(child.pid, 30)
+    assert await_end(child.pid, 30)
     # Not reaped yet: a zombie answers nobody either.
     assert mounts.state_of(ended) is State.GONE
     child.wait()

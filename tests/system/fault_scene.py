@@ -28,6 +28,7 @@ from launch import mounts
 from launch.images import open_image
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
+from launch.pids import await_end
 from launch.server import MountRequest, start_mount
 from launch.umount import unmount
 from rafs.windows import Window, cut_windows
@@ -100,13 +101,13 @@ class Scene:
 
     def unmount(self, where: str = "one") -> None:
         unmount(self.place(where), self.store, lazy=True)
-        assert mounts.await_end(self.records.pop(where).server, PATIENCE)
+        assert await_end(self.records.pop(where).server, PATIENCE)
 
     def kill(self, where: str = "one") -> None:
         record = self.records[where]
         with suppress(ProcessLookupError):
             os.kill(record.server, signal.SIGKILL)
-        assert mounts.await_end(record.server, PATIENCE)
+        assert await_end(record.server, PATIENCE)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -231,7 +232,7 @@ class Scene:
         for record in self.records.values():
             if mounts.server_lives(record):
                 os.kill(record.server, signal.SIGKILL)
-                mounts.await_end(record.server, PATIENCE)
+                await_end(record.server, PATIENCE)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pytest
 from fuse_fs.errors import FuseError
 from launch import mounts
 from launch.errors import LaunchError
+from launch.pids import await_end
 from tests.system.fault_scene import HELD, PATIENCE, Scene, scene
 from tests.system.test_erofs_mount import able
 
@@ -76,7 +77,7 @@ def fill_and_die(made: Scene, step: int, *, half: bool = False) -> bool:
     read_all(made, "one")
     if mounts.server_lives(record):
         subprocess.run(["umount", "--lazy", made.place("one")], check=False)
-        assert mounts.await_end(record.server, PATIENCE)
+        assert await_end(record.server, PATIENCE)
     # Whether it ended by itself is told by what it clears away then.
     return mounts.record_path(made.store, record.id).exists()
 

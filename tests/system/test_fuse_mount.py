@@ -31,6 +31,7 @@ from launch.control import ask
 from launch.errors import ImageNotConverted, MountBusy, NotMounted
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
+from launch.pids import await_end
 from launch.server import MountRequest, start_mount
 from launch.umount import clean, unmount
 from rafs.bootstrap_writer import write_bootstrap
@@ -276,7 +277,7 @@ def test_unmounting_ends_the_server_and_leaves_nothing(place: Place) -> None:
 def test_unmounting_by_other_means_ends_the_server_too(place: Place) -> None:
     record = place.mount(place.publish(tree(file(b"f", b"x"))))
     subprocess.run(["umount", place.mountpoint], check=True)
-    assert mounts.await_end(record.server, 15)
+    assert await_end(record.server, 15)
     assert mounts.records(place.root) == []
 
 
@@ -292,7 +293,7 @@ def test_a_mount_in_use_is_busy_and_lazily_unmounted(place: Place) -> None:
         # The place is free again at once.
         again = place.mount(f"oci:{place.base / 'layout'}:v1")
         assert mounts.find(place.root, place.mountpoint) == again
-    assert mounts.await_end(record.server, 15)
+    assert await_end(record.server, 15)
     assert [known.id for known in mounts.records(place.root)] == [again.id]
 
 
@@ -320,7 +321,7 @@ def test_a_killed_server_means_not_connected_and_mounting_again_repairs(place: P
     reference = place.publish(tree(file(b"f", b"right")))
     dead = place.mount(reference)
     os.kill(dead.server, signal.SIGKILL)
-    assert mounts.await_end(dead.server, 15)
+    assert await_end(dead.server, 15)
     with pytest.raises(OSError, match="not connected") as refused:
         (place.mountpoint / "f").read_bytes()
     assert refused.value.errno == errno.ENOTCONN
@@ -337,7 +338,7 @@ def test_a_dead_mount_is_unmounted_and_cleaned(place: Place) -> None:
     for remove in (lambda: unmount(place.mountpoint, place.root), lambda: clean(place.root)):
         dead = place.mount(reference)
         os.kill(dead.server, signal.SIGKILL)
-        assert mounts.await_end(dead.server, 15)
+        assert await_end(dead.server, 15)
         remove()
         assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []
 
@@ -487,7 +488,7 @@ def test_a_bound_server_goes_when_its_starter_is_killed(place: Place) -> None:
         time.sleep(0.01)
     os.kill(starter, signal.SIGKILL)
     os.waitpid(starter, 0)
-    assert mounts.await_end(record.server, 15)
+    assert await_end(record.server, 15)
     assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []
 
 
@@ -511,7 +512,7 @@ def test_ending_does_not_wait_for_a_reader_who_waits_for_the_network(place: Plac
             while not ask(record.control)["progress"]["demand"]["requests"]:
                 time.sleep(0.01)
             os.kill(record.server, signal.SIGTERM)
-            assert mounts.await_end(record.server, 10)
+            assert await_end(record.server, 10)
             reader.join(10)
             assert failed and failed[0] in (errno.EIO, errno.ENOTCONN, errno.ECONNABORTED)
         finally:
@@ -578,5 +579,5 @@ def test_a_mount_that_is_interrupted_while_it_starts_leaves_no_server(place: Pla
             starting.send_signal(signal.SIGTERM)
             assert starting.wait(15) == 143
             connection.close()
-        assert children and all(mounts.await_end(int(child), 15) for child in children)
+        assert children and all(await_end(int(child), 15) for child in children)
     assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []

@@ -20,6 +20,7 @@ from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.control import ask
 from launch.mounts import MountRecord, State
+from launch.pids import await_end
 from launch.server import MountRequest, start_mount
 from launch.umount import unmount
 from registry_client.options import RegistryOptions
@@ -185,7 +186,7 @@ def test_a_lazy_unmount_serves_a_mapping_and_an_open_directory_until_they_are_cl
         assert wrong == []
         os.close(folder)
         mapped.close()
-    assert mounts.await_end(made.record.server, 20)
+    assert await_end(made.record.server, 20)
     assert mounts.records(made.root) == []
 
 

@@ -22,6 +22,7 @@ from launch import mounts
 from launch.control import ask
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
+from launch.pids import await_end
 from tests.launch.published import publish
 from tests.support.images import image_of
 from tests.support.trees import directory, file, tree
@@ -113,7 +114,7 @@ def test_unmounting_one_leaves_the_others_and_the_last_ends_the_server(place: Pl
         assert mounts.state_of(two) is State.DETACHED
         assert opened.read() == COMMON
     place.nopull("umount", again.mountpoint)
-    assert mounts.await_end(again.server, 15)
+    assert await_end(again.server, 15)
     assert mounts.records(place.root) == []
     left = {path.name for path in (place.root / "run").iterdir()}
     assert left == {"shared.lock"} and list((place.root / "log").iterdir()) == []
@@ -151,7 +152,7 @@ def test_an_error_arrives_as_what_it_is_and_costs_the_other_mounts_nothing(place
 def test_a_killed_server_is_repaired_mount_by_mount(place: Place) -> None:
     one, two = place.mount("one"), place.mount("two")
     os.kill(one.server, signal.SIGKILL)
-    assert mounts.await_end(one.server, 15)
+    assert await_end(one.server, 15)
     for record in (one, two):
         assert mounts.state_of(record) is State.DEAD
         with pytest.raises(OSError, match="not connected") as refused:
@@ -168,7 +169,7 @@ def test_a_server_told_to_end_takes_its_mounts_along(place: Place) -> None:
     assert place.right("one") and place.right("two")
     opened = os.open(one.mountpoint / "d" / "own", os.O_RDONLY)
     os.kill(one.server, signal.SIGTERM)
-    assert mounts.await_end(one.server, 15)
+    assert await_end(one.server, 15)
     os.close(opened)
     for record in (one, two):
         assert list(record.mountpoint.iterdir()) == []
