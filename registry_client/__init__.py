@@ -1,4 +1,4 @@
-"""Images where they live: OCI registries, `oci:` layouts, archives; read lazily, verified, published.
+"""Reads images from OCI registries, `oci:` layouts and archives; writes them to all but docker's archives.
 
 Start with `parse_reference`, then `open_source` or `open_destination`. Importing this package is cheap: each
 transport is loaded when it is first opened, so a program that only parses names never loads an HTTP library.

@@ -1,7 +1,7 @@
 """One repository at one registry: where its API is, who we are there, and how its failures read.
 
 Sends authorised requests, follows redirects by hand (credentials stay with the registry), retries what is
-temporary. Ranges of blobs have their own loop in `blob_reader`; uploads in `registry_destination`.
+temporary. Ranges of blobs have their own loop in `blob_reader`; what has a body is sent by `uploads`.
 """
 
 from __future__ import annotations

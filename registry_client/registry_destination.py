@@ -1,8 +1,7 @@
 """An image in a registry, for publishing; fulfils `ImageDestination`.
 
-Blobs go up in one POST and one PUT, streamed from files that are opened anew for each attempt; manifests
-last, with their exact bytes. Existence is asked over the reading connections, so that nothing is sent
-twice.
+Decides what has to be sent: existence is asked first, over the reading connections, so that nothing is sent
+twice. How a blob goes up is `blob_upload`'s to know; manifests are stored here, with their exact bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Requests with bodies, over the `requests` library: authorised, streamed, sent to `Location`s as they
 were given.
 
-One request at a time; what to send, and when to try again, is `registry_destination`'s business. Sessions
-are not used: they add netrc accounts, environment proxies and a cookie jar shared by threads.
+A request is sent once. What to send, and when to try again, is for `blob_upload` to say of blobs, and for
+`registry_destination` and `referrers` of documents. Sessions of the library are not used: they add netrc
+accounts, environment proxies and a cookie jar shared by threads.
 """
 
 from __future__ import annotations
