@@ -14,7 +14,7 @@ from registry_client.options import RegistryOptions, variables_here
 from registry_client.platform import Platform, parse_platform
 from registry_client.reference import Reference, parse_reference
 
-_PATHS = frozenset({"authfile", "ca_file", "hosts_dir"})
+_PATHS = frozenset({"authfile"})
 _SECRETS = frozenset({"creds", "environment"})
 
 

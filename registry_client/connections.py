@@ -246,7 +246,11 @@ class ConnectionPool:
 
     def trust(self) -> Trust:
         """Whom connections here believe."""
-        return self._trust if self._trust is not None else trust_of(self._options)
+        if self._trust is not None:
+            return self._trust
+        from registry_client.tls import Trust
+
+        return Trust(self._options.tls_verify)
 
 
 def proxy_to(origin: Origin, options: RegistryOptions) -> Proxy | None:
@@ -256,13 +260,6 @@ def proxy_to(origin: Origin, options: RegistryOptions) -> Proxy | None:
     from registry_client.proxies import proxy_for
 
     return proxy_for(origin, options.variables)
-
-
-def trust_of(options: RegistryOptions) -> Trust:
-    """What *options* say about certificates."""
-    from registry_client.tls import Trust
-
-    return Trust(options.tls_verify, (options.ca_file,) if options.ca_file else ())
 
 
 class Pools:

@@ -163,8 +163,6 @@ def _trust(entry: Mapping[str, Any], directory: Path, options: RegistryOptions) 
     if not any(key in entry for key in ("ca", "client", "skip_verify")):
         return None
     authorities = [directory / one for one in _texts(entry.get("ca"), "ca")]
-    if options.ca_file:
-        authorities.append(options.ca_file)
     client: list[tuple[Path, Path | None]] = []
     listed = entry.get("client")
     for one in listed if isinstance(listed, list) else [] if listed is None else [listed]:
@@ -182,8 +180,7 @@ def _with_docker_files(own: Site, directory: Path, options: RegistryOptions) -> 
     client = tuple((one, one.with_suffix(".key")) for one in sorted(directory.glob("*.cert")))
     if not authorities and not client:
         return own
-    more = (options.ca_file,) if options.ca_file else ()
-    return own._replace(trust=Trust(options.tls_verify, (*authorities, *more), client))
+    return own._replace(trust=Trust(options.tls_verify, authorities, client))
 
 
 def _texts(value: object, name: str) -> list[str]:

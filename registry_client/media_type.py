@@ -14,7 +14,6 @@ class MediaType:
     OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
     OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
     OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
-    OCI_EMPTY: Final = "application/vnd.oci.empty.v1+json"
     OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
     OCI_LAYER_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
     OCI_LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"

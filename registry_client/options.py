@@ -30,11 +30,6 @@ class RegistryOptions:
     """A docker `config.json` or podman `auth.json` to read instead of the usual ones."""
     creds: str | None = field(default=None, repr=False)
     """`user:password`; goes before every other source of credentials."""
-    ca_file: Path | None = None
-    """Certificate authorities to trust in addition to the system's (PEM)."""
-    hosts_dir: Path | None = None
-    """Where mirrors are configured as containerd does, `<host>/hosts.toml`; None: $NOPULL_HOSTS_DIR or
-    `/etc/containerd/certs.d`."""
     environment: Mapping[str, str] | None = field(default=None, repr=False, hash=False)
     """`VARIABLES` as whoever asks has them, where another process does what he asks for; may hold secrets.
     None: this process's."""
@@ -54,9 +49,10 @@ class RegistryOptions:
         return os.environ if self.environment is None else self.environment
 
     @property
-    def mirrors_directory(self) -> str | Path:
-        """What `hosts_dir` and the environment come to; it need not exist."""
-        return self.hosts_dir or self.variables.get(_HOSTS_VARIABLE) or _HOSTS_DIRECTORY
+    def mirrors_directory(self) -> str:
+        """Where mirrors and authorities are configured as containerd does, in a directory for each host: it
+        need not exist."""
+        return self.variables.get(_HOSTS_VARIABLE) or _HOSTS_DIRECTORY
 
 
 def variables_here() -> dict[str, str]:

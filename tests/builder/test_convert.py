@@ -377,7 +377,7 @@ def test_what_is_no_linux_image_is_refused(tmp_path: Path, change: dict[str, Any
 
 def test_an_artifact_is_refused(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "in")
-    config = layout.put(b"{}", MediaType.OCI_EMPTY)
+    config = layout.put(b"{}", "application/vnd.oci.empty.v1+json")
     document = {"schemaVersion": 2, "mediaType": MediaType.OCI_MANIFEST, "config": config, "layers": []}
     layout.add_document(document, "app")
     refuse(tmp_path, SourceUnsupported, "its config is of type")

@@ -15,7 +15,7 @@ from registry_client.reference import parse_reference
 
 REQUEST = ImageRequest(
     parse_reference("registry.example/app:1"),
-    RegistryOptions(creds="somebody:secret", hosts_dir=Path("/etc/mirrors"), tls_verify=False),
+    RegistryOptions(creds="somebody:secret", authfile=Path("/etc/auth.json"), tls_verify=False),
     platform=parse_platform("linux/arm64"),
     background=False,
     cache_size=1 << 30,

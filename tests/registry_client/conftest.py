@@ -113,3 +113,16 @@ def certify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
         return certificate, key
 
     return make
+
+
+@pytest.fixture
+def believe(tmp_path: Path) -> Callable[..., None]:
+    """Has a server's certificate trusted as a user would: in the directory of its host, or another's."""
+
+    def put(server: ScriptedRegistry, host: str = "") -> None:
+        assert server.certificate is not None
+        directory = tmp_path / "certs.d" / (host or server.host)
+        directory.mkdir(parents=True)
+        (directory / "ca.crt").write_bytes(server.certificate[0].read_bytes())
+
+    return put

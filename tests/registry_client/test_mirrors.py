@@ -331,8 +331,7 @@ ca = "own.pem"
 """,
         encoding="utf-8",
     )
-    found = find_directory("registry.example:5000", replace(options, hosts_dir=tmp_path / "certs.d"))
-    assert found == directory
+    assert find_directory("registry.example:5000", options) == directory
     first, second, own = read_sites(directory, "registry.example:5000", options)
     assert (str(first.origin), first.namespace, first.dial_timeout) == (
         "a.example",
@@ -366,7 +365,7 @@ def test_a_broken_file_leaves_the_registry_itself(
 def test_the_most_particular_directory_counts_and_default_for_the_rest(
     tmp_path: Path, options: RegistryOptions
 ) -> None:
-    options = replace(options, hosts_dir=tmp_path)
+    options = replace(options, environment={"NOPULL_HOSTS_DIR": str(tmp_path)})
     assert find_directory("registry.example:5000", options) is None
     for name in ("_default", "registry.example:5000", "registry.example_5000_"):
         (tmp_path / name).mkdir()

@@ -58,12 +58,14 @@ def test_https_goes_through_a_tunnel(
     image: SampleImage,
     options: RegistryOptions,
     certify: Callable[[str], tuple[Path, Path]],
+    believe: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.certificate = certify("DNS:registry.example")
+    believe(server, "registry.example")
     store(image, server)
     monkeypatch.setenv("HTTPS_PROXY", f"http://alice:se%3Acret@{proxy.address}")
-    use("registry.example/demo/py:v1", image, replace(options, ca_file=server.certificate[0]))
+    use("registry.example/demo/py:v1", image, options)
     assert set(proxy.asked) == {"CONNECT registry.example:443"}
     expected = "Basic " + base64.b64encode(b"alice:se:cret").decode()
     assert set(proxy.authorizations) == {expected}

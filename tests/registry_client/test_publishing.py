@@ -32,6 +32,7 @@ from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 CONTENT = noise(300_000, 4)
 BLOB = describe(CONTENT, MediaType.OCI_LAYER)
 SMALL = b'{"small": true}'
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
 SMALL_BLOB = describe(SMALL, MediaType.OCI_CONFIG)
 
 
@@ -259,7 +260,7 @@ def test_a_session_opened_for_a_mount_and_not_used_is_given_up(
 
 def statement(subject: Descriptor, number: int) -> bytes:
     """A manifest that refers to *subject*."""
-    empty = describe(b"{}", MediaType.OCI_EMPTY).to_json()
+    empty = describe(b"{}", OCI_EMPTY).to_json()
     return json.dumps(
         {
             "schemaVersion": 2,
@@ -383,7 +384,7 @@ def test_debians_registry_gets_its_fallback_index_and_keeps_artifacts(
 ) -> None:
     publish(image, f"{debian.host}/demo/py:v1", options)
     opened = open_destination(parse_reference(f"{debian.host}/demo/py:v1"), options)
-    opened.put_blob(describe(b"{}", MediaType.OCI_EMPTY), opener(b"{}"))
+    opened.put_blob(describe(b"{}", OCI_EMPTY), opener(b"{}"))
 
     def write(number: int) -> Descriptor:
         return opened.put_manifest(statement(image.descriptor(), number), MediaType.OCI_MANIFEST, tag=None)

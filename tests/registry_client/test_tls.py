@@ -50,10 +50,10 @@ def use(reference: str, image: SampleImage, options: RegistryOptions) -> None:
 
 
 def test_an_authority_can_be_added(
-    secure: ScriptedRegistry, image: SampleImage, options: RegistryOptions
+    secure: ScriptedRegistry, image: SampleImage, options: RegistryOptions, believe: Callable[..., None]
 ) -> None:
-    assert secure.certificate is not None
-    use(store(image, secure), image, replace(options, plain_http=False, ca_file=secure.certificate[0]))
+    believe(secure)
+    use(store(image, secure), image, replace(options, plain_http=False))
     assert secure.blobs[BLOB.digest] == CONTENT
 
 
@@ -73,16 +73,18 @@ def test_a_certificate_that_is_not_trusted_is_final(
     certify: Callable[[str], tuple[Path, Path]],
     image: SampleImage,
     options: RegistryOptions,
+    believe: Callable[..., None],
     name: str,
     trusted: bool,
     why: str,
 ) -> None:
     server.certificate = certify(name)
-    settings = replace(options, plain_http=False, ca_file=server.certificate[0] if trusted else None)
+    if trusted:
+        believe(server)
     with pytest.raises(
         Unreachable, match=rf"its certificate is not trusted \(.*{why}.*\); .*--no-tls-verify"
     ) as caught:
-        use(store(image, server), image, settings)
+        use(store(image, server), image, replace(options, plain_http=False))
     assert not caught.value.temporary
     assert server.connections == 1
     assert not server.requests
@@ -90,7 +92,11 @@ def test_a_certificate_that_is_not_trusted_is_final(
 
 @case(33)
 def test_an_expired_certificate_is_final_however_well_it_is_known(
-    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions, tmp_path: Path
+    server: ScriptedRegistry,
+    image: SampleImage,
+    options: RegistryOptions,
+    tmp_path: Path,
+    believe: Callable[..., None],
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
@@ -113,9 +119,9 @@ def test_an_expired_certificate_is_final_however_well_it_is_known(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
     )
-    settings = replace(options, plain_http=False, ca_file=server.certificate[0])
+    believe(server)
     with pytest.raises(Unreachable, match=r"its certificate is not trusted \(.*expired.*\)") as caught:
-        use(store(image, server), image, settings)
+        use(store(image, server), image, replace(options, plain_http=False))
     assert not caught.value.temporary
     assert (server.connections, server.requests) == (1, [])
 
@@ -133,8 +139,11 @@ def test_plain_http_and_tls_that_meet_say_so(
 def test_an_authority_that_cannot_be_read_is_named(
     image: SampleImage, options: RegistryOptions, tmp_path: Path
 ) -> None:
+    directory = tmp_path / "certs.d" / "127.0.0.1:1"
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text('ca = "nowhere.pem"\n', encoding="utf-8")
     with pytest.raises(Unreachable, match=r"nowhere.pem as certificate authority"):
-        use("127.0.0.1:1/a", image, replace(options, plain_http=False, ca_file=tmp_path / "nowhere.pem"))
+        use("127.0.0.1:1/a", image, replace(options, plain_http=False))
 
 
 @pytest.mark.parametrize(
