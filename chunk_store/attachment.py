@@ -27,7 +27,7 @@ from chunk_store.memory_windows import MemoryWindows
 from chunk_store.open_windows import OpenWindows
 from chunk_store.priority import Priority
 from chunk_store.range_fetch import RangeFetch
-from chunk_store.remote import BlobSource, is_temporary
+from chunk_store.remote import BlobSource
 from chunk_store.scheduler import Scheduler
 from chunk_store.waiting import Waiting
 from chunk_store.window_file import WindowDirectory
@@ -293,7 +293,8 @@ class Attachment:
             seconds = self._shared.limits.read_seconds
             failure = ChunkUnavailable(
                 f"reading window {window.index} of blob {self._index.blob(number).id}: no answer within "
-                f"{seconds:g} s; the next read tries again"
+                f"{seconds:g} s; the next read tries again",
+                temporary=True,
             )
             log.error("%s", failure)
             raise failure
@@ -303,11 +304,7 @@ class Attachment:
 
 
 def _was_out_of_time(failure: StoreError | None) -> bool:
-    """Whether a fetch ended because there was no time to try again: who joined it late may begin another.
-
-    *failure* is what it ended with, or a waiter's copy of that.
+    """Whether a fetch that ended with *failure* had no time to try again: who joined it late may begin
+    another.
     """
-    if not isinstance(failure, ChunkUnavailable):
-        return False
-    ended = failure.__cause__ if isinstance(failure.__cause__, ChunkUnavailable) else failure
-    return is_temporary(ended.__cause__ or ended)
+    return isinstance(failure, ChunkUnavailable) and failure.temporary

@@ -13,7 +13,16 @@ class StoreError(Exception):
 
 
 class ChunkUnavailable(StoreError):
-    """The bytes could not be fetched in time. Nothing is wrong with them: the next read tries again."""
+    """The bytes could not be fetched in time. Nothing is wrong with them: the next read tries again.
+
+    `temporary` says whether there is a chance that the same request succeeds later, as the remote said it.
+    """
+
+    temporary: bool = False
+
+    def __init__(self, message: str, *, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
 
 
 class ChunkCorrupt(StoreError):

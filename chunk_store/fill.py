@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from copy import copy
 
 from chunk_store.errors import StoreError, StoreFull
 from chunk_store.priority import Priority
@@ -136,7 +137,7 @@ class Fill:
             try:
                 while self._verified < end:
                     if self._error is not None:
-                        raise type(self._error)(*self._error.args) from self._error
+                        raise copy(self._error) from self._error
                     left = deadline - time.monotonic()
                     if left <= 0:
                         return False, None

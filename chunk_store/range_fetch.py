@@ -360,7 +360,9 @@ class RangeFetch:
             os.close(fd)
 
     def _unavailable(self, fill: Fill, cause: BaseException) -> StoreError:
-        error = ChunkUnavailable(f"fetching {self._name(fill)}: {cause}; the next read tries again")
+        error = ChunkUnavailable(
+            f"fetching {self._name(fill)}: {cause}; the next read tries again", temporary=is_temporary(cause)
+        )
         error.__cause__ = cause
         return error
 

@@ -29,7 +29,6 @@ from chunk_store.pacing import Pacing
 from chunk_store.plan import Amount, Plan, State
 from chunk_store.priority import Priority
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
-from chunk_store.remote import is_temporary
 from chunk_store.standstill import Standstill
 from chunk_store.sums import Sum
 from chunk_store.waiting import Waiting
@@ -384,6 +383,6 @@ class Scheduler:
         if outcome is Outcome.GIVEN_UP and isinstance(error, StoreError):
             self._standstill.remote_failed(error)
             self._pacing.remote_failed(time.monotonic())
-            if not is_temporary(error.__cause__ or error):
+            if not (isinstance(error, ChunkUnavailable) and error.temporary):
                 self._plan.states[fill.number] = State.SET_ASIDE  # other blobs may be there
         return None

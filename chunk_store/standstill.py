@@ -6,7 +6,6 @@ Pure bookkeeping; the scheduler calls it under its lock.
 from __future__ import annotations
 
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
-from chunk_store.remote import is_temporary
 
 
 class Standstill:
@@ -49,7 +48,5 @@ class Standstill:
             raise StoreFull(*self.full.args)
         if broken and broken == missing:
             raise ChunkCorrupt(f"{broken} windows of the image are wrong at their source: {self._trouble}")
-        if isinstance(self._trouble, ChunkUnavailable) and not is_temporary(
-            self._trouble.__cause__ or self._trouble
-        ):
+        if isinstance(self._trouble, ChunkUnavailable) and not self._trouble.temporary:
             raise ChunkUnavailable(*self._trouble.args) from self._trouble

@@ -80,8 +80,8 @@ def test_a_permanent_failure_is_reported_at_once_and_the_next_read_tries_again(
     attachment = store.attach([BLOB.meta], source, background=False)
     with pytest.raises(ChunkUnavailable, match=r"window 0 of blob .*not found on host\.example") as caught:
         attachment.read(0, 0, 100)
-    assert isinstance(caught.value.__cause__, ChunkUnavailable)
-    assert isinstance(caught.value.__cause__.__cause__, RemoteFailed)
+    assert not caught.value.temporary
+    assert len(source.asked) == 1
     lines = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 1 and BLOB.meta.id in lines[0].getMessage()
     assert attachment.read(0, 0, 100) == BLOB.plain[:100]
@@ -165,10 +165,13 @@ def test_a_dead_remote_is_unavailable_within_the_deadline_and_usable_when_it_is_
     source.on_request = refuse
     store = open_store(limits=Limits(fetch_seconds=0.3))
     attachment = store.attach([BLOB.meta], source, background=False)
-    with pytest.raises(ChunkUnavailable, match="connection refused"):
+    with pytest.raises(ChunkUnavailable, match="connection refused") as caught:
         attachment.read(0, 0, 100)
+    assert caught.value.temporary
+    before = len(source.asked)
     source.on_request = lambda _: None
     assert attachment.read(0, 0, 100) == BLOB.plain[:100]
+    assert len(source.asked) == before + 1
 
 
 def test_a_remote_that_says_nothing_lets_readers_go_in_time(open_store: OpenStore) -> None:

@@ -29,15 +29,16 @@ def test_what_is_verified_is_readable_even_if_the_rest_failed() -> None:
         fill.wait(101, time.monotonic() + 10)
 
 
-def test_every_waiter_gets_an_error_of_its_own() -> None:
+def test_every_waiter_gets_an_error_of_its_own_that_says_the_same() -> None:
     fill = Fill(0, Priority.DEMAND)
-    fill.fail(ChunkUnavailable("no"))
+    fill.fail(ChunkUnavailable("no", temporary=True))
     errors = []
     for _ in range(2):
         with pytest.raises(ChunkUnavailable) as caught:
             fill.wait(1, time.monotonic() + 10)
         errors.append(caught.value)
     assert errors[0] is not errors[1]
+    assert [(str(error), error.temporary) for error in errors] == [("no", True)] * 2
 
 
 def test_a_listener_hears_once_as_soon_as_its_bytes_are_in_the_file() -> None:

@@ -37,8 +37,7 @@ def test_broken_windows_end_the_wait_when_nothing_else_is_missing_and_stay_told(
 
 def test_a_remote_that_may_come_back_is_waited_for_and_another_is_not() -> None:
     standstill = Standstill()
-    away, never = ChunkUnavailable("away"), ChunkUnavailable("not there")
-    away.__cause__ = ConnectionResetError()
+    away, never = ChunkUnavailable("away", temporary=True), ChunkUnavailable("not there")
     standstill.remote_failed(away)
     standstill.raise_hopeless(missing=3, broken=0)
     assert standstill.reason == "away"
