@@ -9,7 +9,7 @@ import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,7 +19,7 @@ from registry_client.options_cli import registry_options
 if TYPE_CHECKING:
     from builder.report import ConvertReport
     from builder.reuse import Dictionary
-    from builder.shelf import Shelf, TaggedSource
+    from builder.shelf import Shelf
     from registry_client.options import RegistryOptions
     from registry_client.reference import Reference
 
@@ -201,12 +201,14 @@ def _shelf(target: Reference, registry: RegistryOptions, owned: ExitStack) -> Sh
     from builder.shelf import Shelf
     from registry_client import open_source
     from registry_client.reference import Transport
+    from registry_client.source import TaggedSource
 
     if target.transport not in (Transport.DOCKER, Transport.OCI):
         return None
     source = open_source(target, registry)
     owned.callback(source.close)
-    return Shelf(cast("TaggedSource", source), target.tag)
+    assert isinstance(source, TaggedSource), "repositories and layouts know their tags"
+    return Shelf(source, target.tag)
 
 
 def _dictionary(text: str, target: Reference, registry: RegistryOptions, owned: ExitStack) -> Dictionary:

@@ -9,7 +9,7 @@ from builder.crew import Crew
 from builder.progress import Progress
 from builder.scratch import ScratchFile
 from registry_client.manifest import Descriptor, Manifest
-from registry_client.source import ImageDestination, ImageSource
+from registry_client.source import BlobMounting, ImageDestination, ImageSource
 
 COPIERS = 4
 """Blobs of one image that are brought at a time: small ones wait for round trips, large ones for the link."""
@@ -36,8 +36,11 @@ def bring_blob(
     """
     if destination.has_blob(entry):
         return
-    mount = getattr(destination, "mount_blob", None)
-    if repository is not None and mount is not None and mount(entry, repository):
+    if (
+        repository is not None
+        and isinstance(destination, BlobMounting)
+        and destination.mount_blob(entry, repository)
+    ):
         return
     step = f"copy {entry.digest[7:19]}"
     progress.begin(step, entry.size)

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from typing import Final
 
 from builder.discovery import is_marked
 from builder.errors import SourceUnsupported
@@ -19,10 +19,10 @@ from builder.image_documents import is_converted
 from builder.known_image import KnownImage
 from builder.layer_record import ANNOTATION, chain_ids, noted
 from registry_client.errors import NotFound, RegistryError, Unreachable
-from registry_client.manifest import Descriptor, Index, Manifest
+from registry_client.manifest import Index, Manifest
 from registry_client.media_type import MANIFESTS
 from registry_client.platform import Platform, select
-from registry_client.source import ImageSource
+from registry_client.source import ImageSource, TaggedSource
 
 _log = logging.getLogger(__name__)
 
@@ -30,16 +30,6 @@ _TAGS_LIMIT: Final = 32  # looked at; the newest versions share most
 _IMAGES_LIMIT: Final = 64
 _PLATFORMS_LIMIT: Final = 16  # of one index
 _AT_ONCE: Final = 8
-
-
-class TaggedSource(ImageSource, Protocol):
-    """A repository or a layout."""
-
-    def tags(self) -> list[str]:
-        """The names in it."""
-
-    def resolve_tag(self, tag: str) -> Descriptor:
-        """What one of them names."""
 
 
 class Shelf:

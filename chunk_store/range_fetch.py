@@ -288,12 +288,10 @@ class RangeFetch:
                 )
 
     def _distrust(self, sink: WindowSink) -> None:
-        """Tell the source that the unit under way was wrong, if it wants to know."""
-        report = getattr(self._source, "distrust", None)
-        if report is not None:
-            blob = self._index.blob(sink.number)
-            unit = blob.unit(sink.next_unit)
-            report(blob.id, unit.compressed_offset, unit.compressed_size)
+        """Tell the source that the unit under way was wrong."""
+        blob = self._index.blob(sink.number)
+        unit = blob.unit(sink.next_unit)
+        self._source.distrust(blob.id, unit.compressed_offset, unit.compressed_size)
 
     def _finish(self, sink: WindowSink) -> Settled:
         try:

@@ -10,11 +10,7 @@ from typing import Protocol
 
 
 class BlobSource(Protocol):
-    """Where compressed bytes come from.
-
-    May have a method `distrust(blob_id, offset, size)`: it is called when these bytes, just read, did not
-    match their digests, and before they are read again.
-    """
+    """Where compressed bytes come from."""
 
     def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """Yield exactly *size* bytes of blob *blob_id* from byte *offset*, in pieces, as they arrive.
@@ -23,6 +19,12 @@ class BlobSource(Protocol):
         once. An iterator may be dropped before its end; it is then closed. May raise anything; an exception
         whose attribute `temporary` is true is tried again within the deadline. The pieces need not be right:
         every chunk is checked against its digest before it is written or served.
+        """
+
+    def distrust(self, blob_id: str, offset: int, size: int) -> None:
+        """These bytes, just read, did not match their digests; called before they are read again.
+
+        By the thread that read them. A source that has them from several places asks another next time.
         """
 
 

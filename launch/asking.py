@@ -16,7 +16,7 @@ from registry_client.manifest import Descriptor
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
 from registry_client.reference import Reference
-from registry_client.source import ImageSource
+from registry_client.source import ImageSource, Networked
 
 # Opened while the name is resolved: the first reads of a container miss in several windows at once.
 CONNECTIONS = 6
@@ -58,7 +58,7 @@ class Question:
         if self._answer is None:
             return self.source.resolve()
         reached = self._answer.wait(self._since + REACH_SECONDS - time.monotonic())
-        if not reached and not getattr(self.source, "connections", 1):
+        if not reached and isinstance(self.source, Networked) and not self.source.connections:
             return None
         if not self._answer.wait(self._since + KNOWN_TAG_SECONDS - time.monotonic()):
             return None

@@ -17,7 +17,7 @@ from registry_client.digest import Digest
 from registry_client.errors import NotFound, RangeInvalid
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.media_type import MediaType
-from registry_client.source import ImageSource
+from registry_client.source import ImageSource, Mirrored
 
 _PIECE = 256 << 10  # bytes
 
@@ -53,10 +53,9 @@ class ImageBlobs:
         return self._source.read_at(self._descriptor(blob_id), offset, size)
 
     def distrust(self, blob_id: str, offset: int, size: int) -> None:
-        """These bytes turned out wrong: a source that has them from several places asks another next time."""
-        report = getattr(self._source, "distrust", None)
-        if report is not None:
-            report(self._descriptor(blob_id), offset, size)
+        """As `chunk_store.remote.BlobSource`: a source that has them from several places asks another."""
+        if isinstance(self._source, Mirrored):
+            self._source.distrust(self._descriptor(blob_id), offset, size)
 
     def _descriptor(self, blob_id: str) -> Descriptor:
         try:
@@ -102,6 +101,9 @@ class FileBlobs:
                 yield piece
         finally:
             os.close(file)
+
+    def distrust(self, blob_id: str, offset: int, size: int) -> None:
+        """Nothing: there is no other place to read them from."""
 
     def _path(self, blob_id: str) -> Path:
         return self._known.get(blob_id) or self._directory / blob_id

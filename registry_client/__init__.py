@@ -45,6 +45,7 @@ def warm(source: ImageSource, connections: int) -> None:
 
     For sources that have no connections this does nothing. Failures to connect are left to the first read.
     """
-    opener = getattr(source, "warm", None)
-    if opener is not None:
-        opener(connections)
+    from registry_client.source import Networked
+
+    if isinstance(source, Networked):
+        source.warm(connections)

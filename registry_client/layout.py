@@ -22,6 +22,7 @@ from registry_client.manifest import (
 )
 from registry_client.reference import Reference
 from registry_client.region import Region, Tree
+from registry_client.source import TaggedSource
 
 MARKER = "oci-layout"
 INDEX = "index.json"
@@ -58,8 +59,8 @@ def read_index(tree: Tree) -> dict[str, Any]:
     return index
 
 
-class LayoutSource:
-    """An image in a layout; fulfils `ImageSource`. Holds no file open between calls."""
+class LayoutSource(TaggedSource):
+    """An image in a layout. Holds no file open between calls."""
 
     def __init__(self, reference: Reference, tree: Tree) -> None:
         self._reference = reference
@@ -85,12 +86,10 @@ class LayoutSource:
         return entries[0]
 
     def tags(self) -> list[str]:
-        """The names of the layout's images."""
         entries = [self._entry(document) for document in read_index(self._tree)["manifests"]]
         return [name for entry in entries if (name := entry.annotations.get(REF_NAME)) is not None]
 
     def resolve_tag(self, tag: str) -> Descriptor:
-        """As `resolve`, for another name of the same layout."""
         for document in read_index(self._tree)["manifests"]:
             if (entry := self._entry(document)).annotations.get(REF_NAME) == tag:
                 return entry

@@ -1,4 +1,4 @@
-"""An image in a registry, for publishing; fulfils `ImageDestination`.
+"""An image in a registry, for publishing; fulfils `ImageDestination` and `BlobMounting`.
 
 Decides what has to be sent: existence is asked first, over the reading connections, so that nothing is sent
 twice. How a blob goes up is `blob_upload`'s to know; manifests are stored here, with their exact bytes.
@@ -19,6 +19,7 @@ from registry_client.redirect import STATUSES, Location
 from registry_client.reference import Reference
 from registry_client.retrying import ASKING_ATTEMPTS, Attempts
 from registry_client.routes import Routes
+from registry_client.source import BlobMounting
 from registry_client.wire import WireFailure
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _CREATED: Final = frozenset({200, 201, 204})
 _THERE: Final = frozenset({200}) | STATUSES
 
 
-class RegistryDestination:
+class RegistryDestination(BlobMounting):
     """All methods from any thread; each blob goes up over a connection of its own."""
 
     def __init__(self, reference: Reference, options: RegistryOptions) -> None:
@@ -75,11 +76,6 @@ class RegistryDestination:
         self._upload.send(descriptor, open_blob, session)
 
     def mount_blob(self, descriptor: Descriptor, repository: str) -> bool:
-        """Make a blob of another *repository* of this registry be here, too; False if the registry does not.
-
-        Raises:
-            Unreachable, ResponseInvalid: the registry does not answer, or not as registries do.
-        """
         endpoint = self._endpoint
         purpose = f"mount blob {descriptor.digest} from {repository} into {endpoint.repository}"
         place = (

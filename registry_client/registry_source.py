@@ -1,4 +1,4 @@
-"""An image in a registry, for reading; fulfils `ImageSource`."""
+"""An image in a registry, for reading; fulfils `ImageSource` and all that sources may fulfil beyond it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from registry_client.reference import Reference
 from registry_client.retrying import Attempts
 from registry_client.route import Route
 from registry_client.routes import Routes
+from registry_client.source import Mirrored, Networked, TaggedSource
 from registry_client.wire import WireFailure
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ _OK: Final = frozenset({200})
 _KEPT = 16  # documents remembered: an index, its manifests, and some more
 
 
-class RegistrySource:
+class RegistrySource(TaggedSource, Networked, Mirrored):
     """All methods from any thread. Connections are made when first needed, or by `warm`."""
 
     def __init__(self, reference: Reference, options: RegistryOptions) -> None:
@@ -53,7 +54,6 @@ class RegistrySource:
 
     @property
     def connections(self) -> int:
-        """TCP connections opened so far."""
         return self._routes.counters.connections
 
     @property
@@ -66,15 +66,9 @@ class RegistrySource:
         return self._resolve(name)
 
     def resolve_tag(self, tag: str) -> Descriptor:
-        """As `resolve`, for another tag of the same repository."""
         return self._resolve(tag)
 
     def tags(self) -> list[str]:
-        """The repository's tags, in the registry's order; empty if there is no repository.
-
-        Raises:
-            Unauthorized, Unreachable, ResponseInvalid.
-        """
         from registry_client.listing import list_tags
 
         return list_tags(self._routes.own.endpoint)
@@ -108,13 +102,11 @@ class RegistrySource:
         return (routes.mirrors or routes.own.blobs).read_at(blob, offset, size)
 
     def distrust(self, blob: Descriptor, offset: int, size: int) -> None:
-        """Bytes read from there turned out wrong: ask elsewhere next time, if there is an elsewhere."""
         routes = self._routes
         if routes.mirrors is None or not routes.mirrors.distrust(blob, offset, size):
             routes.own.blobs.forget(blob.digest)
 
     def warm(self, connections: int) -> None:
-        """Have *connections* connections to where reads will go first open soon; returns at once."""
         self._routes.warm(connections)
 
     def close(self) -> None:

@@ -1,13 +1,16 @@
 """What an image can come from and go to: two protocols, fulfilled by registries, OCI layouts and archives.
 
 One contract suite runs over all of them, so nothing above this package has to know which one it talks to.
-Not here: following an index to a platform's manifest (`selection`), opening one (`open_source`).
+What only some of them can do has a protocol of its own and is asked for with `isinstance`; who fulfils one of
+these inherits from it, so that a method which is renamed is an error and no ability silently gone. Not here:
+following an index to a platform's manifest (`selection`), opening one (`open_source`).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from registry_client.manifest import Descriptor, Index, Manifest
 
@@ -52,6 +55,48 @@ class ImageSource(Protocol):
         """Give up connections and files. Reads under way may still end well; later ones are errors."""
 
 
+@runtime_checkable
+class Networked(Protocol):
+    """A source that is asked over connections."""
+
+    @property
+    @abstractmethod
+    def connections(self) -> int:
+        """How many were opened so far."""
+
+    @abstractmethod
+    def warm(self, connections: int) -> None:
+        """Have *connections* of them to where reads will go open soon; returns at once.
+
+        Failures to connect are left to the first read.
+        """
+
+
+@runtime_checkable
+class Mirrored(Protocol):
+    """A source that may have the same bytes from several places."""
+
+    @abstractmethod
+    def distrust(self, blob: Descriptor, offset: int, size: int) -> None:
+        """These bytes, just read, turned out wrong: ask elsewhere next time, if there is an elsewhere."""
+
+
+@runtime_checkable
+class TaggedSource(ImageSource, Protocol):
+    """A source that knows its neighbours: the other images of a repository or a layout."""
+
+    @abstractmethod
+    def tags(self) -> list[str]:
+        """The names in it, in its own order; empty if there is no repository.
+
+        Raises: as `resolve`.
+        """
+
+    @abstractmethod
+    def resolve_tag(self, tag: str) -> Descriptor:
+        """As `resolve`, for another name in it."""
+
+
 class ImageDestination(Protocol):
     """Somewhere an image can be put. Blobs first, then manifests, then indexes."""
 
@@ -73,3 +118,16 @@ class ImageDestination(Protocol):
 
     def close(self) -> None:
         """Finish. An archive appears under its name only now, and only if its manifest was put."""
+
+
+@runtime_checkable
+class BlobMounting(Protocol):
+    """A destination that may take a blob from its neighbours without its bytes being sent."""
+
+    @abstractmethod
+    def mount_blob(self, descriptor: Descriptor, repository: str) -> bool:
+        """Make a blob of another *repository* of this registry be here, too; False if the registry does not.
+
+        Raises:
+            Unreachable, ResponseInvalid: the registry does not answer, or not as registries do.
+        """

@@ -8,7 +8,6 @@ from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -18,13 +17,14 @@ from builder.layer_record import MEMBER, RecordInvalid, decode
 from builder.overlay import empty_tree, merge_layer
 from builder.report import ConvertReport
 from builder.reuse import Dictionary
-from builder.shelf import Shelf, TaggedSource
+from builder.shelf import Shelf
 from builder.tar_index import TarEntry
 from builder.tree_undo import apply_undo, snapshot, undo_to
 from rafs.tree import Node, walk
 from registry_client import open_destination, open_source
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
+from registry_client.source import TaggedSource
 from tests.builder.layouts import Layout, Published, convert_layout, digest_of, gzipped
 from tests.builder.tar_bytes import END, member, pax
 from tests.builder.test_convert import LAYERS, SMALL
@@ -72,7 +72,9 @@ def convert_beside(
         opened = open_source(parse_reference(f"oci:{source}:app"), RegistryOptions())
         published = open_destination(parse_reference(name), RegistryOptions())
         owned.callback(published.close)
-        shelf = Shelf(cast(TaggedSource, open_source(parse_reference(name), RegistryOptions())), tag)
+        neighbours = open_source(parse_reference(name), RegistryOptions())
+        assert isinstance(neighbours, TaggedSource)
+        shelf = Shelf(neighbours, tag)
         return convert(opened, published, tag=tag, options=options, shelf=shelf)
 
 

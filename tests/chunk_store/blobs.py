@@ -99,6 +99,7 @@ class ScriptedSource:
         self._stored = {blob.meta.id: blob.stored for blob in blobs}
         self._lock = threading.Lock()
         self.asked: list[Asked] = []
+        self.distrusted: list[Asked] = []
         self.sent = 0
         self.on_request: Callable[[Asked], None] = lambda _: None
         self.on_piece: Callable[[Asked, int], None] = lambda _, __: None
@@ -129,3 +130,6 @@ class ScriptedSource:
             with self._lock:
                 self.sent += len(piece)
             yield piece
+
+    def distrust(self, blob_id: str, offset: int, size: int) -> None:
+        self.distrusted.append(Asked(blob_id, offset, size))

@@ -193,6 +193,13 @@ def test_a_byte_flipped_on_the_way_is_fetched_once_more(store: ChunkStore) -> No
     assert read_all(store, source) == BLOB.plain
     assert len(source.asked) == len(BLOB.windows) + 1
     assert file_of(store, WINDOW).read_bytes() == WINDOW_BYTES
+    (told,) = source.distrusted
+    unit = BLOB.meta.unit(WINDOW.first_unit)
+    assert (told.blob_id, told.offset, told.size) == (
+        BLOB.meta.id,
+        unit.compressed_offset,
+        unit.compressed_size,
+    )
 
 
 def test_bytes_wrong_at_the_source_reach_neither_reader_nor_file(store: ChunkStore) -> None:
