@@ -14,6 +14,7 @@ from registry_client.answer import Answer
 from registry_client.connections import Pools
 from registry_client.deadline import Deadline
 from registry_client.errors import RegistryError, ResponseInvalid, Unreachable
+from registry_client.manifest import MANIFEST_LIMIT
 from registry_client.options import RegistryOptions
 from registry_client.redirect import HOPS, STATUSES, Location, parse_location
 from registry_client.reference import Reference
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # A front end that compresses on the fly would make offsets and digests those of other bytes.
 PLAIN_HEADERS: Mapping[str, str] = {"User-Agent": CLIENT_ID, "Accept-Encoding": "identity"}
+_OK = frozenset({200})
 _EXPIRED_WORDS = "token has expired"  # ECR says so with a 403 and no challenge
 
 
@@ -211,6 +213,32 @@ class Endpoint:
             except Unreachable as unreachable:
                 error = unreachable
             attempts.pause_or_raise(error)
+
+    def read_document(
+        self,
+        target: str,
+        headers: Mapping[str, str],
+        purpose: str,
+        deadline: Deadline,
+        accepted: frozenset[int] = _OK,
+    ) -> tuple[Answer, bytes]:
+        """The answer to a GET of *target* with a status in *accepted*, and its whole body; b"" unless the
+        status is 200. A body that breaks off is read again from its start.
+
+        Raises:
+            NotFound, Unauthorized, Unreachable, ResponseInvalid: as `ask`; Unreachable also for a body of
+            more than `MANIFEST_LIMIT` bytes.
+        """
+        attempts = Attempts(deadline, self.attempts)
+        while True:
+            answer = self.ask("GET", target, headers, "pull", purpose, accepted, deadline)
+            if answer.status != 200:
+                answer.text()
+                return answer, b""
+            try:
+                return answer, answer.read_all(MANIFEST_LIMIT)
+            except WireFailure as failure:
+                attempts.pause_or_raise(self.unreachable(failure, purpose))
 
     def refused(self, answer: Answer, purpose: str, place: Location | None) -> RegistryError:
         """The error for *answer*; the registry's wish to be left alone is heard for all requests to it."""

@@ -16,11 +16,9 @@ from registry_client.deadline import Deadline
 from registry_client.digest import Digest
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
 from registry_client.errors import ManifestInvalid, NotFound, ReferenceInvalid, ResponseInvalid
-from registry_client.manifest import MANIFEST_LIMIT, Descriptor, parse_descriptor
+from registry_client.manifest import Descriptor, parse_descriptor
 from registry_client.media_type import ACCEPT, MediaType, strip_parameters
 from registry_client.redirect import Location, parse_location
-from registry_client.retrying import Attempts
-from registry_client.wire import WireFailure
 
 _PAGES: Final = 10_000
 _LINK = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next"?', re.IGNORECASE)
@@ -79,19 +77,14 @@ def read_fallback(
     purpose = f"read the list of what refers to {digest} in {endpoint.repository}"
     target = endpoint.path("manifests", fallback_tag(digest))
     headers = {**PLAIN_HEADERS, "Accept": ACCEPT}
-    attempts = Attempts(deadline, endpoint.attempts)
-    while True:
-        try:
-            answer = endpoint.ask("GET", target, headers, "pull", purpose, _OK, deadline)
-        except NotFound:
-            return [], {}, None
-        try:
-            document = json.loads(answer.read_all(MANIFEST_LIMIT))
-            break
-        except WireFailure as failure:
-            attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
-        except (ValueError, RecursionError):
-            return [], {}, None
+    try:
+        answer, text = endpoint.read_document(target, headers, purpose, deadline)
+    except NotFound:
+        return [], {}, None
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return [], {}, None
     if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
         return [], {}, None
     return descriptors(document, purpose), document, answer.headers.get("ETag")
@@ -121,7 +114,7 @@ def _pages(
         if following in seen or len(seen) >= _PAGES:
             raise ResponseInvalid(f"{endpoint.label} was asked to {purpose} and its pages never end")
         seen.add(following)
-        answer, text = _page(endpoint, following, headers, purpose, accepted, deadline)
+        answer, text = endpoint.read_document(following, headers, purpose, deadline, accepted)
         page: object = {}
         if answer.status == 200:
             try:
@@ -132,26 +125,6 @@ def _pages(
         deadline.renew()
         yield answer, page if isinstance(page, dict) else {}
         following = _next(endpoint, following, answer)
-
-
-def _page(
-    endpoint: Endpoint,
-    target: str,
-    headers: Mapping[str, str],
-    purpose: str,
-    accepted: frozenset[int],
-    deadline: Deadline,
-) -> tuple[Answer, bytes]:
-    attempts = Attempts(deadline, endpoint.attempts)
-    while True:
-        answer = endpoint.ask("GET", target, headers, "pull", purpose, accepted, deadline)
-        if answer.status != 200:
-            answer.text()
-            return answer, b""
-        try:
-            return answer, answer.read_all(MANIFEST_LIMIT)
-        except WireFailure as failure:
-            attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
 
 
 def _next(endpoint: Endpoint, target: str, answer: Answer) -> str | None:

@@ -18,14 +18,12 @@ from typing import Final
 from registry_client.deadline import Deadline
 from registry_client.digest import Digest
 from registry_client.endpoint import Endpoint
-from registry_client.errors import ResponseInvalid, Unreachable
+from registry_client.errors import ResponseInvalid
 from registry_client.listing import fallback_tag, read_fallback
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.media_type import MediaType
 from registry_client.redirect import Location
-from registry_client.retrying import Attempts
 from registry_client.uploads import Sender
-from registry_client.wire import WireFailure
 
 LOOKS: Final = (0.1, 0.3, 0.8)
 """Seconds between writing and looking again, each ± a third. Another writer loses our entry only if it read
@@ -77,17 +75,8 @@ def _write(
     place = Location(endpoint.origin, endpoint.path("manifests", fallback_tag(subject)))
     purpose = f"store the list of what refers to {subject} in {endpoint.repository}"
     headers = {"Content-Type": str(MediaType.OCI_INDEX), **condition}
-    attempts = Attempts(deadline, endpoint.attempts)
-    while True:
-        try:
-            stored = sender.send(
-                "PUT", place, raw, headers, purpose, frozenset({200, 201, 204, 409, 412}), deadline
-            )
-            return stored.status not in (409, 412)
-        except WireFailure as failure:
-            attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
-        except Unreachable as error:
-            attempts.pause_or_raise(error)
+    accepted = frozenset({200, 201, 204, 409, 412})
+    return sender.store(place, raw, headers, purpose, accepted, deadline).status not in (409, 412)
 
 
 def _is_there(

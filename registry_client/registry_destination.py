@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from registry_client.digest import digest_of
 from registry_client.endpoint import PLAIN_HEADERS
-from registry_client.errors import DigestMismatch, NotFound, ResponseInvalid, Unauthorized, Unreachable
+from registry_client.errors import DigestMismatch, NotFound, ResponseInvalid, Unauthorized
 from registry_client.manifest import Descriptor, Manifest, parse_manifest
 from registry_client.options import RegistryOptions
 from registry_client.redirect import STATUSES, Location
 from registry_client.reference import Reference
-from registry_client.retrying import ASKING_ATTEMPTS, Attempts
 from registry_client.routes import Routes
 from registry_client.source import BlobMounting
 from registry_client.wire import WireFailure
@@ -104,18 +103,9 @@ class RegistryDestination(BlobMounting):
         name = tag or descriptor.digest
         purpose = f"store manifest {endpoint.repository}{':' if tag else '@'}{name}"
         place = Location(endpoint.origin, endpoint.path("manifests", name))
-        deadline = endpoint.deadline()
-        attempts = Attempts(deadline, ASKING_ATTEMPTS)
-        while True:
-            try:
-                stored = self._sender.send(
-                    "PUT", place, raw, {"Content-Type": media_type}, purpose, _CREATED, deadline
-                )
-                break
-            except WireFailure as failure:
-                attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
-            except (Unreachable, ResponseInvalid) as error:
-                attempts.pause_or_raise(error)
+        stored = self._sender.store(
+            place, raw, {"Content-Type": media_type}, purpose, _CREATED, endpoint.deadline()
+        )
         announced = stored.headers.get("Docker-Content-Digest")
         if announced is not None and announced.startswith("sha256:") and announced != descriptor.digest:
             raise DigestMismatch(

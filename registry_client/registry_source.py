@@ -9,26 +9,16 @@ from typing import Final
 from registry_client.digest import Digest, check_bytes, digest_of
 from registry_client.endpoint import PLAIN_HEADERS
 from registry_client.errors import DigestMismatch
-from registry_client.manifest import (
-    MANIFEST_LIMIT,
-    Descriptor,
-    Index,
-    Manifest,
-    media_type_of,
-    parse_manifest,
-)
+from registry_client.manifest import Descriptor, Index, Manifest, media_type_of, parse_manifest
 from registry_client.media_type import ACCEPT
 from registry_client.options import RegistryOptions
 from registry_client.reference import Reference
-from registry_client.retrying import Attempts
 from registry_client.route import Route
 from registry_client.routes import Routes
 from registry_client.source import Mirrored, Networked, TaggedSource
-from registry_client.wire import WireFailure
 
 _log = logging.getLogger(__name__)
 _HEADERS: Final = {**PLAIN_HEADERS, "Accept": ACCEPT}
-_OK: Final = frozenset({200})
 _KEPT = 16  # documents remembered: an index, its manifests, and some more
 
 
@@ -122,21 +112,11 @@ class RegistrySource(TaggedSource, Networked, Mirrored):
     def _get(self, route: Route, name: str) -> tuple[bytes, str]:
         """The bytes of a manifest, checked against what they are called, and their Content-Type."""
         endpoint = route.endpoint
-        deadline = endpoint.deadline()
-        attempts = Attempts(deadline, endpoint.attempts)
-        target = endpoint.path("manifests", name)
         what = f"{self._what(name)} from {endpoint.label}"
+        target = endpoint.path("manifests", name)
         purpose = f"read {self._what(name)}"
-
-        while True:
-            answer = endpoint.ask("GET", target, _HEADERS, "pull", purpose, _OK, deadline)
-            try:
-                raw = answer.read_all(MANIFEST_LIMIT)
-            except WireFailure as failure:
-                attempts.pause_or_raise(endpoint.unreachable(failure, purpose))
-                continue
-            self._routes.counters.add(bytes_received=len(raw))
-            break
+        answer, raw = endpoint.read_document(target, _HEADERS, purpose, endpoint.deadline())
+        self._routes.counters.add(bytes_received=len(raw))
         announced = answer.headers.get("Docker-Content-Digest")
         if ":" in name:
             check_bytes(raw, Digest(name), None, what)

@@ -1,9 +1,9 @@
 """Requests with bodies, over the `requests` library: authorised, streamed, sent to `Location`s as they
 were given.
 
-A request is sent once. What to send, and when to try again, is for `blob_upload` to say of blobs, and for
-`registry_destination` and `referrers` of documents. Sessions of the library are not used: they add netrc
-accounts, environment proxies and a cookie jar shared by threads.
+Documents are sent again after what is temporary. Whatever else is sent once: `blob_upload` says when to try
+that again, and with what. Sessions of the library are not used: they add netrc accounts, environment proxies
+and a cookie jar shared by threads.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from requests.structures import CaseInsensitiveDict
 from registry_client.connections import proxy_to
 from registry_client.deadline import Deadline
 from registry_client.endpoint import PLAIN_HEADERS, Endpoint
-from registry_client.errors import DigestMismatch
+from registry_client.errors import DigestMismatch, Unreachable
 from registry_client.redirect import HOPS, Location, parse_location
 from registry_client.refusal import refusal_of
+from registry_client.retrying import Attempts
 from registry_client.wire import FOREIGN_ERRORS, WireFailure, explain
 
 # At DEBUG it logs every URL with its query, which for uploads to storage services is a secret.
@@ -119,6 +120,29 @@ class Sender:
         if error.retry_after and ours:
             endpoint.pace.slow_down(error.retry_after)
         raise error
+
+    def store(
+        self,
+        place: Location,
+        document: bytes,
+        headers: Mapping[str, str],
+        purpose: str,
+        accepted: frozenset[int],
+        deadline: Deadline,
+    ) -> Stored:
+        """PUT *document*, again after what is temporary.
+
+        Raises:
+            NotFound, Unauthorized, Unreachable, ResponseInvalid, DigestMismatch.
+        """
+        attempts = Attempts(deadline, self._endpoint.attempts)
+        while True:
+            try:
+                return self.send("PUT", place, document, headers, purpose, accepted, deadline)
+            except WireFailure as failure:
+                attempts.pause_or_raise(self._endpoint.unreachable(failure, purpose))
+            except Unreachable as error:
+                attempts.pause_or_raise(error)
 
     def close(self) -> None:
         self._adapter.close()
