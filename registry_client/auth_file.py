@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from registry_client.reference import DOCKER_HUB, HUB_NAMES
+
 _log = logging.getLogger(__name__)
-_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _FILE_LIMIT = 16 * 1024 * 1024
 
 
@@ -134,4 +135,4 @@ def _canonical(key: str) -> str:
         key = rest.partition("/")[0]
     key = key.rstrip("/")
     host, slash, path = key.partition("/")
-    return ("docker.io" if host.lower() in _HUB else host.lower()) + slash + path
+    return (DOCKER_HUB if host.lower() in HUB_NAMES else host.lower()) + slash + path

@@ -16,10 +16,11 @@ from urllib.parse import quote, urlencode, urlsplit
 from registry_client.answer import Answer
 from registry_client.auth_file import Account
 from registry_client.challenge import Challenge, basic
-from registry_client.connections import ConnectionPool, Origin, Pools
+from registry_client.connections import ConnectionPool, Pools
 from registry_client.deadline import Deadline
 from registry_client.digest import shorten
 from registry_client.errors import RegistryError, ResponseInvalid, Unauthorized, Unreachable
+from registry_client.origin import DEFAULT_PORTS, Origin
 from registry_client.retrying import parse_retry_after
 from registry_client.wire import CLIENT_ID, WireFailure
 
@@ -137,7 +138,7 @@ def _realm(realm: str, registry: Origin) -> tuple[Origin, str]:
     """Where a token is asked for; refuses places an account must not travel to."""
     try:
         parts = urlsplit(realm)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme, 0)
     except ValueError as error:
         raise _refused(realm, registry, "it is not a URL") from error
     host = parts.hostname or ""

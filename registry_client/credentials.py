@@ -19,6 +19,7 @@ from pathlib import Path
 from registry_client.auth_file import Account, AuthFile, load_auth_file
 from registry_client.errors import Unauthorized
 from registry_client.options import CREDS_VARIABLE, RegistryOptions
+from registry_client.reference import DOCKER_HUB
 
 _log = logging.getLogger(__name__)
 PROGRAM_TIMEOUT = 15.0
@@ -115,7 +116,7 @@ def _ask_program(name: str, host: str) -> Account | None:
         _log.warning("%r is not the name of a credential program; it is skipped", name[:40])
         return None
     program = f"docker-credential-{name}"
-    server = "https://index.docker.io/v1/" if host == "docker.io" else host
+    server = "https://index.docker.io/v1/" if host == DOCKER_HUB else host
     try:
         # A session of its own: programs are often scripts, and what those started has to end with them.
         running = subprocess.Popen(

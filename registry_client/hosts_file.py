@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from registry_client.options import RegistryOptions
-from registry_client.origin import Origin
+from registry_client.origin import DEFAULT_PORTS, Origin
 from registry_client.reference import DOCKER_HUB
 from registry_client.site import Site, is_loopback, registry_site, split_port
 from registry_client.tls import Trust
@@ -143,7 +143,7 @@ def _place(url: str) -> tuple[Origin, str]:
     text = url if "://" in url else ("http://" if is_loopback(split_port(url)[0]) else "https://") + url
     try:
         parts = urlsplit(text)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         port, parts = None, urlsplit("")
     if port is None or not parts.hostname or parts.username is not None or parts.query:

@@ -10,14 +10,13 @@ import re
 from typing import NamedTuple
 
 from registry_client.errors import ResponseInvalid
-from registry_client.origin import Origin
+from registry_client.origin import DEFAULT_PORTS, Origin
 
 STATUSES = frozenset({301, 302, 303, 307, 308})
 HOPS = 5
 """Redirects followed in a row: registry, data endpoint and storage are two; a loop ends here."""
 _ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://([^/?#]*))?([^#]*)")
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_PORTS = {"http": 80, "https": 443}
 
 
 class Location(NamedTuple):
@@ -52,14 +51,14 @@ def parse_location(text: str | None, base: Location) -> Location:
         target = text if text.startswith("/") else _joined(base.target, text)
         return Location(base.origin, target.partition("#")[0])
     scheme, authority, target = absolute[1].lower(), absolute[2], absolute[3]
-    if scheme not in _PORTS:
+    if scheme not in DEFAULT_PORTS:
         raise _refused(base, f"it is of scheme {scheme[:20]!r}, expected http or https")
     if scheme == "http" and base.origin.scheme == "https":
         raise _refused(base, "it leads from HTTPS to plain HTTP")
     host = _AUTHORITY.fullmatch(authority or "")
     if host is None or int(host[2] or 1) > 65535:
         raise _refused(base, "it names no usable host")
-    origin = Origin(scheme, host[1].strip("[]").lower(), int(host[2] or _PORTS[scheme]))
+    origin = Origin(scheme, host[1].strip("[]").lower(), int(host[2] or DEFAULT_PORTS[scheme]))
     return Location(origin, target if target.startswith("/") else f"/{target}")
 
 

@@ -17,7 +17,8 @@ from registry_client.errors import ReferenceInvalid
 
 DEFAULT_TAG = "latest"
 DOCKER_HUB = "docker.io"
-_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io"})
+"""What Docker Hub is called in image names and in credential files."""
 # distribution-spec, "Pulling manifests"; 255 is what many registries store for host and name together.
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -121,7 +122,7 @@ def _parse_docker(text: str, name: str) -> Reference:
     if not _HOST.fullmatch(host):
         raise ReferenceInvalid(f"{shorten(text)!r}: {host!r} is not a host name with an optional port")
     host = host.lower()
-    if host in _HUB_NAMES:
+    if host in HUB_NAMES:
         host = DOCKER_HUB
         if "/" not in repository:
             repository = f"library/{repository}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from registry_client.options import RegistryOptions
-from registry_client.origin import Origin
+from registry_client.origin import DEFAULT_PORTS, Origin
 from registry_client.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def registry_site(host: str, options: RegistryOptions) -> Site:
     if plain is None:
         plain = is_loopback(name)
     scheme = "http" if plain else "https"
-    return Site(Origin(scheme, name, int(port) if port else {"http": 80, "https": 443}[scheme]))
+    return Site(Origin(scheme, name, int(port) if port else DEFAULT_PORTS[scheme]))
 
 
 def is_loopback(name: str) -> bool:
