@@ -8,8 +8,6 @@ Only loaded when `hosts.toml` names a mirror.
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +18,7 @@ from registry_client.digest import Digest, check_bytes, verify_stream
 from registry_client.errors import DigestMismatch, NotFound, RegistryError, Unauthorized, Unreachable
 from registry_client.health import WRONG_BYTES_REST, Health
 from registry_client.manifest import Descriptor
+from registry_client.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from registry_client.route import Route
@@ -55,7 +54,7 @@ class MirrorReading:
         # Who served what lately, to know who is to blame for wrong bytes. Appending is atomic.
         self._served: deque[_Served] = before._served if before else deque(maxlen=_REMEMBERED)
         peers = any(_is_peer(route) for route in mirrors)
-        self._direct = _Bucket(DIRECT_RATE, DIRECT_BURST) if peers else None
+        self._direct = TokenBucket(DIRECT_RATE, DIRECT_BURST) if peers else None
 
     def first(self) -> Route | None:
         """The mirror that is asked first for content; None: all are left at the moment."""
@@ -134,9 +133,26 @@ class MirrorReading:
                     return
             except RegistryError as error:
                 self._blame(route, blob.digest, error)
-        if self._direct is not None:
-            self._direct.take(deadline)
+        self._await_turn(deadline)
         yield from own.blobs.pieces(blob, position, end, whole=whole, deadline=deadline)
+
+    def _await_turn(self, deadline: Deadline) -> None:
+        """Return when the registry itself may be asked.
+
+        Raises:
+            Unreachable: that would be after *deadline*.
+        """
+        if self._direct is None:
+            return
+        left = deadline.remaining()
+        wait = self._direct.take(left)
+        if wait >= left:
+            raise Unreachable(
+                "the peer-to-peer proxy does not answer, and too many ask the registry itself",
+                retry_after=wait,
+            )
+        if wait:
+            deadline.pause(wait)
 
     def _well(self, digest: str | None) -> Iterator[Route]:
         for route in self.routes:
@@ -175,37 +191,6 @@ class _Served:
         self.digest = digest
         self.start = self.end = start
         self.route = route
-
-
-class _Bucket:
-    """So many at once, and then so many a second."""
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self._rate = rate
-        self._burst = float(burst)
-        self._left = float(burst)
-        self._counted = time.monotonic()
-        self._lock = threading.Lock()  # protects the two above; nothing else is taken under it
-
-    def take(self, deadline: Deadline) -> None:
-        """Return when it is our turn.
-
-        Raises:
-            Unreachable: that would be after *deadline*.
-        """
-        with self._lock:
-            now = time.monotonic()
-            self._left = min(self._burst, self._left + (now - self._counted) * self._rate)
-            self._counted = now
-            wait = max(1 - self._left, 0.0) / self._rate
-            if wait >= deadline.remaining():
-                raise Unreachable(
-                    "the peer-to-peer proxy does not answer, and too many ask the registry itself",
-                    retry_after=wait,
-                )
-            self._left -= 1
-        if wait:
-            deadline.pause(wait)
 
 
 def _is_peer(route: Route) -> bool:
