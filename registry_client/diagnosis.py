@@ -26,6 +26,7 @@ from registry_client.wire import WireFailure
 
 _ANY_REPOSITORY = "nopull/any"
 _PATIENCE = 10.0
+_USABLE = frozenset({200, 404})  # 404: no repository of that name, and nobody refuses to look for it
 
 
 def diagnose(name: str, options: RegistryOptions) -> dict[str, Any]:
@@ -127,7 +128,10 @@ def _way(
         account = find_account(host, repository or _ANY_REPOSITORY, options)
         if account is not None:
             facts["account"] = f"user {account.username!r} ({_kind(account)}), from {account.origin}"
-        facts["usable"] = _talk(site, repository, account, options, pools, facts)
+        for step, usable in _talk(site, repository, account, options, pools):
+            facts["answered"] = True
+            facts["steps"].append(step)
+            facts["usable"] = usable
     except RegistryError as error:
         facts["steps"].append(str(error))
     except WireFailure as failure:
@@ -140,53 +144,49 @@ def _way(
 
 
 def _talk(
-    site: Site,
-    repository: str | None,
-    account: Account | None,
-    options: RegistryOptions,
-    pools: Pools,
-    facts: dict[str, Any],
-) -> bool:
+    site: Site, repository: str | None, account: Account | None, options: RegistryOptions, pools: Pools
+) -> Iterator[tuple[str, bool]]:
+    """Each step once it was answered, and whether reading works as far as is known by then.
+
+    Raises:
+        WireFailure, RegistryError: there it ended.
+    """
     from registry_client.bearer import exchange
 
-    steps: list[str] = facts["steps"]
     deadline = Deadline(min(_PATIENCE, options.timeout))
     suffix = f"?ns={site.namespace}" if site.namespace else ""
     target = f"{site.prefix}/{repository}/tags/list{suffix}" if repository else f"{site.prefix}/{suffix}"
     headers = {**PLAIN_HEADERS, **dict(site.headers)}
     started = time.monotonic()
     answer = pools.at(site.origin).send("GET", target, headers, deadline)
-    steps.append(
-        f"asked without an account: {answer.status} after {(time.monotonic() - started) * 1000:.0f} ms"
-    )
-    facts["answered"] = True
+    took = (time.monotonic() - started) * 1000
+    yield f"asked without an account: {answer.status} after {took:.0f} ms", answer.status in _USABLE
     challenge = preferred(parse_challenges(answer.headers.getlist("WWW-Authenticate")))
     answer.text()
     if answer.status != 401:
-        return answer.status in (200, 404)
+        return
     if challenge is None:
-        steps.append("it does not say how to authenticate")
-        return False
+        yield "it does not say how to authenticate", False
+        return
     if challenge.scheme == "bearer":
-        steps.append(f"it wants a token from {shorten(challenge.parameters['realm'].partition('?')[0])}")
+        yield f"it wants a token from {shorten(challenge.parameters['realm'].partition('?')[0])}", False
         if account is not None and account.registry_token:
             header = "Bearer " + account.registry_token
-            steps.append("the account is a token itself, sent as it is")
+            yield "the account is a token itself, sent as it is", False
         else:
             scopes = [f"repository:{repository}:pull"] if repository else _scopes(challenge)
             token = exchange(challenge, scopes, account, site.origin, pools, deadline)
-            steps.append(f"the token server gave a token, good for {token.expires - token.issued:.0f} s")
+            yield f"the token server gave a token, good for {token.expires - token.issued:.0f} s", False
             header = "Bearer " + token.value
     else:
-        steps.append("it wants user and password")
+        yield "it wants user and password", False
         if account is None:
-            steps.append("there is no account to show: log in with docker login, or give --creds")
-            return False
+            yield "there is no account to show: log in with docker login, or give --creds", False
+            return
         header = basic(account.username, account.password or account.identity_token)
     answer = pools.at(site.origin).send("GET", target, {**headers, "Authorization": header}, deadline)
-    steps.append(f"asked with that: {answer.status}")
+    yield f"asked with that: {answer.status}", answer.status in _USABLE
     answer.text()
-    return answer.status in (200, 404)
 
 
 def _scopes(challenge: Challenge) -> list[str]:
