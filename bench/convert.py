@@ -23,6 +23,7 @@ from bench.convert_variants import Layers, write_variant
 from bench.errors import BenchError
 from bench.machine import describe_machine, describe_versions
 from builder.discovery import find_ordinary
+from builder.progress import megabytes
 from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client import open_source
 from registry_client.options import RegistryOptions
@@ -240,7 +241,8 @@ def result_lines(found: Measured) -> Iterator[str]:
     """Yield what people read."""
     parts, best = found.parts, found.best
     bound = found.bound
-    yield f"{found.image}: {_mb(parts.tar_bytes)} unpacked, {_mb(parts.source_bytes)} stored, {cores()} cores"
+    unpacked, stored = megabytes(parts.tar_bytes), megabytes(parts.source_bytes)
+    yield f"{found.image}: {unpacked} unpacked, {stored} stored, {cores()} cores"
     yield ""
     yield "part          ns per unpacked byte    MB/s on one core"
     for name, seconds in parts.seconds.items():
@@ -255,12 +257,12 @@ def result_lines(found: Measured) -> Iterator[str]:
     yield (
         f"converted at {best.speed / 1e6:.0f} MB/s ({best.seconds:.2f} s), {best.speed / bound:.2f} of that; "
         f"{best.cpu_seconds:.1f} s of processor time, the parts alone {parts.total:.1f} s; "
-        f"{_mb(best.peak_bytes)} of memory at most"
+        f"{megabytes(best.peak_bytes)} of memory at most"
     )
     size = "new" if found.layers is Layers.KNOWN else f"stored, {best.ratio:.3f} of the ordinary image"
     yield (
-        f"{_mb(best.stored_bytes)} {size}; bootstrap "
-        f"{_mb(best.bootstrap_bytes)}, with its layer's other files {_mb(best.bootstrap_layer_bytes)} packed"
+        f"{megabytes(best.stored_bytes)} {size}; bootstrap {megabytes(best.bootstrap_bytes)}, "
+        f"with its layer's other files {megabytes(best.bootstrap_layer_bytes)} packed"
     )
     if found.table:
         yield ""
@@ -274,15 +276,11 @@ def result_lines(found: Measured) -> Iterator[str]:
                 f"{one.ratio:.3f}",
                 f"{one.speed / 1e6:.0f}",
                 f"{one.cpu_seconds:.1f}",
-                _mb(one.bootstrap_bytes),
-                _mb(one.bootstrap_layer_bytes),
+                megabytes(one.bootstrap_bytes),
+                megabytes(one.bootstrap_layer_bytes),
                 str(one.chunks),
             )
             yield f"| {' | '.join(columns)} |"
-
-
-def _mb(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
 
 
 def write_json(found: Measured, path: Path) -> None:

@@ -35,6 +35,7 @@ from bench.stage import (
     publish,
 )
 from bench.startup import Comparison, compare
+from builder.progress import megabytes
 
 DEMO_READY = f"^{demo_image.READY} "
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -77,8 +78,8 @@ def show(wish: Wish, narrator: Narrator) -> Result:
         convert(stage)
         image = describe_image(stage, wish.image or "demo image")
         narrator.say(
-            f"{image.layers} layers, {image.compressed_bytes / 1e6:.1f} MB compressed; "
-            f"converted: {image.converted_bytes / 1e6:.1f} MB"
+            f"{image.layers} layers, {megabytes(image.compressed_bytes)} compressed; "
+            f"converted: {megabytes(image.converted_bytes)}"
         )
         comparison = Comparison(
             contestants=choose_contestants(stage, wish, narrator),

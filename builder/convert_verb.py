@@ -32,7 +32,10 @@ LARGEST_BATCH: Final = 8 << 20  # units get twice as large, and larger ones than
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """Bytes as people write them: 65536, 64K, 1M."""
+    """Bytes in binary units: 65536, 64K or 64KiB, 1M or 1MiB.
+
+    64KB is refused: elsewhere on the command line it is 64 000 bytes, which nobody wants here.
+    """
 
     name = "size"
 
@@ -43,8 +46,11 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"([0-9]{1,12})([KM]?)(?:iB|B)?", str(value), re.IGNORECASE)
-        size = int(match[1]) * _UNITS[match[2].upper()] if match else 0
+        if re.fullmatch(r"[0-9]+[KM]B", str(value), re.IGNORECASE):
+            binary = str(value)[:-1].upper()
+            self.fail(f"{value!r} is decimal; units are binary here: {binary} or {binary}iB", param, ctx)
+        match = re.fullmatch(r"([0-9]{1,12})(?:([KM])(?:iB)?|B)?", str(value), re.IGNORECASE)
+        size = int(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0
         if not _SMALLEST <= size <= self._largest:
             self.fail(f"{value!r} is not a size from 4K to {self._largest >> 20}M, such as 256K", param, ctx)
         if self._power_of_two and size & (size - 1):
@@ -71,11 +77,13 @@ Examples:
 )
 @click.option(
     "--chunk-size", type=Size(_LARGEST_CHUNK, power_of_two=True), default=CHUNK_SIZE, metavar="SIZE",
-    help=f"What is deduplicated and verified, a power of two [default: {CHUNK_SIZE >> 10}K].",
+    help="What is deduplicated and verified, a power of two, as 64K (or 64KiB) "
+    f"[default: {CHUNK_SIZE >> 10}K].",
 )
 @click.option(
     "--batch-size", type=Size(LARGEST_BATCH, power_of_two=False), default=BATCH_SIZE, metavar="SIZE",
-    help=f"What is compressed and fetched together, on average [default: {BATCH_SIZE >> 20}M].",
+    help="What is compressed and fetched together, on average; 1M (or 1MiB) is 1024K "
+    f"[default: {BATCH_SIZE >> 20}M].",
 )
 @click.option(
     "--compression-level", type=click.IntRange(1, 22), default=COMPRESSION_LEVEL, metavar="N",

@@ -77,5 +77,5 @@ def shown_progress(stream: TextIO) -> Iterator[Progress]:
 
 
 def megabytes(count: int) -> str:
-    """*count* bytes for people."""
+    """*count* bytes for people, in one unit: steps and layers are compared."""
     return f"{count / 1e6:.1f} MB"

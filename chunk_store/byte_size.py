@@ -27,10 +27,14 @@ def byte_size(text: str) -> int:
 
 
 def human_size(size: int) -> str:
-    """*size* bytes in the unit in which it has one to three digits before the point."""
-    amount = float(size)
-    for unit in ("B", "KB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
+    """*size* bytes for people: decimal units, as registries and disks use them, one to three digits before
+    the point up to a thousand TB.
+    """
+    if size < 1000:
+        return f"{size} B"
+    amount, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.95:  # what is rounded to 1000.0 belongs to the next unit
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.1f} {unit}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from builder.difference import Counted, Difference, Parts
-from builder.progress import megabytes
+from chunk_store.byte_size import human_size
 
 
 def difference_lines(found: Difference, *, paths: bool) -> Iterator[str]:
@@ -29,7 +29,7 @@ def _parts(parts: Parts) -> str:
 
 
 def _counted(part: Counted) -> str:
-    return f"{part.count} ({megabytes(part.bytes)})"
+    return f"{part.count} ({human_size(part.bytes)})"
 
 
 def _text(path: bytes) -> str:

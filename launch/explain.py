@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chunk_store.byte_size import human_size
 from chunk_store.priority import CLASSES
 from launch.pids import resident_bytes
 from registry_client.media_type import GZIP_LAYERS, ZSTD_LAYERS, MediaType
@@ -111,21 +112,9 @@ def layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for number, layer in enumerate(layers, 1):
         verdict = "lazy" if layer["lazy"] else "not lazy"
-        lines.append(f"layer {number}  {layer['digest'][:19]}…  {size_text(layer['size']):>9}  {verdict}")
+        lines.append(f"layer {number}  {layer['digest'][:19]}…  {human_size(layer['size']):>9}  {verdict}")
         lines.append(f"         {layer['reason']}")
     return lines
-
-
-def size_text(size: int) -> str:
-    """*size* bytes for people: decimal units, as registries and disks use them."""
-    if size < 1000:
-        return f"{size} B"
-    amount, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 999.95:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{amount:.1f} {unit}"
 
 
 def _explain_layer(layer: Descriptor, converted: bool, *, bootstrap: bool) -> dict[str, Any]:
@@ -174,7 +163,7 @@ def _roles(pids: Mapping[str, int]) -> list[dict[str, Any]]:
 
 def _resident(one: Mapping[str, Any]) -> str:
     resident = one["resident_bytes"]
-    return "" if not resident else f" ({size_text(resident)} of memory)"
+    return "" if not resident else f" ({human_size(resident)} of memory)"
 
 
 def _keeper_line(keeper: Mapping[str, Any]) -> str:
@@ -189,22 +178,22 @@ def _keeper_line(keeper: Mapping[str, Any]) -> str:
 def _progress_lines(progress: Mapping[str, Any]) -> list[str]:
     present, total = progress["windows_present"], progress["windows_total"]
     share = 100 * progress["bytes_present"] // progress["bytes_total"] if progress["bytes_total"] else 100
-    sizes = f"{size_text(progress['bytes_present'])} of {size_text(progress['bytes_total'])}"
+    sizes = f"{human_size(progress['bytes_present'])} of {human_size(progress['bytes_total'])}"
     lines = [f"local    {present} of {total} windows, {sizes} ({share} %)"]
     if present < total:
-        missing = size_text(progress["bytes_total"] - progress["bytes_present"])
+        missing = human_size(progress["bytes_total"] - progress["bytes_present"])
         lines.append(f"missing  {total - present} windows, {missing}: fetched when read, else behind that")
     if "demand" not in progress:
         return lines  # nobody is left who has counted
     waited = f"readers waited {progress['waited_seconds']:.2f} s in all"
-    touched = f"{progress['touched_windows']} windows, {size_text(progress['touched_bytes'])} of pages"
+    touched = f"{progress['touched_windows']} windows, {human_size(progress['touched_bytes'])} of pages"
     lines += [
         f"touched  {touched}; {waited}",
         "fetched  for         requests   windows    bytes",
     ]
     for name in CLASSES:
         count = progress[name]
-        size = size_text(count["compressed_bytes"])
+        size = human_size(count["compressed_bytes"])
         lines.append(f"         {name:<10} {count['requests']:>9} {count['windows']:>9}  {size:>9}")
     if progress["trouble"]:
         lines.append(f"trouble  {progress['trouble']}")

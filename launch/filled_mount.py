@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 from builder.progress import Progress
 from chunk_store import ChunkStore, Limits
+from chunk_store.byte_size import human_size
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.holds import hold_path, make_hold
 from erofs_fs.mount import mount
@@ -55,7 +56,7 @@ def mount_filled(
 
         def incomplete(missing: int) -> ImageIncomplete:
             return ImageIncomplete(
-                f"a kernel mount of {image.reference.familiar()} needs all of it, {missing / 1e6:.1f} MB are"
+                f"a kernel mount of {image.reference.familiar()} needs all of it, {human_size(missing)} are"
                 " not here: leave out --no-background to fetch them first, or use the driver fuse"
             )
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from launch.explain import size_text
+from chunk_store.byte_size import human_size
 from launch.images import LazyImage
 from launch.oci_spec import ImageConfig, parse_config
 from launch.run_errors import ConfigInvalid
@@ -174,18 +174,18 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
         ("digest", facts["digest"]),
         ("platform", facts["platform"]),
         ("format", facts["format"] if facts["converted"] else f"{facts['format']}, ordinary: not converted"),
-        ("compressed", size_text(facts["compressed_size"])),
+        ("compressed", human_size(facts["compressed_size"])),
     ]
     if facts["converted"]:
         ratio = "" if facts["ratio"] is None else f" (ratio {facts['ratio']})"
         told += [
-            ("uncompressed", f"{size_text(facts['uncompressed_size'])}{ratio}"),
-            ("inodes", f"{facts['inodes']}, bootstrap of {size_text(facts['bootstrap_size'])}"),
+            ("uncompressed", f"{human_size(facts['uncompressed_size'])}{ratio}"),
+            ("inodes", f"{facts['inodes']}, bootstrap of {human_size(facts['bootstrap_size'])}"),
             ("chunks", f"{facts['chunks']} in {facts['units']} units, {facts['windows']} windows"),
         ]
-    told += [("layer", f"{it['digest']}  {size_text(it['size']):>9}") for it in facts["layers"]]
+    told += [("layer", f"{it['digest']}  {human_size(it['size']):>9}") for it in facts["layers"]]
     for blob in facts.get("blobs", ()):
-        sizes = f"{size_text(blob['compressed_size'])} of {size_text(blob['uncompressed_size'])}"
+        sizes = f"{human_size(blob['compressed_size'])} of {human_size(blob['uncompressed_size'])}"
         kinds = f"{blob['compressor']}, {blob['digester']}"
         told.append(("blob", f"{blob['id'][:12]}…  {blob['chunks']} chunks, {sizes}, {kinds}"))
     config = facts["config"] or {}

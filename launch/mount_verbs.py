@@ -194,9 +194,11 @@ def _row(record: MountRecord, state: State) -> dict[str, Any]:
 
 
 def _local(row: dict[str, Any]) -> str:
+    from chunk_store.byte_size import human_size
+
     progress = row["progress"]
     if progress is None:
         return "?"
     total = progress["bytes_total"]
     share = 100 if not total else 100 * progress["bytes_present"] // total
-    return f"{share}% of {total / 1e6:.1f} MB"
+    return f"{share}% of {human_size(total)}"

@@ -52,8 +52,9 @@ def pull(
     Afterwards it mounts and runs without its registry, by this name and by its digest. What other images
     brought already is not fetched again. Interrupted, it goes on next time where it was.
     """
-    from builder.progress import megabytes, shown_progress
+    from builder.progress import shown_progress
     from chunk_store import ChunkStore, Limits
+    from chunk_store.byte_size import human_size
     from launch.filling import fill
     from launch.images import open_image
     from registry_client.platform import parse_platform
@@ -89,5 +90,5 @@ def pull(
         click.echo(json.dumps(facts))
         return
     name = f"{opened.reference.familiar().partition('@')[0]}@{opened.digest}"
-    came = f"{megabytes(fetched.compressed_bytes)} came" if fetched.windows else "nothing was missing"
-    click.echo(f"{name} is local: {megabytes(done.bytes_total)}; {came}")
+    came = f"{human_size(fetched.compressed_bytes)} came" if fetched.windows else "nothing was missing"
+    click.echo(f"{name} is local: {human_size(done.bytes_total)}; {came}")

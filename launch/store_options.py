@@ -44,6 +44,6 @@ def store_root(root: Path, reference: Reference, *, isolate: bool) -> Path:
 def _size(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
     if text is None:
         return None
-    from chunk_store.byte_size import byte_size  # here, because it brings the store along
+    from chunk_store.byte_size import byte_size
 
     return byte_size(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from builder.convert_verb import convert
+from builder.convert_verb import Size, convert
 from builder.progress import LineProgress, shown_progress
 from registry_client.errors import ReferenceInvalid
 from tests.builder.layouts import Layout, Published
@@ -68,6 +68,23 @@ def test_options_that_make_no_sense_are_usage_errors(
     done = CliRunner().invoke(convert, [source, f"oci:{tmp_path / 'never'}", *options])
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("65536", 65536), ("65536B", 65536), ("64K", 65536), ("64KiB", 65536), ("1m", 1 << 20)],
+)
+def test_a_bare_unit_is_binary_where_powers_of_two_are_asked(text: str, size: int) -> None:
+    assert Size(16 << 20, power_of_two=True)(text) == size
+
+
+@pytest.mark.parametrize(("option", "text"), [("--chunk-size", "64KB"), ("--batch-size", "4mb")])
+def test_a_decimal_unit_is_refused_where_powers_of_two_are_asked(
+    source: str, option: str, text: str, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(convert, [source, f"oci:{tmp_path / 'never'}", option, text])
+    assert done.exit_code == 2
+    assert f"{text[:-1].upper()}iB" in done.stderr
 
 
 def test_a_destination_cannot_have_a_digest(source: str, tmp_path: Path) -> None:

@@ -117,7 +117,16 @@ def test_what_is_no_size_is_refused(root: Path, text: str) -> None:
     assert result.exit_code == 2 and "like 500MB" in result.output
 
 
-def test_sizes_are_told_in_short() -> None:
-    assert [human_size(n) for n in (0, 999, 1500, 2_000_000, 3 * 10**12)] == [
-        "0 B", "999 B", "1.5 KB", "2.0 MB", "3.0 TB",
-    ]
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (10**15, "1000.0 TB")],
+)
+def test_sizes_are_told_in_decimal_units(size: int, text: str) -> None:
+    assert human_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(999_949, "999.9 kB"), (999_999, "1.0 MB"), (10**12 - 1, "1.0 TB")]
+)
+def test_a_size_just_below_a_unit_is_told_in_it(size: int, text: str) -> None:
+    assert human_size(size) == text

@@ -10,7 +10,7 @@ import pytest
 
 import nopull
 from launch import mounts
-from launch.explain import explain_layers, explain_mount, mount_lines, size_text
+from launch.explain import explain_layers, explain_mount, mount_lines
 from launch.mounts import MountRecord
 from registry_client.digest import digest_of
 from registry_client.manifest import Descriptor, Manifest, MediaType
@@ -49,22 +49,6 @@ def layer(media_type: str) -> Descriptor:
 def ordinary(*layers: Descriptor) -> Manifest:
     config = layer(MediaType.OCI_CONFIG)
     return Manifest(b"", MediaType.OCI_MANIFEST, digest_of(b""), config, layers, {}, None)
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_949, "999.9 kB"),
-        (999_950, "1.0 MB"),
-        (12_345_678, "12.3 MB"),
-        (10**15, "1000.0 TB"),
-    ],
-)
-def test_sizes_are_told_in_decimal_units(size: int, text: str) -> None:
-    assert size_text(size) == text
 
 
 def test_inspect_tells_scripts_what_an_image_is_made_of(
