@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +19,9 @@ LINKS = {"loopback": ("loopback",), "20ms-200mbit": ("20ms-200mbit",), "both": (
 DEFAULT_RUNS = 3
 OPTIONS_FIRST = {"allow_interspersed_args": False}  # what follows CMD is the program's
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+
 EXAMPLES = """\b
 Examples:
   nopull bench startup
@@ -26,6 +29,13 @@ Examples:
   nopull bench startup --image docker://registry.example/app:1 --link 20ms-200mbit
   nopull bench startup --image docker://registry.example/app:1 --ready listening -- /app --port 80
 """
+
+
+def _json_option(what: str) -> Callable[[Command], Command]:
+    """Add `--json FILE`, for *what*; the command gets it as *json_file*."""
+    return click.option(
+        "--json", "json_file", type=_FILE, help=f"Write {what} and the conditions into this file."
+    )
 
 
 def comparison_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,13 +64,10 @@ def comparison_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     with_wish.__doc__ = command.__doc__
     with_wish.__name__ = command.__name__
-    file = click.Path(dir_okay=False, writable=True, path_type=Path)
     for option in (
         click.argument("argv", nargs=-1, metavar="[CMD…]", type=click.UNPROCESSED),
-        click.option("--plot", "plot_file", type=file, help="Draw the result into this PNG or SVG file."),
-        click.option(
-            "--json", "json_file", type=file, help="Write every run and the conditions into this file."
-        ),
+        click.option("--plot", "plot_file", type=_FILE, help="Draw the result into this PNG or SVG file."),
+        _json_option("every run"),
         click.option(
             "--ready",
             metavar="REGEX",
@@ -142,12 +149,7 @@ Examples:
 )
 @click.option("--batch-size", type=Size(LARGEST_BATCH, power_of_two=False), metavar="SIZE", help="Likewise.")
 @click.option("--table", is_flag=True, help="Also try chunk sizes, unit sizes and levels: 27 conversions.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write every conversion and the conditions into this file.",
-)
+@_json_option("every conversion")
 def convert(
     image: str | None,
     runs: int,
@@ -165,13 +167,10 @@ def convert(
     from bench.convert_variants import Layers
     from bench.demo_image import build_demo_image, cache_directory
 
-    def tell(line: str) -> None:
-        click.echo(line, err=True)
-
-    name = image or build_demo_image(cache_directory(), tell=tell).reference
+    name = image or build_demo_image(cache_directory(), tell=_say).reference
     given = {"level": level, "batch_size": batch_size}
     choice = Choice(**{name: value for name, value in given.items() if value is not None})
-    found = measure(name, runs=runs, table=table, layers=Layers(layers), choice=choice, tell=tell)
+    found = measure(name, runs=runs, table=table, layers=Layers(layers), choice=choice, tell=_say)
     for line in result_lines(found):
         click.echo(line)
     if json_file is not None:
@@ -206,27 +205,16 @@ Example:
 """
 )
 @click.option("--runs", type=click.IntRange(1), default=15, show_default=True, help="Mounts of each kind.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write every measurement and the conditions into this file.",
-)
+@_json_option("every measurement")
 def kernel(runs: int, json_file: Path | None) -> None:
     """Measure kernel mounts: misses, mounting, a hundred mounts, readahead.
 
     Each beside the cost of its parts alone, in turns; with images and a registry of its own on loopback.
     Needs root, 6 GB of disk, and a kernel that asks before it reads (see `nopull mount --help`).
     """
-    import json
-
     from bench.kernel import lines, measure
 
-    result = measure(runs, lambda text: click.echo(text, err=True))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for line in lines(result):
-        click.echo(line)
+    _tell(measure(runs, _say), lines, json_file)
 
 
 @bench.command(
@@ -238,27 +226,16 @@ Example:
 @click.option(
     "--runs", type=click.IntRange(1), default=5, show_default=True, help="Measurements of each kind."
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write every measurement and the conditions into this file.",
-)
+@_json_option("every measurement")
 def registry(runs: int, json_file: Path | None) -> None:
     """Compare reading from a registry with bare urllib3 and with curl.
 
     Small ranges on a warm connection and from 16 threads, a verified blob of 256 MB, and round trips; in
     turns, against a registry of its own on loopback. Prints quotients of medians.
     """
-    import json
-
     from bench.registry import lines, measure
 
-    result = measure(runs, lambda text: click.echo(text, err=True))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for line in lines(result):
-        click.echo(line)
+    _tell(measure(runs, _say), lines, json_file)
 
 
 @bench.command(
@@ -268,27 +245,16 @@ Example:
 """
 )
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Of what is repeated.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write every measurement and the conditions into this file.",
-)
+@_json_option("every measurement")
 def read(runs: int, json_file: Path | None) -> None:
     """Measure reading through both drivers and on ext4, beside the cost of the parts alone.
 
     Misses, 64 readers at once, files in the page cache, names, and an image over a base that is here; with
     images and a registry of its own on loopback. Needs root and 3 GB of disk.
     """
-    import json
-
     from bench.read import lines, measure
 
-    result = measure(runs, lambda text: click.echo(text, err=True))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for line in lines(result):
-        click.echo(line)
+    _tell(measure(runs, _say), lines, json_file)
 
 
 @bench.command(
@@ -300,26 +266,15 @@ Example:
 @click.option(
     "--runs", type=click.IntRange(1), default=9, show_default=True, help="Kernel mounts of each kind."
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write every measurement and the conditions into this file.",
-)
+@_json_option("every measurement")
 def mounts(runs: int, json_file: Path | None) -> None:
     """Measure what mounts cost: memory of one server with many, time of the kernel's own.
 
     With images and a registry of its own on loopback. Needs root and 2 GB of disk.
     """
-    import json
-
     from bench.mounts import lines, measure
 
-    result = measure(runs, lambda text: click.echo(text, err=True))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for line in lines(result):
-        click.echo(line)
+    _tell(measure(runs, _say), lines, json_file)
 
 
 @bench.command(
@@ -329,24 +284,29 @@ Example:
 """
 )
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Starts of each kind.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write every start and the conditions into this file.",
-)
+@_json_option("every start")
 def whole(runs: int, json_file: Path | None) -> None:
     """Hold starts against a full pull's time: a program, a data program, a reader of every file.
 
     Over an emulated link of 20 ms and 200 Mbit/s, through both drivers; packages come from Debian and PyPI.
     Needs root.
     """
-    import json
-
     from bench.whole import lines, measure
 
-    result = measure(runs, lambda text: click.echo(text, err=True))
+    _tell(measure(runs, _say), lines, json_file)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _tell(
+    result: dict[str, Any], lines: Callable[[dict[str, Any]], Iterable[str]], json_file: Path | None
+) -> None:
+    """Write *result* to *json_file* if there is one, then print its *lines*."""
     if json_file is not None:
+        import json
+
         json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for line in lines(result):
         click.echo(line)
