@@ -17,7 +17,8 @@ import click
 
 from chunk_store.byte_size import byte_size, human_size
 from chunk_store.census import Census, take_census
-from chunk_store.place import default_root, stores
+from chunk_store.place import stores
+from chunk_store.root_option import root_option
 
 if TYPE_CHECKING:
     from chunk_store.sweep import Freed
@@ -27,21 +28,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _place_options(command: Command) -> Command:
-    """Add `--root DIR`, as an absolute path, and `--json`."""
-
-    def absolute(_: click.Context, __: click.Parameter, given: Path | None) -> Path:
-        return default_root() if given is None else given.absolute()
-
-    root = click.option(
-        "--root",
-        type=click.Path(path_type=Path, file_okay=False),
-        callback=absolute,
-        metavar="DIR",
-        help="Where state and cache live [default: $NOPULL_ROOT, else /var/lib/nopull for root, "
-        "~/.cache/nopull for others].",
-    )
+    """Add `--root DIR` and `--json`."""
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-    return root(as_json(command))
+    return root_option(as_json(command))
 
 
 @click.group()

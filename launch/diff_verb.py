@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launch.inspect_verbs import image_options
-from launch.root import root_option
+from chunk_store.root_option import root_option
+from launch.image_options import image_options
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
     from registry_client.options import RegistryOptions
+    from registry_client.platform import Platform
 
 
 @click.command(
@@ -36,7 +37,7 @@ def diff(
     second: str,
     as_json: bool,
     files: bool,
-    platform: str | None,
+    platform: Platform | None,
     blob_dir: Path | None,
     root: Path,
     registry: RegistryOptions,
@@ -49,13 +50,11 @@ def diff(
     from builder.difference import difference
     from launch.difference_lines import difference_lines
     from launch.images import open_image
-    from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
-    wanted = None if platform is None else parse_platform(platform)
     bootstraps = []
     for image in (first, second):
-        opened = open_image(parse_reference(image), registry, root, wanted, blob_dir=blob_dir)
+        opened = open_image(parse_reference(image), registry, root, platform, blob_dir=blob_dir)
         opened.close()
         bootstraps.append(opened.bootstrap)
     found = difference(*bootstraps)

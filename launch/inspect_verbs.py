@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from launch.root import root_option
+from chunk_store.root_option import root_option
+from launch.image_options import image_options
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -27,22 +27,6 @@ if TYPE_CHECKING:
 UNREACHABLE = 3
 UNAUTHORISED = 4
 BROKEN = 6
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def image_options(command: Command) -> Command:
-    """Add --platform and --blob-dir."""
-    platform = click.option(
-        "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
-    )
-    blob_dir = click.option(
-        "--blob-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        metavar="DIR",
-        help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
-    )
-    return platform(blob_dir(command))
 
 
 @click.command(
@@ -73,7 +57,7 @@ def check(
     deep: bool,
     against: str | None,
     as_json: bool,
-    platform: str | None,
+    platform: Platform | None,
     blob_dir: Path | None,
     registry: RegistryOptions,
 ) -> None:
@@ -88,7 +72,7 @@ def check(
 
     ordinary = None if against is None else parse_reference(against)
     deep = deep or ordinary is not None
-    looking = ImageCheck(parse_reference(image), registry, _platform(platform), blob_dir)
+    looking = ImageCheck(parse_reference(image), registry, platform, blob_dir)
     try:
         looking.shallow()
         if deep:
@@ -129,7 +113,7 @@ def inspect(
     image: str,
     as_json: bool,
     files: bool,
-    platform: str | None,
+    platform: Platform | None,
     blob_dir: Path | None,
     root: Path,
     registry: RegistryOptions,
@@ -141,7 +125,7 @@ def inspect(
     from launch import image_facts
     from rafs.dump import dump_lines
 
-    opened = _open(image, registry, root, _platform(platform), blob_dir, want_tree=files)
+    opened = _open(image, registry, root, platform, blob_dir, want_tree=files)
     if isinstance(opened, tuple):
         facts = image_facts.ordinary_facts(*opened)
     else:
@@ -189,7 +173,7 @@ def explain(
     registry_host: str | None,
     trace: bool,
     as_json: bool,
-    platform: str | None,
+    platform: Platform | None,
     blob_dir: Path | None,
     root: Path,
     registry: RegistryOptions,
@@ -222,7 +206,7 @@ def explain(
 
         raise NotMounted(f"cannot explain {what}: no mount of nopull is there; `nopull ps` lists them")
     else:
-        opened = _open(what, registry, root, _platform(platform), blob_dir)
+        opened = _open(what, registry, root, platform, blob_dir)
         if isinstance(opened, tuple):
             reference, _, manifest, _ = opened
             layers, converted, digest = explain_layers(manifest, converted=False), False, str(manifest.digest)
@@ -279,12 +263,6 @@ def _compare(looking: ImageCheck, ordinary: Reference, registry: RegistryOptions
             looking.compare(source, progress)
     finally:
         source.close()
-
-
-def _platform(text: str | None) -> Platform | None:
-    from registry_client.platform import parse_platform
-
-    return None if text is None else parse_platform(text)
 
 
 def _open(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from launch.root import root_option
+from chunk_store.root_option import root_option
 
 
 @click.group()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from launch.root import root_option
+from chunk_store.root_option import root_option
+from launch.image_options import image_options
 from launch.server_options import server_options
 from launch.store_options import store_options
 from registry_client.options_cli import registry_options
@@ -16,6 +17,7 @@ from registry_client.options_cli import registry_options
 if TYPE_CHECKING:
     from launch.mounts import MountRecord, State
     from registry_client.options import RegistryOptions
+    from registry_client.platform import Platform
 
 
 @click.command(
@@ -36,13 +38,7 @@ Examples:
 @click.option(
     "--no-background", is_flag=True, help="Fetch only what is read; default: also the rest, behind it."
 )
-@click.option(
-    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
-)
-@click.option(
-    "--blob-dir", type=click.Path(path_type=Path), metavar="DIR",
-    help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
-)
+@image_options
 @click.option(
     "--shared", is_flag=True,
     help="Through FUSE, by one server for all such mounts of a root: takes least memory for many mounts.",
@@ -58,7 +54,7 @@ def mount(
     driver: str,
     foreground: bool,
     no_background: bool,
-    platform: str | None,
+    platform: Platform | None,
     blob_dir: Path | None,
     shared: bool,
     as_json: bool,
@@ -81,7 +77,6 @@ def mount(
     """
     from launch.mounting import mount_image
     from launch.session import MountRequest
-    from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
     if shared and (foreground or driver == "erofs"):
@@ -101,7 +96,7 @@ def mount(
         mountpoint=directory,
         options=registry,
         root=root,
-        platform=None if platform is None else parse_platform(platform),
+        platform=platform,
         driver=driver,
         background=not no_background,
         blob_dir=blob_dir,

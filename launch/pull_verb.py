@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launch.root import root_option
+from chunk_store.root_option import root_option
+from launch.image_options import image_options
 from launch.store_options import store_options, store_root
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
     from registry_client.options import RegistryOptions
+    from registry_client.platform import Platform
 
 
 @click.command(
@@ -26,20 +28,14 @@ Examples:
 """
 )
 @click.argument("image")
-@click.option(
-    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
-)
-@click.option(
-    "--blob-dir", type=click.Path(path_type=Path), metavar="DIR",
-    help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
-)
+@image_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @store_options
 @root_option
 @registry_options
 def pull(
     image: str,
-    platform: str | None,
+    platform: Platform | None,
     blob_dir: Path | None,
     as_json: bool,
     cache_size: int | None,
@@ -57,15 +53,13 @@ def pull(
     from chunk_store.byte_size import human_size
     from launch.filling import fill
     from launch.images import open_image
-    from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
     began = time.monotonic()
-    wanted = None if platform is None else parse_platform(platform)
     reference = parse_reference(image)
     place = store_root(root, reference, isolate=isolate)
     with ChunkStore(place, limits=Limits(cache_bytes=cache_size)) as store:
-        opened = open_image(reference, registry, root, wanted, blob_dir=blob_dir)
+        opened = open_image(reference, registry, root, platform, blob_dir=blob_dir)
         try:
             for warning in opened.warnings:
                 click.echo(f"nopull: warning: {warning}", err=True)

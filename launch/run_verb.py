@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from launch.root import root_option
+from chunk_store.root_option import root_option
+from launch.image_options import platform_option
 from launch.server_options import server_options
 from launch.store_options import store_options
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
     from registry_client.options import RegistryOptions
+    from registry_client.platform import Platform
 
 
 @click.command(
@@ -44,9 +46,7 @@ Exit code: the container's own, 128 + n when signal n killed it,
 @click.option("--read-only", is_flag=True, help="Let the container write to its own /dev and /dev/shm only.")
 @click.option("--name", metavar="NAME", help="Call the container NAME [default: something unique].")
 @click.option("--runtime", metavar="PATH", help="The OCI runtime [default: runc, else crun, from PATH].")
-@click.option(
-    "--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index [default: this machine's]."
-)
+@platform_option
 @store_options
 @server_options
 @root_option
@@ -65,7 +65,7 @@ def run(
     read_only: bool,
     name: str | None,
     runtime: str | None,
-    platform: str | None,
+    platform: Platform | None,
     cache_size: int | None,
     isolate: bool,
     driver: str,
@@ -83,7 +83,6 @@ def run(
     """
     from launch.oci_spec import Wanted
     from launch.run import RunRequest, run_image
-    from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
     wanted = Wanted(
@@ -100,7 +99,7 @@ def run(
         options=registry,
         root=root,
         wanted=wanted,
-        platform=None if platform is None else parse_platform(platform),
+        platform=platform,
         name=name,
         runtime=runtime,
         attach_input=interactive or tty,
