@@ -7,25 +7,21 @@ them, the tag last. Not here: one image's own conversion (`image_conversion`), a
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
+from builder.convert_options import ConvertOptions
 from builder.copying import bring_image
 from builder.discovery import Spelling, find_ordinary, is_marked, marked
 from builder.errors import SourceUnsupported
-from builder.hot_blob import HotBlob
 from builder.image_conversion import Work, convert_image
 from builder.image_documents import NYDUS_SOURCE, converted_index, is_converted, read_config
-from builder.layer_blob import PackOptions
 from builder.progress import Progress, SilentProgress
 from builder.report import ConvertReport, ImageReport
 from builder.reuse import Dictionary
 from builder.shelf import Shelf
-from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client.manifest import Descriptor, Index, Manifest, MediaType
 from registry_client.media_type import INDEXES, MANIFESTS
 from registry_client.platform import Platform, host_platform, is_attestation, normalise
@@ -34,29 +30,12 @@ from registry_client.source import ImageDestination, ImageSource
 _INDEX_DEPTH: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertOptions:
-    """What a user can choose; sizes in bytes. All but `jobs` and `work_dir` decide the resulting digest."""
-
-    platform: Platform | None = None  # None: this machine's
-    every_platform: bool = False  # an index of all images instead of one image
-    chunk_size: int = CHUNK_SIZE
-    batch_size: int = BATCH_SIZE
-    compression_level: int = COMPRESSION_LEVEL
-    prefetch: tuple[bytes, ...] = ()  # paths and patterns, before what the command needs
-    jobs: int = 0  # units compressed at a time; 0: one per processor
-    work_dir: Path | None = None
-    spelling: Spelling | None = None  # publish an index with both images per platform, spelt so
-    referrer: bool = False  # let the converted image refer to the ordinary one
-    hot_blob: HotBlob = HotBlob.NAMED
-
-
 def convert(
     source: ImageSource,
     destination: ImageDestination,
     *,
     tag: str | None,
-    options: ConvertOptions = ConvertOptions(),
+    options: ConvertOptions,
     progress: Progress | None = None,
     shelf: Shelf | None = None,
     dictionaries: Sequence[Dictionary] = (),
@@ -73,22 +52,14 @@ def convert(
         BuildError, RegistryError, RafsError: nothing was put under *tag* then.
     """
     began = time.monotonic()
-    jobs = options.jobs or len(os.sched_getaffinity(0))
-    pack = PackOptions(options.chunk_size, options.batch_size, options.compression_level)
     work = Work(
-        source,
-        destination,
-        pack,
-        jobs,
-        options.work_dir,
-        progress or SilentProgress(),
-        shelf,
-        tuple(dictionaries),
-        options.prefetch,
-        options.spelling,
-        options.referrer,
-        options.hot_blob,
-        source_repository,
+        source=source,
+        destination=destination,
+        options=options,
+        progress=progress or SilentProgress(),
+        shelf=shelf,
+        dictionaries=tuple(dictionaries),
+        source_repository=source_repository,
     )
     named = source.resolve()
     if options.every_platform and isinstance(index := source.manifest(named), Index):
@@ -124,12 +95,12 @@ def _convert_index(work: Work, index: Index, tag: str | None) -> tuple[Descripto
             continue
         manifest = work.source.manifest(entry)
         assert isinstance(manifest, Manifest)
-        if work.spelling is None:
+        if work.options.spelling is None:
             image = _convert_or_copy(work, manifest, platform=str(entry.platform or ""), tag=None)
             entries.append(replace(image.descriptor(), platform=entry.platform))
         else:
             platform = entry.platform or _platform_of(work.source, manifest)
-            image, both = _convert_beside(work, manifest, platform, work.spelling)
+            image, both = _convert_beside(work, manifest, platform, work.options.spelling)
             entries += both
         images.append(image)
     if not images:
@@ -166,7 +137,7 @@ def _bring(work: Work, manifest: Manifest, tag: str | None) -> None:
         manifest,
         work.destination,
         tag=tag,
-        directory=work.directory,
+        directory=work.options.work_dir,
         progress=work.progress,
     )
 

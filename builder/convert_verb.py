@@ -150,8 +150,8 @@ def convert(
     copied. Layers that another image in DST's repository has are neither fetched nor pushed again. Nothing
     appears under DST's name before everything it needs is there.
     """
-    from builder.convert import ConvertOptions
     from builder.convert import convert as convert_images
+    from builder.convert_options import ConvertOptions
     from builder.discovery import Spelling
     from builder.hot_blob import HotBlob
     from builder.prefetch_list import read_wishes

@@ -8,19 +8,19 @@ that are new and of the blobs. Not here: indexes and tags (`convert`).
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from builder.bootstrap_layer import BootstrapLayer, write_bootstrap_layer
 from builder.chunk_spool import ChunkSpool
+from builder.convert_options import ConvertOptions
 from builder.crew import Crew
-from builder.discovery import Spelling
 from builder.file_looks import FileLooks
 from builder.hot_blob import HotBlob, hot_chunks, refer
 from builder.hot_list import find_hot_files
@@ -56,17 +56,22 @@ class Work:
 
     source: ImageSource
     destination: ImageDestination
-    pack: PackOptions
-    jobs: int
-    directory: Path | None  # for scratch files; None: where the system keeps them
+    options: ConvertOptions
     progress: Progress
-    shelf: Shelf | None = None  # where earlier images may be; not asked when there are dictionaries
-    dictionaries: tuple[Dictionary, ...] = ()
-    prefetch: tuple[bytes, ...] = ()
-    spelling: Spelling | None = None  # of the index the image will be in; None: not in one with its source
-    referrer: bool = False  # the manifest says which one it was made of
-    hot_blob: HotBlob = HotBlob.NAMED
-    source_repository: str | None = None  # if source and destination are in one registry
+    shelf: Shelf | None  # where earlier images may be; not asked when there are dictionaries
+    dictionaries: tuple[Dictionary, ...]
+    source_repository: str | None  # if source and destination are in one registry
+
+    @property
+    def pack(self) -> PackOptions:
+        """How blobs are packed."""
+        chosen = self.options
+        return PackOptions(chosen.chunk_size, chosen.batch_size, chosen.compression_level)
+
+    @property
+    def jobs(self) -> int:
+        """How many units are compressed at a time."""
+        return self.options.jobs or len(os.sched_getaffinity(0))
 
 
 def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
@@ -115,15 +120,16 @@ class _Conversion:
         self, work: Work, manifest: Manifest, config: SourceConfig, crew: Crew, owned: ExitStack
     ) -> None:
         self._work = work
+        self._options = work.options
         self._manifest = manifest
         self._config = config
         self._crew = crew
         self._owned = owned
         self._fetchers = crew.pool(_FETCHERS, "fetch")
-        self._publishing = Publishing(work.destination, crew, work.progress, work.directory)
+        self._publishing = Publishing(work.destination, crew, work.progress, work.options.work_dir)
         pool = crew.pool(work.jobs, "pack")
         self._packer = ImagePacker(
-            work.pack, lambda unit: crew.submit(pool, unit), directory=work.directory
+            work.pack, lambda unit: crew.submit(pool, unit), directory=work.options.work_dir
         )
         self._start = self._find_start()
         self._root = self._start.root
@@ -200,12 +206,12 @@ class _Conversion:
         """What the bootstrap will hold but for the blobs' tables: the tree, and what is hot in it."""
         self._packer.known.clear()  # half as large as the tree, and of no more use
         looks = FileLooks(self._packer.read, self._start.looks)
-        wished, unmatched = find_wished(self._root, self._work.prefetch)
+        wished, unmatched = find_wished(self._root, self._options.prefetch)
         hot = wished
         if wished != [self._root]:
             found = find_hot_files(self._root, self._config.document, looks)
             hot = list(dict.fromkeys([*wished, *found]))
-        hot_key = self._copy_hot(hot) if wished or self._work.hot_blob is HotBlob.ALL else None
+        hot_key = self._copy_hot(hot) if wished or self._options.hot_blob is HotBlob.ALL else None
         draft = BootstrapDraft(
             self._root,
             [stored.tables for stored in self._packer.blobs],
@@ -219,7 +225,7 @@ class _Conversion:
         self, bootstrap: bytes | bytearray, blobs: Sequence[FinishedBlob], record: Record
     ) -> BootstrapLayer:
         last = write_bootstrap_layer(
-            bootstrap, blobs, self._work.directory, encode(record, len(bootstrap)), threads=self._work.jobs
+            bootstrap, blobs, self._options.work_dir, encode(record, len(bootstrap)), threads=self._work.jobs
         )
         self._owned.callback(last.content.close)
         return last
@@ -243,20 +249,21 @@ class _Conversion:
             last,
             {ANNOTATION: note(way(work.pack, work.dictionaries), self._config.diff_ids)},
             has_blob=[fact.blob is not None for fact in self._facts],
-            spelling=work.spelling,
-            referrer=work.referrer,
+            spelling=work.options.spelling,
+            referrer=work.options.referrer,
             tag=tag,
         )
 
     def _copy_hot(self, nodes: Sequence[Node]) -> int | None:
         """The key of a blob with the chunks of *nodes*, to which all files refer now; None: there is none."""
-        refs = hot_chunks(nodes) if self._work.hot_blob is not HotBlob.NONE and nodes != [self._root] else []
+        wanted = self._options.hot_blob is not HotBlob.NONE and nodes != [self._root]
+        refs = hot_chunks(nodes) if wanted else []
         if not refs:
             return None
         known = self._start.image.hot if self._start.image is not None else None
         if known is not None and not self._work.destination.has_blob(known.entry):
             known = None
-        spool = ChunkSpool(self._work.directory)
+        spool = ChunkSpool(self._options.work_dir)
         self._owned.callback(spool.close)
         key = len(self._packer.blobs)
         step = "pack what is needed first"
@@ -330,7 +337,7 @@ class _Conversion:
                 yield piece
                 advance(len(piece))
 
-        spool = ChunkSpool(self._work.directory, self._packer.known)
+        spool = ChunkSpool(self._options.work_dir, self._packer.known)
         self._owned.callback(spool.close)
         read = read_layer(
             counted(),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from builder.convert import ConvertOptions
+from builder.convert_options import ConvertOptions
 from tests.builder.layouts import Layout, convert_layout
 from tests.support.trees import directory, file, hardlink, layer_tar, opaque, symlink, tree, whiteout
 

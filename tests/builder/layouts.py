@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.convert import ConvertOptions, convert
+from builder.convert import convert
+from builder.convert_options import ConvertOptions
 from builder.progress import Progress
 from builder.report import ConvertReport
 from rafs.blob_meta import BlobMeta, parse_blob_meta

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from builder.convert import ConvertOptions, convert
+from builder.convert import convert
+from builder.convert_options import ConvertOptions
 from builder.errors import LayerInvalid, SourceUnsupported, SpoolFailed, SpoolFull
 from builder.image_documents import NYDUS_BLOB, NYDUS_BOOTSTRAP, NYDUS_SOURCE, NYDUS_VERSION
 from registry_client import open_destination, open_source
@@ -269,7 +270,7 @@ def test_a_converted_image_is_copied_and_said_to_be_one(tmp_path: Path) -> None:
     first = convert_layout(tmp_path / "in", tmp_path / "out", SMALL)
     source = open_source(parse_reference(f"oci:{tmp_path / 'out'}:lazy"), RegistryOptions())
     destination = open_destination(parse_reference(f"oci:{tmp_path / 'copy'}:lazy"), RegistryOptions())
-    report = convert(source, destination, tag="lazy")
+    report = convert(source, destination, tag="lazy", options=ConvertOptions())
     assert report.already_converted
     assert report.digest == first.digest
     assert Published(tmp_path / "copy").findings() == []
@@ -407,7 +408,7 @@ def test_a_full_disk_says_what_has_to_fit(tmp_path: Path, monkeypatch: pytest.Mo
 CHILD = """
 import sys
 from pathlib import Path
-from builder.convert import ConvertOptions
+from builder.convert_options import ConvertOptions
 from tests.builder.layouts import convert_layout
 convert_layout(Path(sys.argv[1]), Path(sys.argv[2]), ConvertOptions(jobs=2))
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import nopull
-from builder.convert import ConvertOptions, convert
+from builder.convert import convert
+from builder.convert_options import ConvertOptions
 from builder.discovery import ARTIFACT_TYPE, PLATFORM_FEATURE, Spelling
 from builder.errors import SourceUnsupported
 from builder.image_documents import NYDUS_SOURCE

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nopull
-from builder.convert import ConvertOptions
+from builder.convert_options import ConvertOptions
 from builder.hot_blob import HotBlob
 from tests.builder.layouts import Published, convert_layout
 from tests.builder.test_convert import SMALL

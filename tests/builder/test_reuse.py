@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.convert import ConvertOptions, convert
+from builder.convert import convert
+from builder.convert_options import ConvertOptions
 from builder.errors import LayerInvalid, SourceUnsupported
 from builder.layer_record import MEMBER, RecordInvalid, decode
 from builder.overlay import empty_tree, merge_layer
