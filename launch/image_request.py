@@ -6,16 +6,13 @@ Without the account of `--creds` it may lie on a disk; with it, it stays in memo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from registry_client.options import RegistryOptions, variables_here
+from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, parse_platform
 from registry_client.reference import Reference, parse_reference
-
-_PATHS = frozenset({"authfile"})
-_SECRETS = frozenset({"creds", "environment"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +28,9 @@ class ImageRequest:
 
     def to_json(self, *, secrets: bool) -> dict[str, Any]:
         """For `from_json`; *secrets*: with the account, which must not be written to a disk."""
-        options = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self.options).items()
-            if secrets or name not in _SECRETS
-        }
         return {
             "reference": str(self.reference),
-            "options": options,
+            "options": self.options.to_json(secrets=secrets),
             "platform": None if self.platform is None else str(self.platform),
             "blob_dir": None if self.blob_dir is None else str(self.blob_dir),
             "background": self.background,
@@ -52,16 +44,10 @@ def from_json(document: Mapping[str, Any]) -> ImageRequest:
     Raises:
         KeyError, TypeError, ValueError, ReferenceInvalid: it is none.
     """
-    known = {one.name for one in fields(RegistryOptions)}
-    options: dict[str, Any] = {
-        name: Path(value) if name in _PATHS and value is not None else value
-        for name, value in document["options"].items()
-        if name in known
-    }
     platform, blob_dir = document.get("platform"), document.get("blob_dir")
     return ImageRequest(
         reference=parse_reference(document["reference"]),
-        options=RegistryOptions(**options),
+        options=RegistryOptions.from_json(document["options"]),
         platform=None if platform is None else parse_platform(platform),
         blob_dir=None if blob_dir is None else Path(blob_dir),
         background=bool(document.get("background", True)),
@@ -71,11 +57,8 @@ def from_json(document: Mapping[str, Any]) -> ImageRequest:
 
 def absolute(request: ImageRequest) -> ImageRequest:
     """*request* as it is understood in any directory and environment."""
-    reference, options = request.reference, request.options
+    reference = request.reference
     if reference.path is not None:
         reference = replace(reference, path=reference.path.absolute())
-    paths = {name: value.absolute() for name in _PATHS if (value := getattr(options, name)) is not None}
     blob_dir = None if request.blob_dir is None else request.blob_dir.absolute()
-    environment = variables_here() if options.environment is None else options.environment
-    options = replace(options, **paths, environment=environment)
-    return replace(request, reference=reference, options=options, blob_dir=blob_dir)
+    return replace(request, reference=reference, options=request.options.absolute(), blob_dir=blob_dir)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 CREDS_VARIABLE = "NOPULL_CREDS"
 """The environment variable that gives an account as `--creds` does."""
@@ -16,6 +17,10 @@ _HOSTS_DIRECTORY = "/etc/containerd/certs.d"
 _ACCOUNT_VARIABLES = ("HOME", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")
 VARIABLES = (*PROXY_VARIABLES, "NO_PROXY", "no_proxy", _HOSTS_VARIABLE, *_ACCOUNT_VARIABLES)
 """What the environment may say about the way to a registry; `--creds` is a choice of its own."""
+
+# Fields of the class below.
+_PATHS = frozenset({"authfile"})
+_SECRETS = frozenset({"creds", "environment"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,36 @@ class RegistryOptions:
         need not exist."""
         return self.variables.get(_HOSTS_VARIABLE) or _HOSTS_DIRECTORY
 
+    def absolute(self) -> RegistryOptions:
+        """The same options as another process understands them, in whatever directory and environment."""
+        paths = {name: value.absolute() for name in _PATHS if (value := getattr(self, name)) is not None}
+        environment = _variables_here() if self.environment is None else self.environment
+        return replace(self, **paths, environment=environment)
 
-def variables_here() -> dict[str, str]:
+    def to_json(self, *, secrets: bool) -> dict[str, Any]:
+        """For `from_json`; without *secrets* nothing is in it that must not be written to a disk."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+            if secrets or name not in _SECRETS
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RegistryOptions:
+        """The options in *document*, perhaps of another version: what is not known here is left out.
+
+        Raises:
+            TypeError: a path is none.
+        """
+        known = {one.name for one in fields(cls)}
+        given: dict[str, Any] = {
+            name: Path(value) if name in _PATHS and value is not None else value
+            for name, value in document.items()
+            if name in known
+        }
+        return cls(**given)
+
+
+def _variables_here() -> dict[str, str]:
     """`VARIABLES` of this process, for `RegistryOptions.environment`."""
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}

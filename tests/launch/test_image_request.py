@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -25,6 +26,15 @@ REQUEST = ImageRequest(
 def test_it_is_the_same_after_a_journey() -> None:
     asked = absolute(REQUEST)
     assert from_json(json.loads(json.dumps(asked.to_json(secrets=True)))) == asked
+
+
+def test_every_path_of_the_options_is_one_after_a_journey() -> None:
+    kinds = get_type_hints(RegistryOptions)
+    paths = {name: Path("file") for name, kind in kinds.items() if kind == Path | None}
+    assert paths
+    asked = absolute(replace(REQUEST, options=replace(REQUEST.options, **paths)))  # type: ignore[arg-type]
+    come = from_json(json.loads(json.dumps(asked.to_json(secrets=True)))).options
+    assert {name: getattr(come, name) for name in paths} == dict.fromkeys(paths, Path("file").absolute())
 
 
 def test_accounts_and_proxies_stay_off_disks(monkeypatch: pytest.MonkeyPatch) -> None:
