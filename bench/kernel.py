@@ -30,13 +30,14 @@ from chunk_store.doorway import WINDOWS as SHELVES
 from chunk_store.window_file import WindowDirectory
 from erofs_fs import readahead
 from erofs_fs.localised_file import devices_of
+from launch.image_request import ImageRequest
 from launch.images import open_image
 from launch.keeper_start import end_keeper, keeper_status
 from launch.kernel_mount import KernelMount
 from launch.localised_image import kept_image
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord
-from launch.session import MountRequest
 from rafs.windows import cut_windows, find_window
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
@@ -288,9 +289,8 @@ class _Stage:
     ) -> MountRecord:
         where = self._scratch / f"{root.name}-{name}"
         where.mkdir(exist_ok=True)
-        request = MountRequest(
-            parse_reference(reference), where, self._options, root, driver="erofs", background=False
-        )
+        image = ImageRequest(parse_reference(reference), self._options, background=False)
+        request = MountRequest(image, where, root, driver="erofs")
         before = readahead.numbers()
         record = KernelMount(request, "measured").put(where)
         if kib is not None and not readahead.tune_readahead(before, kib):

@@ -39,15 +39,16 @@ from bench.read_times import (
 from bench.registry_server import RegistryServer
 from launch.control import ask
 from launch.errors import LaunchError
+from launch.image_request import ImageRequest
 from launch.images import LazyImage, open_image
 from launch.keeper_start import end_keeper
 from launch.kernel_facts import kernel_facts
 from launch.kernel_mount import KernelMount
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord
 from launch.pids import await_end
 from launch.server import start_mount
-from launch.session import MountRequest
 from rafs.blob_meta import BlobMeta
 from rafs.windows import Window, cut_windows
 from registry_client.options import RegistryOptions
@@ -299,9 +300,8 @@ class _Stage:
         root.mkdir(exist_ok=True)
         where = self._scratch / f"{name}-{place}"
         where.mkdir()
-        request = MountRequest(
-            parse_reference(reference), where, self._options, root, driver=driver, background=False
-        )
+        image = ImageRequest(parse_reference(reference), self._options, background=False)
+        request = MountRequest(image, where, root, driver=driver)
         record = None
         try:
             if driver == FUSE:

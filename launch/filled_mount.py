@@ -23,9 +23,9 @@ from launch.filling import fill
 from launch.images import LazyImage, open_request
 from launch.kernel_record import record_kernel_mount
 from launch.localised_image import kept_image
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach
-from launch.mounts import MountRecord
-from launch.session import MountRequest, new_id
+from launch.mounts import MountRecord, new_id
 from launch.store_options import store_root
 from rafs.window_slots import WindowDevice
 
@@ -47,8 +47,8 @@ def mount_filled(
     require_root()
     with ExitStack() as undo:
         claim = undo.enter_context(Claim(request.mountpoint))
-        place = store_root(request.root, request.reference, isolate=request.isolate)
-        store = undo.enter_context(ChunkStore(place, limits=Limits(cache_bytes=request.cache_size)))
+        place = store_root(request.root, request.image.reference, isolate=request.isolate)
+        store = undo.enter_context(ChunkStore(place, limits=Limits(cache_bytes=request.image.cache_size)))
         probe(place)
         image = open_request(request.image, request.root)
         undo.callback(image.close)
@@ -60,8 +60,8 @@ def mount_filled(
                 " not here: leave out --no-background to fetch them first, or use the driver fuse"
             )
 
-        refusal = None if request.background else incomplete
-        fill(store, image, progress, patience=request.options.timeout, refusal=refusal)
+        refusal = None if request.image.background else incomplete
+        fill(store, image, progress, patience=request.image.options.timeout, refusal=refusal)
         # Files of nobody's content: a window that is gone by now is found below, not by the kernel.
         store.directory.reserve(device.id for device in devices)
         mount_id = new_id()

@@ -24,9 +24,9 @@ from launch.filler_life import LOG_NAME, be_filler, control_path
 from launch.forking import Forked
 from launch.image_request import absolute
 from launch.kernel_record import record_kernel_mount
-from launch.mounts import MountRecord
+from launch.mount_request import MountRequest
+from launch.mounts import MountRecord, new_id
 from launch.root import state_directory
-from launch.session import MountRequest, new_id
 from launch.store_options import store_root
 
 _TRY_SECONDS = 20.0  # fillers that end just then are followed by others for this long
@@ -42,7 +42,7 @@ class KernelMount:
         self._log_format = request.log_format
         self._reason = reason
         self._id = new_id()
-        self._place = store_root(request.root, request.reference, isolate=request.isolate)
+        self._place = store_root(request.root, request.image.reference, isolate=request.isolate)
         self._image = absolute(request.image)
         self._log_path = state_directory(request.root, "log") / f"{LOG_NAME}.log"
         self._put = False

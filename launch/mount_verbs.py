@@ -75,8 +75,9 @@ def mount(
     what is absent, and once all is here no process is needed. Else a server of ours does, through FUSE;
     `nopull explain DIR` says which, and why.
     """
+    from launch.image_request import ImageRequest
+    from launch.mount_request import MountRequest
     from launch.mounting import mount_image
-    from launch.session import MountRequest
     from registry_client.reference import parse_reference
 
     if shared and (foreground or driver == "erofs"):
@@ -91,16 +92,19 @@ def mount(
             served = f", pid {record.server}" if record.pids else ""
             click.echo(f"mounted {record.pinned} on {record.mountpoint} ({record.driver}{served})")
 
-    request = MountRequest(
+    wanted = ImageRequest(
         reference=parse_reference(image),
-        mountpoint=directory,
         options=registry,
-        root=root,
         platform=platform,
-        driver=driver,
-        background=not no_background,
         blob_dir=blob_dir,
+        background=not no_background,
         cache_size=cache_size,
+    )
+    request = MountRequest(
+        image=wanted,
+        mountpoint=directory,
+        root=root,
+        driver=driver,
         isolate=isolate,
         metrics_address=metrics_address,
         log_format=log_format,

@@ -15,9 +15,9 @@ from launch.claim import Claim
 from launch.driver_choice import Choice, Driver, choose_driver
 from launch.errors import MountImpossible, NotMounted
 from launch.kernel_mount import KernelMount
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord
-from launch.session import MountRequest
 from launch.store_options import store_root
 from rafs.errors import FormatUnsupported, ImageTooLarge
 
@@ -69,7 +69,7 @@ def mount_image(
 
 def choose(request: MountRequest) -> Choice:
     """`choose_driver` for *request*."""
-    place = store_root(request.root, request.reference, isolate=request.isolate)
+    place = store_root(request.root, request.image.reference, isolate=request.isolate)
     return choose_driver(request.driver, place, metrics=request.metrics_address is not None)
 
 

@@ -8,6 +8,7 @@ gone may remove its record.
 from __future__ import annotations
 
 import enum
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -122,6 +123,11 @@ def from_json(document: Mapping[str, Any]) -> MountRecord:
         warnings=tuple(str(warning) for warning in document.get("warnings", ())),
         shared=bool(document.get("shared", False)),
     )
+
+
+def new_id() -> str:
+    """A name for a mount, unique among those of one root."""
+    return os.urandom(4).hex()
 
 
 def record_path(root: Path, mount_id: str) -> Path:

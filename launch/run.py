@@ -31,10 +31,8 @@ from launch.run_errors import ConfigInvalid, RootNeeded, RunError
 from launch.runtime import WATCHED, find_runtime, run_container
 
 if TYPE_CHECKING:
-    from launch.session import MountRequest
-    from registry_client.options import RegistryOptions
-    from registry_client.platform import Platform
-    from registry_client.reference import Reference
+    from launch.image_request import ImageRequest
+    from launch.mount_request import MountRequest
 
 log = logging.getLogger("nopull.run")
 
@@ -47,18 +45,14 @@ UNIFIED_CGROUP = Path("/sys/fs/cgroup/cgroup.controllers")
 class RunRequest:
     """One container: which image, from where, and what to change of what the image says."""
 
-    reference: Reference
-    options: RegistryOptions
+    image: ImageRequest
     root: Path
     wanted: Wanted
-    platform: Platform | None = None
-    blob_dir: Path | None = None
     driver: str = "auto"  # or "fuse", "erofs"
     name: str | None = None
     runtime: str | None = None
     attach_input: bool = False
-    cache_size: int | None = None  # as in MountRequest
-    isolate: bool = False
+    isolate: bool = False  # as in MountRequest
     metrics_address: tuple[str, int] | None = None
     log_format: str = TEXT
 
@@ -119,18 +113,14 @@ def _begin_mount(request: RunRequest, directory: Path) -> tuple[MountRequest, Ke
     """What is to be mounted, and how: begun already if it is the kernel's, because a filler must not live in
     the container's namespace.
     """
+    from launch.mount_request import MountRequest
     from launch.mounting import choose
-    from launch.session import MountRequest
 
     wanted = MountRequest(
-        reference=request.reference,
+        image=request.image,
         mountpoint=directory / "lower",
-        options=request.options,
         root=request.root,
-        platform=request.platform,
         driver=request.driver,
-        blob_dir=request.blob_dir,
-        cache_size=request.cache_size,
         isolate=request.isolate,
         metrics_address=request.metrics_address,
         log_format=request.log_format,

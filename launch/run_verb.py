@@ -81,6 +81,7 @@ def run(
     and hosts file. It can write everywhere; what it wrote is gone when it ends. Needs root and runc (or
     crun).
     """
+    from launch.image_request import ImageRequest
     from launch.oci_spec import Wanted
     from launch.run import RunRequest, run_image
     from registry_client.reference import parse_reference
@@ -95,16 +96,13 @@ def run(
         read_only=read_only,
     )
     request = RunRequest(
-        reference=parse_reference(image),
-        options=registry,
+        image=ImageRequest(parse_reference(image), registry, platform, cache_size=cache_size),
         root=root,
         wanted=wanted,
-        platform=platform,
         name=name,
         runtime=runtime,
         attach_input=interactive or tty,
         driver=driver,
-        cache_size=cache_size,
         isolate=isolate,
         metrics_address=metrics_address,
         log_format=log_format,

@@ -13,11 +13,10 @@ from launch import mounts
 from launch.errors import ServerFailed
 from launch.forking import Forked, Report
 from launch.log_lines import TEXT, formatter
-from launch.mounts import MountRecord
+from launch.mount_request import MountRequest
+from launch.mounts import MountRecord, new_id
 from launch.root import state_directory
-from launch.session import MountRequest, new_id, run_session
-
-__all__ = ["MountRequest", "start_mount"]
+from launch.session import run_session
 
 
 def start_mount(

@@ -10,28 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from launch import image_request, mounts
+from launch import mounts
 from launch.claim import Claim
 from launch.control import ControlServer
 from launch.errors import MountBusy, MountImpossible, NotMounted
-from launch.image_request import ImageRequest, absolute
 from launch.later import Later
-from launch.log_lines import TEXT
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach, mount_at
 from launch.mounts import SERVER, MountRecord
 from launch.opening import open_early
 from launch.pids import birth_of, resident_bytes
 from launch.root import state_directory
 from launch.store_options import store_root
-from registry_client.options import RegistryOptions
-from registry_client.platform import Platform
-from registry_client.reference import Reference
 
 if TYPE_CHECKING:
     from chunk_store import Attachment, ChunkStore, Limits
@@ -42,88 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("nopull.server")
 
 FUSE_CONFIGURATION = Path("/etc/fuse.conf")
-
-
-@dataclass(frozen=True, slots=True)
-class MountRequest:
-    """What is to be mounted where, and how."""
-
-    reference: Reference
-    mountpoint: Path
-    options: RegistryOptions
-    root: Path
-    platform: Platform | None = None  # None: this machine's
-    driver: str = "auto"  # or "fuse", "erofs"
-    driver_reason: str = "asked for"  # why it is FUSE, if it is
-    background: bool = True  # fetch the rest of the image while it is mounted
-    blob_dir: Path | None = None  # `rafs:` only: where the blobs lie, None: beside the bootstrap
-    allow_other: bool | None = None  # None: wherever it is allowed
-    cache_size: int | None = None  # bytes that windows may occupy; None: what the file system has
-    isolate: bool = False  # share windows with mounts of the same repository only
-    metrics_address: tuple[str, int] | None = None  # host and port; None: no metrics
-    log_format: str = TEXT
-    shared: bool = False  # one server for all such mounts of the root
-    bound: bool = False  # the server goes when the process that started it does, however that ends
-
-    @property
-    def image(self) -> ImageRequest:
-        """What is to be shown, without the place."""
-        return ImageRequest(
-            self.reference, self.options, self.platform, self.blob_dir, self.background, self.cache_size
-        )
-
-    def in_any_directory(self) -> MountRequest:
-        """The same request, understood in whatever directory its reader works."""
-        image = absolute(self.image)
-        return replace(
-            self,
-            reference=image.reference,
-            options=image.options,
-            blob_dir=image.blob_dir,
-            mountpoint=self.mountpoint.absolute(),
-            root=self.root.absolute(),
-        )
-
-
-def to_json(request: MountRequest) -> dict[str, Any]:
-    """*request* with its secrets, for `from_json` in another process; without what is a process's own."""
-    return {
-        "image": request.image.to_json(secrets=True),
-        "mountpoint": str(request.mountpoint),
-        "root": str(request.root),
-        "allow_other": request.allow_other,
-        "isolate": request.isolate,
-        "metrics_address": request.metrics_address,
-    }
-
-
-def from_json(document: Mapping[str, Any]) -> MountRequest:
-    """The request in *document*, for a shared server.
-
-    Raises:
-        KeyError, TypeError, ValueError, ReferenceInvalid: it is none.
-    """
-    image, address = image_request.from_json(document["image"]), document["metrics_address"]
-    return MountRequest(
-        reference=image.reference,
-        mountpoint=Path(document["mountpoint"]),
-        options=image.options,
-        root=Path(document["root"]),
-        platform=image.platform,
-        driver="fuse",
-        background=image.background,
-        blob_dir=image.blob_dir,
-        allow_other=document["allow_other"],
-        cache_size=image.cache_size,
-        isolate=bool(document["isolate"]),
-        metrics_address=None if address is None else (str(address[0]), int(address[1])),
-        shared=True,
-    )
-
-
-def new_id() -> str:
-    """A name for a mount, unique among those of one root."""
-    return os.urandom(4).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +95,9 @@ def prepare(
     from launch.hot_list import hot_ranges
 
     require()
-    limits = Limits(cache_bytes=request.cache_size)
-    limits = replace(limits, read_seconds=min(limits.read_seconds, request.options.timeout))
-    place = store_root(request.root, request.reference, isolate=request.isolate)
+    limits = Limits(cache_bytes=request.image.cache_size)
+    limits = replace(limits, read_seconds=min(limits.read_seconds, request.image.options.timeout))
+    place = store_root(request.root, request.image.reference, isolate=request.isolate)
     store = open_store(place, limits)
     image = known(opening[0].result())
     undo.callback(image.close)
@@ -191,7 +105,7 @@ def prepare(
     for warning in image.warnings:
         log.warning("%s", warning)
     attachment = store.attach(
-        image.blobs, image.blob_source, hot=hot_ranges(image.bootstrap), background=request.background
+        image.blobs, image.blob_source, hot=hot_ranges(image.bootstrap), background=request.image.background
     )
     undo.callback(attachment.close)
     record = _record(request, mount_id, claim.mountpoint, image, log_path)
@@ -208,8 +122,7 @@ def prepare(
     answers = Answers(record, attachment, tree, asked, metrics_address)
     control = ControlServer(record.control, answers)
     undo.callback(control.close)
-    allow_other = may_allow_other() if request.allow_other is None else request.allow_other
-    return Prepared(tree, attachment, claim, record, asked, allow_other)
+    return Prepared(tree, attachment, claim, record, asked, may_allow_other())
 
 
 def run_session(

@@ -11,9 +11,9 @@ from launch.control import ask
 from launch.error_relay import rebuild
 from launch.errors import ServerFailed, ServerSilent
 from launch.forking import Forked, Report
-from launch.mounts import MountRecord
+from launch.mount_request import MountRequest
+from launch.mounts import MountRecord, new_id
 from launch.root import state_directory
-from launch.session import MountRequest, new_id, to_json
 
 _SECONDS = 300.0  # for opening an image, over whatever network
 _AGAIN_SECONDS = 0.05
@@ -33,7 +33,7 @@ def mount_shared(request: MountRequest) -> MountRecord:
     request = request.in_any_directory()
     path = state_directory(request.root, "run") / SOCKET
     name = new_id()
-    question = {"ask": "mount", "id": name, "request": to_json(request), "namespace": mount_namespace()}
+    question = {"ask": "mount", "id": name, "request": request.to_json(), "namespace": mount_namespace()}
     deadline = time.monotonic() + _SECONDS
     try:
         while True:

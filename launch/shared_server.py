@@ -28,9 +28,10 @@ from launch.errors import MountImpossible
 from launch.forking import give_back_memory
 from launch.images import LazyImage
 from launch.later import Later
+from launch.mount_request import from_json
 from launch.once import Once
 from launch.root import state_directory
-from launch.session import Prepared, from_json, prepare
+from launch.session import Prepared, prepare
 from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.image_request import ImageRequest
 from launch.oci_spec import Wanted
 from launch.run import RunRequest, run_image, this_host
 from launch.run_errors import RootNeeded, RunError, RuntimeMissing
@@ -16,7 +17,8 @@ from registry_client.reference import parse_reference
 
 
 def request(root: Path, wanted: Wanted | None = None) -> RunRequest:
-    return RunRequest(parse_reference("localhost/app"), RegistryOptions(), root, wanted or Wanted())
+    image = ImageRequest(parse_reference("localhost/app"), RegistryOptions())
+    return RunRequest(image, root, wanted or Wanted())
 
 
 def test_without_root_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,13 @@ from chunk_store.window_file import WindowDirectory
 from erofs_fs.mount_table import mount_table
 from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
+from launch.image_request import ImageRequest
 from launch.images import open_image
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from launch.pids import await_end
-from launch.server import MountRequest, start_mount
+from launch.server import start_mount
 from launch.umount import unmount
 from rafs.windows import Window, cut_windows
 from registry_client.options import RegistryOptions
@@ -83,13 +85,9 @@ class Scene:
     ) -> MountRecord:
         """Through FUSE, by a fork of this process; a dead mount there is cleared away."""
         self.place(where).mkdir(exist_ok=True)
-        request = MountRequest(
-            parse_reference(self.reference),
-            self.place(where),
-            RegistryOptions(timeout=timeout),
-            self.store,
-            background=background,
-        )
+        options = RegistryOptions(timeout=timeout)
+        image = ImageRequest(parse_reference(self.reference), options, background=background)
+        request = MountRequest(image, self.place(where), self.store)
         record = self.records[where] = start_mount(request)
         return record
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -28,12 +28,13 @@ from launch import mounts
 from launch.driver_choice import SEEN, now
 from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
 from launch.filled_mount import mount_filled
+from launch.image_request import ImageRequest
 from launch.images import open_image
 from launch.localised_image import NAME, kept_image
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord, State
 from launch.server import start_mount
-from launch.session import MountRequest
 from launch.umount import clean, unmount
 from rafs.localised import read_devices
 from registry_client.options import RegistryOptions
@@ -76,17 +77,16 @@ class Place:
         made = source if isinstance(source, Image) else image_of(source)
         return publish(made, f"oci:{self.base / 'layout'}:v1", self.base).reference
 
-    def request(self, reference: str, **changes: object) -> MountRequest:
-        settings = {"options": RegistryOptions(timeout=20), "driver": "erofs", **changes}
-        return MountRequest(
-            parse_reference(reference),
-            self.mountpoint,
-            root=self.root,
-            **settings,  # type: ignore[arg-type]
-        )
+    def request(
+        self, reference: str, *, driver: str = "erofs", timeout: float = 20, background: bool = True
+    ) -> MountRequest:
+        options = RegistryOptions(timeout=timeout)
+        image = ImageRequest(parse_reference(reference), options, background=background)
+        return MountRequest(image, self.mountpoint, self.root, driver=driver)
 
-    def mount(self, reference: str, **changes: object) -> MountRecord:
-        return mount_filled(self.request(reference, **changes), "the test says so", SilentProgress())
+    def mount(self, reference: str, *, timeout: float = 20, background: bool = True) -> MountRecord:
+        request = self.request(reference, timeout=timeout, background=background)
+        return mount_filled(request, "the test says so", SilentProgress())
 
     def command(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         self.ask_nobody()
@@ -256,7 +256,7 @@ def test_a_fill_from_a_registry_that_is_gone_ends(place: Place) -> None:
             place.mount(reference, background=False)
     began = time.monotonic()
     with pytest.raises(ChunkUnavailable, match=r"nothing came for 2 s"):
-        place.mount(reference, options=RegistryOptions(timeout=2))
+        place.mount(reference, timeout=2)
     assert time.monotonic() - began < 60
     assert mount_at(place.mountpoint) is None
 
@@ -310,7 +310,7 @@ def test_the_mount_outlives_its_store_and_says_what_is_lacking(place: Place) -> 
     other = place.base / "other"
     other.mkdir()
     mount_filled(
-        MountRequest(parse_reference(reference), other, RegistryOptions(), place.root, driver="erofs"),
+        replace(place.request(reference), mountpoint=other),
         "the test says so",
         SilentProgress(),
     )
@@ -331,9 +331,7 @@ def test_what_readers_of_a_fuse_mount_fetch_is_right_in_the_kernel_mount_at_once
         mount(path, store.directory.path, names, hold_path(place.root, "held"), place.mountpoint)
     fuse = place.base / "fuse"
     fuse.mkdir()
-    start_mount(
-        MountRequest(parse_reference(reference), fuse, RegistryOptions(), place.root, background=False)
-    )
+    start_mount(replace(place.request(reference, driver="fuse", background=False), mountpoint=fuse))
     for name in ("first", "second"):
         with pytest.raises(OSError, match="Input/output error"):
             (place.mountpoint / name).read_bytes()

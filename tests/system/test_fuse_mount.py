@@ -29,10 +29,12 @@ from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.control import ask
 from launch.errors import ImageNotConverted, MountBusy, NotMounted
+from launch.image_request import ImageRequest
+from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from launch.pids import await_end
-from launch.server import MountRequest, start_mount
+from launch.server import start_mount
 from launch.umount import clean, unmount
 from rafs.bootstrap_writer import write_bootstrap
 from registry_client.errors import NotFound, Unreachable
@@ -103,18 +105,13 @@ class Place:
         made = source if isinstance(source, Image) else image_of(source)
         return publish(made, f"oci:{self.base / 'layout'}:v1", self.base).reference
 
-    def request(self, reference: str, *, timeout: float = 60, **changes: object) -> MountRequest:
-        settings = {"background": False, **changes}
-        return MountRequest(
-            parse_reference(reference),
-            self.mountpoint,
-            RegistryOptions(timeout=timeout),
-            self.root,
-            **settings,  # type: ignore[arg-type]
-        )
+    def request(self, reference: str, *, timeout: float = 60, bound: bool = False) -> MountRequest:
+        options = RegistryOptions(timeout=timeout)
+        image = ImageRequest(parse_reference(reference), options, background=False)
+        return MountRequest(image, self.mountpoint, self.root, bound=bound)
 
-    def mount(self, reference: str, **changes: object) -> MountRecord:
-        return start_mount(self.request(reference, **changes))  # type: ignore[arg-type]
+    def mount(self, reference: str, *, timeout: float = 60, bound: bool = False) -> MountRecord:
+        return start_mount(self.request(reference, timeout=timeout, bound=bound))
 
     def clear(self) -> None:
         for entry in reversed(mount_table()):
@@ -561,8 +558,7 @@ def test_two_mounts_share_what_was_fetched(place: Place) -> None:
         second = place.base / "second"
         second.mkdir()
         before = len(registry.accesses())
-        reference = parse_reference(name)
-        start_mount(MountRequest(reference, second, RegistryOptions(), place.root, background=False))
+        start_mount(replace(place.request(name), mountpoint=second))
         assert (second / "f").read_bytes() == BIG
         asked = [access for access in registry.accesses()[before:] if "/blobs/" in access.path]
         assert asked == []

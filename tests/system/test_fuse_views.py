@@ -19,9 +19,11 @@ import pytest
 from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.control import ask
+from launch.image_request import ImageRequest
+from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, State
 from launch.pids import await_end
-from launch.server import MountRequest, start_mount
+from launch.server import start_mount
 from launch.umount import unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
@@ -55,7 +57,8 @@ def mount(base: Path, source: Entry) -> Mounted:
     mountpoint = base / "mountpoint"
     mountpoint.mkdir()
     reference = parse_reference(publish(image_of(source), f"oci:{base / 'layout'}:v1", base).reference)
-    request = MountRequest(reference, mountpoint, RegistryOptions(), base / "root", background=False)
+    image = ImageRequest(reference, RegistryOptions(), background=False)
+    request = MountRequest(image, mountpoint, base / "root")
     return Mounted(mountpoint, base / "root", start_mount(request))
 
 

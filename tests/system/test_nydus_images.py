@@ -19,9 +19,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from launch.image_request import ImageRequest
 from launch.inspect_verbs import check, inspect
+from launch.mount_request import MountRequest
 from launch.mounting import mount_image
-from launch.server import MountRequest, start_mount
+from launch.server import start_mount
 from launch.umount import unmount
 from registry_client import open_destination
 from registry_client.digest import Digest
@@ -63,15 +65,13 @@ def named(image: Image) -> tuple[str, list[str]]:
 def request(image: Image, mountpoint: Path, root: Path, driver: str) -> MountRequest:
     name, options = named(image)
     mountpoint.mkdir()
-    return MountRequest(
+    wanted = ImageRequest(
         parse_reference(name),
-        mountpoint,
         RegistryOptions(),
-        root,
         platform=parse_platform(options[1]) if options[0] == "--platform" else None,
         blob_dir=Path(options[1]) if options[0] == "--blob-dir" else None,
-        driver=driver,
     )
+    return MountRequest(wanted, mountpoint, root, driver=driver)
 
 
 def mount(asked: MountRequest) -> None:
@@ -192,9 +192,8 @@ def test_a_layer_object_is_mounted_by_the_bootstrap_inside_it(name: str, tmp_pat
             shutil.copyfile(source, path)
         mountpoint = tmp_path / f"mountpoint-{number}"
         mountpoint.mkdir()
-        asked = MountRequest(
-            parse_reference(f"rafs:{path}"), mountpoint, RegistryOptions(), tmp_path / "root", driver="fuse"
-        )
+        wanted = ImageRequest(parse_reference(f"rafs:{path}"), RegistryOptions())
+        asked = MountRequest(wanted, mountpoint, tmp_path / "root", driver="fuse")
         start_mount(asked)
         try:
             shown = dict(rows(mountpoint))
@@ -230,13 +229,8 @@ def test_a_reference_image_is_read_from_the_layers_of_the_ordinary_one_in_a_regi
         raw = (objects / manifest["digest"].removeprefix("sha256:")).read_bytes()
         destination.put_manifest(raw, MediaType.OCI_MANIFEST, tag="nydus")
         destination.close()
-        asked = MountRequest(
-            parse_reference(name),
-            tmp_path / "mountpoint",
-            RegistryOptions(),
-            tmp_path / "root",
-            driver="fuse",
-        )
+        wanted = ImageRequest(parse_reference(name), RegistryOptions())
+        asked = MountRequest(wanted, tmp_path / "mountpoint", tmp_path / "root", driver="fuse")
         asked.mountpoint.mkdir()
         mount(asked)
         try:

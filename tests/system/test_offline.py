@@ -20,7 +20,9 @@ import pytest
 from fuse_fs.recent_failures import STILL_FAILED_SECONDS
 from launch import mounts
 from launch.control import ask
-from launch.server import MountRequest, start_mount
+from launch.image_request import ImageRequest
+from launch.mount_request import MountRequest
+from launch.server import start_mount
 from launch.umount import unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
@@ -171,9 +173,8 @@ def test_an_unknown_image_needs_its_registry(known: Known) -> None:
 
 
 def test_what_is_here_is_served_and_what_is_missing_is_said_until_the_registry_is_back(known: Known) -> None:
-    request = MountRequest(
-        parse_reference(known.tag), known.mountpoint, RegistryOptions(timeout=2), known.root
-    )
+    image = ImageRequest(parse_reference(known.tag), RegistryOptions(timeout=2))
+    request = MountRequest(image, known.mountpoint, known.root)
     record = start_mount(request)
     large = known.mountpoint / "large"
     with pytest.raises(OSError, match="Input/output") as caught, large.open("rb", buffering=0) as reading:
