@@ -34,10 +34,10 @@ VERB_GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "pull": ("launch.pull_verb", "pull", "Fetch all of an image, to mount and run it without network."),
     },
     "Look": {
-        "check": ("launch.inspect_verbs", "check", "Check an image's structure and digests."),
-        "inspect": ("launch.inspect_verbs", "inspect", "Tell what an image is made of."),
+        "check": ("launch.check_verb", "check", "Check an image's structure and digests."),
+        "inspect": ("launch.inspect_verb", "inspect", "Tell what an image is made of."),
         "diff": ("launch.diff_verb", "diff", "Tell how one converted image differs from another."),
-        "explain": ("launch.inspect_verbs", "explain", "Tell what is lazy, what is not, and why."),
+        "explain": ("launch.explain_verb", "explain", "Tell what is lazy, what is not, and why."),
     },
     "Cache and measure": {
         "cache": ("chunk_store.cache_verbs", "cache", "Look at what is kept on this machine."),
@@ -82,6 +82,7 @@ EXIT_CODES: dict[str, int] = {
     "chunk_store.errors.ChunkCorrupt": BROKEN,
     "chunk_store.errors.StoreFull": DISK_FULL,
     "chunk_store.errors.StoreWithoutRoom": DISK_FULL,
+    "chunk_store.errors.WindowsWrong": OTHER,
     "chunk_store.errors.StoreError": OTHER,
     "builder.errors.SpoolFull": DISK_FULL,
     "builder.errors.LayerInvalid": BROKEN,
@@ -98,6 +99,9 @@ EXIT_CODES: dict[str, int] = {
     "launch.run_errors.CommandNotExecutable": COMMAND_NOT_EXECUTABLE,
     "launch.errors.ImageNotConverted": BROKEN,
     "launch.errors.ImageInvalid": BROKEN,
+    "launch.errors.ImageUnsound": BROKEN,
+    "launch.errors.RegistryRefuses": UNAUTHORISED,
+    "launch.errors.RegistrySilent": UNREACHABLE,
     "launch.errors.ImageIncomplete": MOUNT_IMPOSSIBLE,
     "launch.errors.MountImpossible": MOUNT_IMPOSSIBLE,
     "launch.errors.ServerFailed": MOUNT_IMPOSSIBLE,
@@ -111,6 +115,14 @@ EXIT_CODES: dict[str, int] = {
     "builtins.PermissionError": NO_PERMISSION,
     "builtins.OSError": OTHER,
 }
+
+# Of these the verb has told everything, on standard output; only the exit code is left.
+TOLD_ERRORS = frozenset({
+    "chunk_store.errors.WindowsWrong",
+    "launch.errors.ImageUnsound",
+    "launch.errors.RegistryRefuses",
+    "launch.errors.RegistrySilent",
+})  # fmt: skip
 
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -274,7 +286,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else OTHER
     except Exception as error:  # noqa: BLE001 - the outermost boundary: nothing may end in a bare traceback
-        _report(error, invocation.log_level)
+        if f"{type(error).__module__}.{type(error).__qualname__}" not in TOLD_ERRORS:
+            _report(error, invocation.log_level)
         code = exit_code(error)
         if invocation.verb == "run" and code not in (COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND):
             code = RUN_FAILED

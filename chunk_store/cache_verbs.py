@@ -86,8 +86,7 @@ def _print_census(place: Path, census: Census) -> None:
     help="Read at most this much per second (20MB, …): a scrub beside running programs.",
 )
 @_place_options
-@click.pass_context
-def verify_windows(ctx: click.Context, rate: int | None, root: Path, as_json: bool) -> None:
+def verify_windows(rate: int | None, root: Path, as_json: bool) -> None:
     """Read every window again; drop those that are not what was written.
 
     A dropped window is fetched again when somebody reads it; mounts may stay, also those that hold it. What
@@ -101,6 +100,7 @@ def verify_windows(ctx: click.Context, rate: int | None, root: Path, as_json: bo
       nopull cache verify --rate 20MB
       nopull cache verify --json | jq .dropped
     """
+    from chunk_store.errors import WindowsWrong
     from chunk_store.verify import verify
 
     results: list[tuple[Path, Verification]] = []
@@ -112,7 +112,9 @@ def verify_windows(ctx: click.Context, rate: int | None, root: Path, as_json: bo
     else:
         for place, found in results:
             _print_verification(place, found)
-    ctx.exit(1 if any(found.held for _, found in results) else 0)
+    held = sum(len(found.held) for _, found in results)
+    if held:
+        raise WindowsWrong(f"{held} wrong windows are being written")
 
 
 def _print_verification(place: Path, found: Verification) -> None:

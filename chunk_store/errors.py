@@ -33,6 +33,10 @@ class StoreFull(StoreError):
     """The file system takes no more windows. Readers are still served, from memory; filling has stopped."""
 
 
+class WindowsWrong(StoreError):
+    """Wrong windows were found that could not be dropped. All of it has been told."""
+
+
 class StoreUnusable(StoreError):
     """The store's directory cannot be created, locked or checked; nothing was attached."""
 

@@ -19,6 +19,18 @@ class ImageIncomplete(LaunchError):
     """Not all of the image is local, this mount needs all of it, and nothing may be fetched."""
 
 
+class ImageUnsound(LaunchError):
+    """A check has found something. All of it has been told."""
+
+
+class RegistryRefuses(LaunchError):
+    """A registry answers and lets us in by no way. What it says to each has been told."""
+
+
+class RegistrySilent(LaunchError):
+    """A registry does not answer, whichever way it is asked. What was tried has been told."""
+
+
 class ImageInvalid(LaunchError):
     """A converted image whose parts contradict each other. Only converting it again helps."""
 

@@ -39,6 +39,14 @@ def explain_layers(manifest: Manifest, converted: bool) -> list[dict[str, Any]]:
     ]
 
 
+def explain_image(
+    reference: str, digest: str, manifest: Manifest | None, *, converted: bool
+) -> dict[str, Any]:
+    """An image by its name: what it is, and its layers; a bare bootstrap (no *manifest*) has none."""
+    layers = [] if manifest is None else explain_layers(manifest, converted)
+    return {"reference": reference, "digest": digest, "converted": converted, "layers": layers}
+
+
 def explain_mount(record: MountRecord, root: Path) -> dict[str, Any]:
     """A mount: its image, driver, processes, and what has been fetched for whom.
 
@@ -105,6 +113,13 @@ def mount_lines(facts: Mapping[str, Any]) -> list[str]:
     if facts["keeper"] is not None:
         lines.append(_keeper_line(facts["keeper"]))
     return [*lines, *layer_lines(facts["layers"])]
+
+
+def image_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What `explain_image` found, for people."""
+    converted = facts["converted"]
+    kind = "converted: can be mounted before its data is here" if converted else "ordinary: not converted"
+    return [f"{facts['reference']}@{facts['digest']}", kind, *layer_lines(facts["layers"])]
 
 
 def layer_lines(layers: Sequence[Mapping[str, Any]]) -> list[str]:

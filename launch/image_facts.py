@@ -12,6 +12,7 @@ from typing import Any
 from chunk_store.byte_size import human_size
 from launch.images import LazyImage
 from launch.oci_spec import ImageConfig, parse_config
+from launch.ordinary_image import OrdinaryImage
 from launch.run_errors import ConfigInvalid
 from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
@@ -20,7 +21,6 @@ from rafs.codes import Cipher
 from rafs.records import DeviceSlot
 from rafs.windows import cut_windows
 from registry_client.manifest import Manifest
-from registry_client.platform import Platform
 
 HOT_LIMIT = 1000  # paths of a hot list
 HOT_SHOWN = 12  # of them, for people
@@ -66,18 +66,19 @@ def converted_facts(image: LazyImage) -> dict[str, Any]:
     }
 
 
-def ordinary_facts(reference: str, platform: Platform, manifest: Manifest, config: bytes) -> dict[str, Any]:
+def ordinary_facts(image: OrdinaryImage) -> dict[str, Any]:
     """Of an image that was not converted."""
+    manifest = image.manifest
     return {
-        "reference": reference,
+        "reference": image.reference,
         "digest": manifest.digest,
         "converted": False,
         "format": "OCI" if "oci" in manifest.media_type else "docker",
-        "platform": str(platform),
+        "platform": str(image.platform),
         "manifest": manifest.digest,
         "layers": _layers(manifest),
         "compressed_size": sum(layer.size for layer in manifest.layers),
-        "config": config_facts(config),
+        "config": config_facts(image.config),
     }
 
 

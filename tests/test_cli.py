@@ -132,6 +132,16 @@ def test_run_fails_with_125_whatever_failed(failing: Failing, error: Exception) 
     assert nopull.main(["run"]) == 125
 
 
+@pytest.mark.parametrize("name", sorted(nopull.TOLD_ERRORS))
+def test_what_a_verb_has_told_is_not_told_again(
+    failing: Failing, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module, _, attribute = name.rpartition(".")
+    failing(getattr(importlib.import_module(module), attribute)("told"))
+    assert nopull.main(["check"]) == nopull.EXIT_CODES[name]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_failure_is_one_sentence(failing: Failing, capfd: pytest.CaptureFixture[str]) -> None:
     failing(OSError("two\nlines with https://me:secret@host/x?sig=secret inside"))
     assert nopull.main(["check"]) == 1

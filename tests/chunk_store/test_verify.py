@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chunk_store.cache_verbs import cache
+from chunk_store.errors import WindowsWrong
 from chunk_store.verify import verify as verify_store
 from chunk_store.window_file import WindowDirectory
 from tests.chunk_store.blobs import ScriptedSource, random_blob
@@ -106,7 +107,7 @@ def test_a_wrong_window_that_is_being_written_is_named_and_left(open_store: Open
     locked = WindowDirectory(root).try_lock(BLOB.windows[0].id, BLOB.windows[0].length)
     assert locked is not None
     result, found = verify(root)
-    assert result.exit_code == 1
+    assert isinstance(result.exception, WindowsWrong)
     assert found["held"] == [BLOB.windows[0].id] and found["dropped"] == found["emptied"] == []
     locked.close()
     assert verify(root)[1]["dropped"] == [BLOB.windows[0].id]

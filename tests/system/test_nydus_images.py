@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from launch.check_verb import check
 from launch.image_request import ImageRequest
-from launch.inspect_verbs import check, inspect
+from launch.inspect_verb import inspect
 from launch.mount_request import MountRequest
 from launch.mounting import mount_image
 from launch.server import start_mount

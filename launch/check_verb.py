@@ -1,0 +1,107 @@
+"""`nopull check`: the command line of `image_check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launch.image_options import image_options
+from registry_client.options_cli import registry_options
+
+if TYPE_CHECKING:
+    from launch.image_check import ImageCheck
+    from registry_client.options import RegistryOptions
+    from registry_client.platform import Platform
+    from registry_client.reference import Reference
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  nopull check registry.example/app:1-lazy
+  nopull check --deep oci:layout:1-lazy
+  nopull check rafs:image.boot --blob-dir blobs --json
+  nopull check registry.example/app:1-lazy --against registry.example/app:1
+
+Exit code 6 when anything is wrong; all findings are listed.
+"""
+)
+@click.argument("image")
+@click.option("--deep", is_flag=True, help="Read every chunk as well, and verify it.")
+@click.option(
+    "--against",
+    metavar="OCI_IMAGE",
+    help="Compare every path's type, bytes, mode, owner, time, links and xattrs with this image; reads all.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@image_options
+@registry_options
+def check(
+    image: str,
+    deep: bool,
+    against: str | None,
+    as_json: bool,
+    platform: Platform | None,
+    blob_dir: Path | None,
+    registry: RegistryOptions,
+) -> None:
+    """Check that a converted IMAGE is sound: every structure and digest.
+
+    Reads manifest, config, bootstrap and chunk tables from where the image is, never from the cache,
+    verifies each by the digest above it, and sees whether every blob is there with its right size. What
+    no reader may rely on is listed, not only what ours would stumble over.
+    """
+    from launch.errors import ImageUnsound
+    from launch.image_check import ImageCheck
+    from registry_client.reference import parse_reference
+
+    ordinary = None if against is None else parse_reference(against)
+    deep = deep or ordinary is not None
+    looking = ImageCheck(parse_reference(image), registry, platform, blob_dir)
+    try:
+        looking.shallow()
+        if deep:
+            with click.progressbar(
+                length=looking.bytes_to_read, label="reading chunks", file=sys.stderr, hidden=as_json
+            ) as bar:
+                looking.deep(bar.update)
+        if ordinary is not None:
+            _compare(looking, ordinary, registry)
+    finally:
+        looking.close()
+    verdict = looking.verdict
+    if as_json:
+        click.echo(json.dumps(verdict.to_json(), indent=1))
+    else:
+        for finding in verdict.findings:
+            click.echo(str(finding))
+        click.echo(_verdict_sentence(verdict.to_json(), deep))
+    if not verdict.sound:
+        raise ImageUnsound(f"{verdict.reference}: {len(verdict.findings)} findings")
+
+
+def _compare(looking: ImageCheck, ordinary: Reference, registry: RegistryOptions) -> None:
+    from builder.progress import shown_progress
+    from registry_client import open_source
+
+    source = open_source(ordinary, registry)
+    try:
+        with shown_progress(sys.stderr) as progress:
+            looking.compare(source, progress)
+    finally:
+        source.close()
+
+
+def _verdict_sentence(verdict: dict[str, Any], deep: bool) -> str:
+    counted = f"{verdict['inodes']} inodes, {verdict['blobs']} blobs, {verdict['chunks']} chunks"
+    read = f"{verdict['chunks_verified']} of them read and verified"
+    depth = read if deep else "their bytes not read (--deep)"
+    if verdict["against"]:
+        depth += f"; {verdict['paths_compared']} paths compared with {verdict['against']}"
+    wrong = len(verdict["findings"])
+    result = "sound" if not wrong else f"{wrong} finding{'s' if wrong > 1 else ''}"
+    return f"{verdict['reference']}@{verdict['digest']}: {result}; {counted}, {depth}"
