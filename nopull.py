@@ -362,7 +362,9 @@ def _os_sentence(error: OSError) -> str:
     said = error.strerror[:1].lower() + error.strerror[1:]
     if error.errno in FULL_ERRNOS:
         return f"cannot write {place}: {said}; free some there, or choose another place with --root"
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+    if error.errno == errno.EROFS:
+        return f"cannot use {place}: {said}; choose another place with --root"
+    if isinstance(error, PermissionError):
         return f"cannot use {place}: {said}; run it as a user who may, or choose another place with --root"
     return f"cannot use {place}: {said}"
 
@@ -378,7 +380,9 @@ def without_secrets(text: str) -> str:
 
 def _say(sentence: str) -> None:
     try:
-        click.echo(f"nopull: {without_secrets(sentence)}", err=True)
+        # Paths are bytes, and shown as they are.
+        shown = f"nopull: {without_secrets(sentence)}"
+        click.echo(shown.encode(errors="surrogateescape"), err=True)
     except OSError:
         _silence(sys.stderr.fileno())
 

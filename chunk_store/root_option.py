@@ -21,7 +21,7 @@ def root_option(command: Command) -> Command:
 
     return click.option(
         "--root",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, readable=False),
         callback=absolute,
         metavar="DIR",
         help="Where state and cache live [default: $NOPULL_ROOT, else /var/lib/nopull for root, "

@@ -37,7 +37,7 @@ class Freed:
     windows: int
     freed_bytes: int
     empty: int  # files without a byte
-    held: int  # windows that stayed, because a mount, a reader or a filler holds them
+    held: int  # windows that stayed, because something has them attached or holds them
     images: int  # sets of windows that nobody had attached for the time given
     windows_left: int
     bytes_left: int
@@ -64,9 +64,11 @@ def sweep(
     kept, empty, foreign = _look(directory, last_uses(root))
     images = forget_unused(root, before)
     recorded = sums.load(root)
-    doomed = [one for one in kept if _is_leftover(one, recorded.get(one.window_id), before)]
+    wanted = [one for one in kept if _is_leftover(one, recorded.get(one.window_id), before)]
+    doomed = [one for one in wanted if not one.use.live]
     emptied = sum(directory.remove(window_id) is Removal.REMOVED for window_id in empty)
     freed, held = evict(directory, doomed)
+    held += len(wanted) - len(doomed)
     left = [one for one in kept if directory.size(one.window_id)]
     if size is not None:
         excess = sum(one.size for one in left) - size
@@ -146,12 +148,10 @@ def _look(directory: WindowDirectory, uses: dict[str, LastUse]) -> tuple[list[Ke
 
 
 def _is_leftover(one: Kept, record: sums.Sum | None, before: float) -> bool:
-    """Whether nobody has the window attached, and it is partial or was last attached before *before*.
+    """Whether the window is partial, or was last attached before *before*.
 
     Only of a recorded window can it be told that it is partial.
     """
-    if one.use.live:
-        return False
     if record is not None and record.length != one.size:
         return True
     return (one.written if one.use is _NEVER else one.use.seconds) < before

@@ -25,13 +25,11 @@ class Answers:
         attachment: Attachment,
         tree: ImageTree,
         asked: Mapping[int, int],
-        metrics_address: str | None = None,
     ) -> None:
         self._record = record
         self._attachment = attachment
         self._tree = tree
         self._asked = asked
-        self._metrics_address = metrics_address
 
     def __call__(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._trace() if question.get("ask") == "trace" else self._status()
@@ -42,7 +40,6 @@ class Answers:
             **self._record.to_json(),
             "progress": {**asdict(progress), "complete": progress.complete},
             "resident_bytes": resident_bytes(),
-            "metrics_address": self._metrics_address,
             "asked": {word_for(request): count for request, count in sorted(self._asked.items())},
         }
 

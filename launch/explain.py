@@ -66,6 +66,8 @@ def explain_mount(record: MountRecord, root: Path) -> dict[str, Any]:
         "pids": _roles(record.pids),
         "log": str(record.log),
         "warnings": list(record.warnings),
+        "metrics": record.metrics,
+        "background": record.background,
         "progress": None,
         "resident_bytes": None,
         "silent": None,
@@ -104,12 +106,14 @@ def mount_lines(facts: Mapping[str, Any]) -> list[str]:
     ]
     if not facts["pids"]:
         lines.append("process  none is needed: the kernel holds the image and its windows")
+    if facts["metrics"] is not None:
+        lines.append(f"metrics  http://{facts['metrics']}/metrics")
     lines += [f"warning  {warning}" for warning in facts["warnings"]]
     progress = facts["progress"]
     if progress is None:
         lines.append(f"counters unknown: {facts['silent'] or 'the server did not say'}")
     else:
-        lines += _progress_lines(progress)
+        lines += _progress_lines(progress, background=facts["background"])
     if facts["keeper"] is not None:
         lines.append(_keeper_line(facts["keeper"]))
     return [*lines, *layer_lines(facts["layers"])]
@@ -190,18 +194,21 @@ def _keeper_line(keeper: Mapping[str, Any]) -> str:
     )
 
 
-def _progress_lines(progress: Mapping[str, Any]) -> list[str]:
+def _progress_lines(progress: Mapping[str, Any], *, background: bool) -> list[str]:
     present, total = progress["windows_present"], progress["windows_total"]
     share = 100 * progress["bytes_present"] // progress["bytes_total"] if progress["bytes_total"] else 100
     sizes = f"{human_size(progress['bytes_present'])} of {human_size(progress['bytes_total'])}"
     lines = [f"local    {present} of {total} windows, {sizes} ({share} %)"]
     if present < total:
         missing = human_size(progress["bytes_total"] - progress["bytes_present"])
-        lines.append(f"missing  {total - present} windows, {missing}: fetched when read, else behind that")
+        rest = ", else behind that" if background else ""
+        lines.append(f"missing  {total - present} windows, {missing}: fetched when read{rest}")
     if "demand" not in progress:
         return lines  # nobody is left who has counted
     waited = f"readers waited {progress['waited_seconds']:.2f} s in all"
     touched = f"{progress['touched_windows']} windows, {human_size(progress['touched_bytes'])} of pages"
+    if progress["windows_awaited"]:
+        lines.append(f"waiting  somebody reads what {progress['windows_awaited']} absent windows hold")
     lines += [
         f"touched  {touched}; {waited}",
         "fetched  for         requests   windows    bytes",

@@ -80,6 +80,7 @@ def mount_filled(
                 digest=image.digest,
                 reason=reason,
                 lazy=False,
+                background=True,
                 config=image.config_path,
                 image=image.directory,
                 viewer=viewer,

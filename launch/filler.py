@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from chunk_store import ChunkStore
-from chunk_store.byte_size import human_size
-from erofs_fs.errors import CacheTooSmall
 from erofs_fs.filler_link import FillerLink
 from erofs_fs.holds import forget_hold
 from erofs_fs.keeper_words import NEED, Word
@@ -30,6 +28,7 @@ from launch.later import Later
 from launch.localised_image import find_kept, make_kept
 from launch.mount_asking import MountAsking
 from launch.needs import Needs
+from launch.room import require_room
 from launch.shown_mounts import ShownMounts, image_name
 from launch.window_reads import WindowReads, forget_reads, keep_reads
 
@@ -163,13 +162,11 @@ class Filler:
         self, request: ImageRequest, mount_id: str, image: LazyImage, prove: Callable[[], object]
     ) -> Made:
         self._store.bound(request.cache_size)
-        size = sum(record.uncompressed_size for record in image.bootstrap.blobs)
-        if request.cache_size is not None and size > request.cache_size:
+        try:
+            require_room(image, self._store.directory, request.cache_size)
+        except BaseException:
             image.close()
-            raise CacheTooSmall(
-                f"the cache may have {human_size(request.cache_size)}, and a kernel mount of"
-                f" {image.reference.familiar()} comes to hold {human_size(size)}; use the driver fuse"
-            )
+            raise
         kept = find_kept(image, self._root, self._store.directory)
         if kept is not None:
             # The image's tables are read behind the mount.

@@ -37,7 +37,7 @@ from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.errors import FormatUnsupported
 from registry_client.digest import digest_of
-from registry_client.errors import Unreachable
+from registry_client.errors import ReferenceInvalid, Unreachable
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
@@ -103,6 +103,7 @@ def open_image(
     the same reference and platform, and its source is taken over; without one it is asked here.
 
     Raises:
+        ReferenceInvalid: *blob_dir* with an image that has its blobs.
         ImageNotConverted: an ordinary image.
         ImageInvalid, rafs.RafsError: a broken image, or one that uses what is not read.
         and what `registry_client` raises.
@@ -113,6 +114,8 @@ def open_image(
         return _open_bare(reference, platform or host_platform(), blob_dir)
     question = question or Question(reference, options, root, platform)
     try:
+        if blob_dir is not None:
+            raise ReferenceInvalid(f"{reference.familiar()} has its blobs: --blob-dir is for rafs:BOOTSTRAP")
         return _open(question, root)
     except BaseException:
         question.source.close()

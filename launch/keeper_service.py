@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from chunk_store import ChunkStore
-from chunk_store.keeper_client import ask_keeper
+from chunk_store.keeper_client import KEEPER, ask_keeper
 from chunk_store.place import stores
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed
@@ -102,7 +103,13 @@ def end_keepers(root: Path, *, force: bool) -> list[Path]:
 
 
 def keepers(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The stores of *root* that have a keeper, and what each says of itself."""
+    """The stores of *root* that have a keeper, and what each says of itself.
+
+    Raises:
+        PermissionError: they are another user's.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        list((root / KEEPER).iterdir())  # else a keeper that is not ours to ask is taken for none
     found = ((place, keeper_status(place)) for place in stores(root))
     return [(place, status) for place, status in found if status is not None]
 

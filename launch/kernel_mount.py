@@ -87,6 +87,7 @@ class KernelMount:
             digest=str(made["digest"]),
             reason=self._reason,
             lazy=True,
+            background=self._image.background,
             config=None if made["config"] is None else Path(made["config"]),
             image=None if made["image"] is None else Path(made["image"]),
             viewer=viewer,

@@ -133,7 +133,7 @@ def umount(directory: Path, lazy: bool, root: Path) -> None:
     if unmount(directory, root, lazy=lazy):
         click.echo(f"unmounted {directory}")
     else:
-        click.echo(f"unmounted {directory}; its server ends when the last open file is closed")
+        click.echo(f"unmounted {directory}; what is open there is served until it is closed")
 
 
 @click.command(

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from erofs_fs import syscalls
+from erofs_fs.mount import is_localised
 from erofs_fs.mount_table import MountEntry, mount_table
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount_options import FUSE_TYPE
@@ -67,9 +68,8 @@ def prepare(path: Path) -> Path:
         detach(mountpoint, lazy=True)
     entry = mount_at(mountpoint)
     if entry is not None:
-        raise MountBusy(
-            f"cannot mount on {path}: {entry.source} is mounted there ({entry.fstype}); unmount it first"
-        )
+        what = "an image" if is_localised(entry) else entry.source
+        raise MountBusy(f"cannot mount on {path}: {what} is mounted there ({entry.fstype}); unmount it first")
     try:
         with os.scandir(mountpoint) as names:
             first = next(names, None)

@@ -57,6 +57,8 @@ class MountRecord:
     driver_reason: str = ""  # why it is that driver
     lazy: bool = True  # whether it was mounted before its data was here
     viewer: int | None = None  # a process that sees the mountpoint, if not everybody does
+    background: bool = True  # whether what nobody reads is fetched, too
+    metrics: str | None = None  # "host:port" where its metrics are, if anywhere
     warnings: tuple[str, ...] = field(default=())
     shared: bool = False  # whether its server may have other mounts as well
 
@@ -90,6 +92,8 @@ class MountRecord:
             "driver_reason": self.driver_reason,
             "lazy": self.lazy,
             "viewer": self.viewer,
+            "background": self.background,
+            "metrics": self.metrics,
             "warnings": list(self.warnings),
             "shared": self.shared,
         }
@@ -120,6 +124,8 @@ def from_json(document: Mapping[str, Any]) -> MountRecord:
         driver_reason=str(document.get("driver_reason", "")),
         lazy=bool(document.get("lazy", True)),
         viewer=document.get("viewer"),
+        background=bool(document.get("background", True)),
+        metrics=document.get("metrics"),
         warnings=tuple(str(warning) for warning in document.get("warnings", ())),
         shared=bool(document.get("shared", False)),
     )
@@ -152,10 +158,18 @@ def forget(root: Path, record: MountRecord) -> None:
 
 
 def records(root: Path) -> list[MountRecord]:
-    """All records below *root*, oldest first; a broken file is none."""
+    """All records below *root*, oldest first; a broken file is none.
+
+    Raises:
+        PermissionError: they are another user's.
+    """
     found = []
-    for path in (root / "mounts").glob("*.json"):
-        document = read_json_object(path)
+    try:
+        paths = list((root / "mounts").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for path in paths:
+        document = read_json_object(path) if path.suffix == ".json" else None
         if document is not None:
             with suppress(KeyError, TypeError, ValueError, AttributeError):
                 found.append(from_json(document))

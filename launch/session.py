@@ -108,18 +108,18 @@ def prepare(
         image.blobs, image.blob_source, hot=hot_ranges(image.bootstrap), background=request.image.background
     )
     undo.callback(attachment.close)
-    record = _record(request, mount_id, claim.mountpoint, image, log_path)
+    address = None if metrics is None else metrics.address
+    record = _record(request, mount_id, claim.mountpoint, image, log_path, address)
     undo.callback(mounts.forget, request.root, record)
     asked: dict[int, int] = {}
     if metrics is None:
-        tree, metrics_address = ImageTree(image.bootstrap, attachment), None
+        tree = ImageTree(image.bootstrap, attachment)
     else:
         from launch.metrics import TimedBytes
 
         metrics.publish(record, attachment, asked, resident_bytes)
         tree = ImageTree(image.bootstrap, TimedBytes(attachment, metrics.observe))
-        metrics_address = metrics.address
-    answers = Answers(record, attachment, tree, asked, metrics_address)
+    answers = Answers(record, attachment, tree, asked)
     control = ControlServer(record.control, answers)
     undo.callback(control.close)
     return Prepared(tree, attachment, claim, record, asked, may_allow_other())
@@ -206,7 +206,12 @@ def _close_opened(opening: list[Later[LazyImage]]) -> None:
 
 
 def _record(
-    request: MountRequest, mount_id: str, mountpoint: Path, image: LazyImage, log_path: Path
+    request: MountRequest,
+    mount_id: str,
+    mountpoint: Path,
+    image: LazyImage,
+    log_path: Path,
+    metrics: str | None,
 ) -> MountRecord:
     pid = os.getpid()
     birth = birth_of(pid)
@@ -226,6 +231,8 @@ def _record(
         log=log_path,
         config=image.config_path,
         image=image.directory,
+        background=request.image.background,
+        metrics=metrics,
         warnings=image.warnings,
         shared=request.shared,
     )

@@ -23,10 +23,10 @@ LAZY_SECONDS = 1.0
 
 
 def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
-    """Unmount what is mounted on *path*; whether its server has ended too.
+    """Unmount what is mounted on *path*; whether it has ended, and its server with it.
 
-    Returns when the server has ended. With *lazy* the place is free at once even if files are open there; the
-    server may then go on serving them, which is the only case in which False is returned.
+    Returns when it has. With *lazy* the place is free at once even if files are open there; they may then
+    be served on, which is the only case in which False is returned.
 
     Raises:
         NotMounted: nothing of ours is mounted there.
@@ -48,6 +48,8 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
     if record is None:
         return True
     if not record.pids:
+        if lazy and mounts.state_of(record) is State.DETACHED:
+            return False
         mounts.forget(root, record)
         return True
     seconds = LAZY_SECONDS if lazy else END_SECONDS

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +14,19 @@ from typing import Any
 
 import pytest
 
+from chunk_store import ChunkStore
+from erofs_fs.errors import CacheTooSmall
 from launch import images
 from launch.bootstrap_layer import unpack
 from launch.chunk_tables import read_tables
 from launch.errors import ImageInvalid, ImageNotConverted
 from launch.images import LazyImage, open_image
+from launch.room import require_room
 from rafs.blob_meta import BlobMeta
 from rafs.errors import FormatInvalid
+from rafs.windows import cut_windows
 from registry_client import open_destination
-from registry_client.errors import NotFound
+from registry_client.errors import NotFound, ReferenceInvalid
 from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, parse_platform
@@ -80,6 +85,40 @@ def test_blob_ranges_come_from_the_image(image: Image, tmp_path: Path) -> None:
     with pytest.raises(ImageInvalid, match="not among the manifest's layers"):
         found.blob_source.read_at("0" * 64, 0, 1)
     found.close()
+
+
+def test_a_place_for_blobs_is_for_images_without_them(image: Image, tmp_path: Path) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
+    with pytest.raises(ReferenceInvalid, match="--blob-dir is for rafs:"):
+        open_image(
+            parse_reference(published.reference), RegistryOptions(), tmp_path / "root", blob_dir=tmp_path
+        )
+
+
+def test_a_kernel_mount_needs_room_for_what_is_not_here(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = opened(publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path).reference, tmp_path / "root")
+    windows = [window for meta in found.blobs for window in cut_windows(meta)]
+    size = sum(window.length for window in windows)
+    with ChunkStore(tmp_path / "root") as store:
+        attachment = store.attach(found.blobs, found.blob_source, background=False)
+
+        def left(free: int) -> None:
+            usage = shutil.disk_usage(tmp_path)._replace(free=free)
+            monkeypatch.setattr("launch.room.shutil.disk_usage", lambda _: usage)
+
+        left(size)
+        require_room(found, store.directory, None)
+        left(size - 1)
+        with pytest.raises(CacheTooSmall, match="left"):
+            require_room(found, store.directory, None)
+        with pytest.raises(CacheTooSmall, match="the cache may have"):
+            require_room(found, store.directory, 1)
+        attachment.start_background()
+        assert attachment.wait_complete(20)
+        left(0)
+        require_room(found, store.directory, None)
 
 
 def add_index(layout: Path, entries: list[Descriptor], tag: str) -> None:

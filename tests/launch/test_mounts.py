@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -257,3 +258,20 @@ def test_the_hot_list_is_the_prefetch_table_as_joined_ranges() -> None:
 def test_an_image_that_prefetches_everything_has_no_hot_list() -> None:
     made = image_of(tree(file(b"a", b"a")), prefetch=[b"/"])
     assert hot_ranges(Bootstrap(made.bootstrap)) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_records_of_another_user_are_not_taken_for_none() -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from launch.mounts import records; os.setuid(65534)\n"
+        "try: records(Path(sys.argv[1]))\n"
+        "except PermissionError: print('refused')"
+    )
+    with tempfile.TemporaryDirectory() as name:  # `tmp_path` lies below what only root may enter
+        root = Path(name)
+        root.chmod(0o755)
+        mounts.write_record(root, record(root, root / "m"))
+        done = subprocess.run(
+            [sys.executable, "-c", program, root], capture_output=True, text=True, check=True
+        )
+    assert done.stdout == "refused\n"

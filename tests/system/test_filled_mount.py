@@ -368,8 +368,11 @@ def test_the_place_is_judged_as_for_any_mount(place: Place) -> None:
     with (place.mountpoint / "a").open("rb"), pytest.raises(MountBusy, match="in use"):
         unmount(place.mountpoint, place.root)
     with (place.mountpoint / "big").open("rb") as opened:
-        assert unmount(place.mountpoint, place.root, lazy=True)
+        assert not unmount(place.mountpoint, place.root, lazy=True)
+        assert [state for _, state in clean(place.root)] == [State.DETACHED]
         assert opened.read() == BIG
+    assert [state for _, state in clean(place.root)] == [State.GONE]
+    assert clean(place.root) == []
     with pytest.raises(NotMounted):
         unmount(place.mountpoint, place.root)
 

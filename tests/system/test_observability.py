@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from launch import mounts
-from launch.control import ask
 from launch.images import open_image
 from launch.umount import unmount
 from registry_client.options import RegistryOptions
@@ -70,7 +69,7 @@ class Place:
 
     def scrape(self) -> dict[str, float]:
         """Samples by name with labels."""
-        address = ask(mounts.records(self.root)[0].control)["metrics_address"]
+        address = mounts.records(self.root)[0].metrics
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         samples = re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
