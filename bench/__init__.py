@@ -1,1 +1,1 @@
-"""(package)"""
+"""Measurements: what is compared takes turns in one run, and medians are reported."""

@@ -2,8 +2,9 @@
 
 The form is told by the first bytes, as containerd and docker do, since media types of real images are
 sometimes wrong. Memory is bounded whatever the bytes say: output comes in pieces of at most `PIECE` bytes,
-and zstd windows above 128 MiB are refused. Not here: digests. The source checks the compressed one; `spool`
-checks the other, and with it that a zstd stream was not cut short, which the zstd library does not report.
+and zstd windows above 128 MiB are refused. Not here: digests. The source checks the compressed one;
+`layer_reader` checks the other, and with it that a zstd stream was not cut short, which the zstd library does
+not report.
 """
 
 from __future__ import annotations
