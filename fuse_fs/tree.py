@@ -21,7 +21,7 @@ from fuse_fs.errors import (
 from fuse_fs.first_reads import FirstReads
 from fuse_fs.names import Names
 from rafs.bootstrap import Bootstrap, Inode, Nid
-from rafs.codes import RafsFlag
+from rafs.codes import TYPE_OF_MODE, RafsFlag
 
 BLOCK = 4096  # bytes; st_blksize, and what st_blocks is rounded up to, as in an EROFS mount of the image
 
@@ -170,16 +170,8 @@ class ImageTree:
         return runs
 
 
-# rafs.codes.TYPE_*; other numbers are looked up in the inode, which is what the kernel trusts as well.
-_TYPE_BITS = {
-    1: stat.S_IFREG,
-    2: stat.S_IFDIR,
-    3: stat.S_IFCHR,
-    4: stat.S_IFBLK,
-    5: stat.S_IFIFO,
-    6: stat.S_IFSOCK,
-    7: stat.S_IFLNK,
-}
+# Other numbers are looked up in the inode, which is what the kernel trusts as well.
+_TYPE_BITS = {file_type: high << 12 for high, file_type in enumerate(TYPE_OF_MODE) if file_type}
 
 
 def show(raw: bytes) -> str:

@@ -16,7 +16,7 @@ from rafs.blob_meta import MAX_CHUNK_INFO, BlobMeta, header_faults, parse_blob_m
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.chunk_table import completed_digests
-from rafs.codes import DIGEST_SIZE, BlobFeature
+from rafs.codes import DIGEST_SIZE, SECTION_CHUNK_DIGESTS, SECTION_CHUNK_INFO, BlobFeature
 from rafs.errors import FormatInvalid, FormatUnsupported
 from rafs.records import CHUNK_INFO_HEADER
 
@@ -115,7 +115,7 @@ def fetch_form(record: BlobRecord, blobs: SizedBlobs) -> bytes:
     source = _TablesObject(record, blobs)
     stored = source.read(record.ci_offset, record.ci_compressed_size + CHUNK_INFO_HEADER.size, "chunk info")
     form = read_cache_form(record, stored)
-    section = source.section(b"blob.meta")
+    section = source.section(SECTION_CHUNK_INFO)
     if section is not None:
         section.check(form[: record.ci_uncompressed_size])
     return form
@@ -133,7 +133,7 @@ def fetch_digests(record: BlobRecord, blobs: SizedBlobs) -> bytes:
     if offset is None:
         raise ImageInvalid(f"blob {record.id}: the object has no chunk digests")
     digests = source.read(offset, DIGEST_SIZE * record.chunk_count, "chunk digests")
-    section = source.section(b"blob.digest")
+    section = source.section(SECTION_CHUNK_DIGESTS)
     if section is not None:
         section.check(digests)
     return digests

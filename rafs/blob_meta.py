@@ -173,16 +173,6 @@ class BlobMeta:
             return None
         return self._index.point(self._points[self.unit_of_chunk(unit.first_chunk)])
 
-    def chunk_at(self, offset: int) -> int:
-        """The index of the chunk whose blocks hold byte *offset* of the uncompressed address space.
-
-        Raises:
-            FormatInvalid: *offset* lies outside it.
-        """
-        if not 0 <= offset < self.uncompressed_size:
-            raise FormatInvalid(f"blob {self.id}: there is no byte {offset} among {self.uncompressed_size}")
-        return bisect_right(self.blocks, offset // BLOCK) - 1
-
     def _with_zeros(self, digests: bytes) -> bytes:
         filled, hashed = bytearray(digests), digest_of(self.digester)
         known: dict[int, bytes] = {}

@@ -27,6 +27,10 @@ from .codes import (
     MAX_CHUNKS,
     MAX_COMPRESSED_SIZE,
     MAX_UNCOMPRESSED_SIZE,
+    SECTION_CHUNK_DIGESTS,
+    SECTION_CHUNK_INFO,
+    SECTION_CHUNK_INFO_HEADER,
+    SECTION_CHUNKS,
     TOC_FLAG_NONE,
     TOC_FLAG_ZSTD,
     TOC_TAR_NAME,
@@ -162,11 +166,11 @@ class BlobWriter:
         """The rest of the object, and what a bootstrap needs to know of it. The writer is used up then."""
         tail = bytearray()
         toc = bytearray()
-        tail += self._written(tar_header(b"image.blob", self._position))
+        tail += self._written(tar_header(SECTION_CHUNKS, self._position))
         toc += TOC_ENTRY.pack(
             TocEntry(
                 TOC_FLAG_NONE,
-                name=b"image.blob",
+                name=SECTION_CHUNKS,
                 # Unlike the other sections', this digest includes the tar header.
                 digest=self._hash.digest(),
                 compressed_size=self._position - TAR_HEADER.size,
@@ -181,12 +185,13 @@ class BlobWriter:
             header = chunk_info_header(
                 self.chunk_count, len(chunk_info), ci_compressor, ci_offset, len(stored)
             )
-            toc += self._toc_entry(b"blob.meta", chunk_info, stored)
+            toc += self._toc_entry(SECTION_CHUNK_INFO, chunk_info, stored)
             tail += self._written(stored)
-            toc += self._toc_entry(b"blob.meta.header", header, header)
-            tail += self._written(header + tar_header(b"blob.meta", len(stored) + len(header)))
-            toc += self._toc_entry(b"blob.digest", self._digests, self._digests)
-            tail += self._written(bytes(self._digests) + tar_header(b"blob.digest", len(self._digests)))
+            toc += self._toc_entry(SECTION_CHUNK_INFO_HEADER, header, header)
+            tail += self._written(header + tar_header(SECTION_CHUNK_INFO, len(stored) + len(header)))
+            digests = bytes(self._digests)
+            toc += self._toc_entry(SECTION_CHUNK_DIGESTS, digests, digests)
+            tail += self._written(digests + tar_header(SECTION_CHUNK_DIGESTS, len(digests)))
         toc += tar_header(TOC_TAR_NAME, len(toc))
         tail += self._written(bytes(toc))
         return bytes(tail), FinishedBlob(

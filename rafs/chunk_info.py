@@ -1,6 +1,6 @@
-"""The bit fields of one chunk info entry, both versions, read and written.
+"""The bit fields of one chunk info entry: both versions written, version 2 read.
 
-The array they stand in is `blob_meta`'s; this is arithmetic on integers only.
+Arithmetic on integers only. Whole arrays of both versions are read by `chunk_columns`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,6 @@ class ChunkInfo(NamedTuple):
     context: int = 0  # batch, zran: index of the context
     context_offset: int = 0  # batch, zran: where the chunk starts in the context's output
     crc32c: int = 0  # neither batch nor zran, flag HAS_CRC
-
-
-def decode_v1(entry: ChunkInfoV1) -> ChunkInfo:
-    u0, u1 = entry
-    return ChunkInfo(
-        offset=u0 & 0xFFF_FFFF_F000,
-        size=((u0 >> 44) | ((u0 >> 8 & 0xF) << 20)) + 1,
-        compressed_offset=u1 & _LOW40,
-        compressed_size=((u1 >> 44) | ((u1 >> 40 & 0xF) << 20)) + 1,
-    )
 
 
 def encode_v1(chunk: ChunkInfo) -> ChunkInfoV1:

@@ -136,7 +136,10 @@ TYPE_SOCKET: Final = 6
 TYPE_SYMLINK: Final = 7
 
 # By mode >> 12, as in st_mode; 0: the mode has no valid type.
-TYPE_OF_MODE: Final = (0, 5, 3, 0, 2, 0, 4, 0, 1, 0, 7, 0, 6, 0, 0, 0)
+TYPE_OF_MODE: Final = (
+    0, TYPE_FIFO, TYPE_CHARACTER, 0, TYPE_DIRECTORY, 0, TYPE_BLOCK, 0,
+    TYPE_REGULAR, 0, TYPE_SYMLINK, 0, TYPE_SOCKET, 0, 0, 0,
+)
 
 XATTR_PREFIXES: Final[dict[int, bytes]] = {
     1: b"user.",
@@ -155,3 +158,10 @@ TOC_FLAG_NONE: Final = 1
 TOC_FLAG_ZSTD: Final = 2
 TOC_FLAG_LZ4: Final = 4
 TOC_TAR_NAME: Final = b"rafs.blob.toc"
+
+# Names of sections, in the table of contents and in the tar headers behind them.
+SECTION_CHUNKS: Final = b"image.blob"
+SECTION_CHUNK_INFO: Final = b"blob.meta"
+SECTION_CHUNK_INFO_HEADER: Final = b"blob.meta.header"
+SECTION_CHUNK_DIGESTS: Final = b"blob.digest"
+SECTION_BOOTSTRAP: Final = b"image.boot"

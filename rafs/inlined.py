@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from .codes import DEVICE_SLOTS_OFFSET, EROFS_MAGIC, SUPERBLOCK_OFFSET, V5_MAGIC, BlobFeature
+from .codes import (
+    DEVICE_SLOTS_OFFSET,
+    EROFS_MAGIC,
+    SECTION_BOOTSTRAP,
+    SUPERBLOCK_OFFSET,
+    V5_MAGIC,
+    BlobFeature,
+)
 from .errors import FormatInvalid
 from .findings import refuse
 from .header import read_header
 from .records import BLOB_ENTRY, DEVICE_SLOT, TAR_HEADER
-from .toc import BOOTSTRAP, MAX_TOC, parse_toc, tar_entry
+from .toc import MAX_TOC, parse_toc, tar_entry
 
 MAX_BOOTSTRAP: Final = 1 << 30  # bytes: ten times that of a million files
 
@@ -44,13 +51,13 @@ def inlined_bootstrap(size: int, read: ReadObject) -> bytes:
         name, length = tar_entry(read(end, TAR_HEADER.size))
     except FormatInvalid as error:
         raise FormatInvalid("it is neither a bootstrap nor a blob object with one") from error
-    if name == BOOTSTRAP:
+    if name == SECTION_BOOTSTRAP:
         if length > min(end, MAX_BOOTSTRAP):
             raise FormatInvalid(f"the inlined bootstrap has {length} bytes, the object {size}")
         return read(end - length, length)
     if length > min(end, MAX_TOC - TAR_HEADER.size):
         raise FormatInvalid(f"the object ends with {name!r} of {length} bytes, which is no table of contents")
-    section = parse_toc(read(end - length, length + TAR_HEADER.size)).get(BOOTSTRAP)
+    section = parse_toc(read(end - length, length + TAR_HEADER.size)).get(SECTION_BOOTSTRAP)
     if section is None:
         raise FormatInvalid("the blob object has no bootstrap inside; name the bootstrap it belongs to")
     if section.offset + section.stored_size > end or section.size > MAX_BOOTSTRAP:

@@ -17,10 +17,6 @@ from .records import TAR_HEADER, TOC_ENTRY
 
 MAX_TOC: Final = 4096  # bytes, with its tar header: what every reader looks at
 
-CHUNK_INFO: Final = b"blob.meta"
-CHUNK_DIGESTS: Final = b"blob.digest"
-BOOTSTRAP: Final = b"image.boot"
-
 _COMPRESSORS: Final = {
     TOC_FLAG_NONE: Compressor.NONE,
     TOC_FLAG_ZSTD: Compressor.ZSTD,

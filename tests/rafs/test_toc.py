@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rafs.bootstrap import Bootstrap
-from rafs.codes import BlobFeature
+from rafs.codes import SECTION_BOOTSTRAP, SECTION_CHUNK_DIGESTS, SECTION_CHUNK_INFO, BlobFeature
 from rafs.errors import ChunkInvalid, FormatInvalid, RafsError
 from rafs.inlined import ReadObject, inlined_bootstrap, is_bootstrap, with_blob_id
 from rafs.records import TAR_HEADER, TOC_ENTRY, TarHeader, TocEntry
-from rafs.toc import BOOTSTRAP, CHUNK_DIGESTS, CHUNK_INFO, parse_toc, tar_entry, trusted_toc
+from rafs.toc import parse_toc, tar_entry, trusted_toc
 from tests.support.fixtures import fixture
 from tests.support.images import image_of
 from tests.support.nydus_vectors import one_vector
@@ -34,7 +34,7 @@ def with_toc(bootstrap: bytes, *, flags: int = 2, **changes: object) -> bytes:
     stored = zstandard.ZstdCompressor().compress(bootstrap) if flags == 2 else bootstrap
     entry = TocEntry(
         flags=flags,
-        name=BOOTSTRAP,
+        name=SECTION_BOOTSTRAP,
         digest=hashlib.sha256(bootstrap).digest(),
         compressed_offset=0,
         compressed_size=len(stored),
@@ -57,11 +57,11 @@ def test_the_table_of_an_object_of_nydus_names_and_verifies_its_sections() -> No
     (record,) = Bootstrap(image.bootstrap).blobs
     raw = image.blob_object(record)
     sections = trusted_toc(raw[-record.toc_size :], record.toc_digest)
-    assert set(sections) == {b"image.blob", CHUNK_INFO, b"blob.meta.header", CHUNK_DIGESTS}
-    info = sections[CHUNK_INFO]
+    assert set(sections) == {b"image.blob", SECTION_CHUNK_INFO, b"blob.meta.header", SECTION_CHUNK_DIGESTS}
+    info = sections[SECTION_CHUNK_INFO]
     assert (info.offset, info.size) == (record.ci_offset, record.ci_uncompressed_size)
     info.unpack(raw[info.offset : info.offset + info.stored_size])
-    digests = sections[CHUNK_DIGESTS]
+    digests = sections[SECTION_CHUNK_DIGESTS]
     assert digests.offset == record.digests_offset
     assert digests.unpack(raw[digests.offset : digests.offset + digests.stored_size]) == Bootstrap(
         image.bootstrap
