@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.layer_record import MEMBER
+from builder.bootstrap_layer_reader import BOOTSTRAP, RECORD, meta_name
 from builder.parallel_gzip import gzip_pieces
 from builder.scratch import ScratchFile
 from rafs.finished_blob import FinishedBlob
@@ -49,11 +49,11 @@ def write_bootstrap_layer(
     plain, stored = hashlib.sha256(), hashlib.sha256()
 
     def members() -> Iterator[tuple[str, bytes | bytearray]]:
-        yield "image/image.boot", bootstrap
+        yield BOOTSTRAP, bootstrap
         for blob in blobs:
-            yield f"image/{blob.id}.blob.meta", blob.cache_form()
+            yield meta_name(blob.id), blob.cache_form()
         if record is not None:
-            yield MEMBER, record
+            yield RECORD, record
 
     def hashed() -> Iterator[bytes]:
         for piece in _cut(_tar(members())):

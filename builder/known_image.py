@@ -6,18 +6,19 @@ From it come the tree after any of its layers, the tables of its blobs, and the 
 
 from __future__ import annotations
 
-import io
 import stat
-import tarfile
-import zlib
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
 
-from builder import layer_record
+from builder.bootstrap_layer_reader import (
+    PACKED_LIMIT,
+    BootstrapLayerInvalid,
+    BootstrapParts,
+    read_bootstrap_layer,
+)
 from builder.errors import SourceUnsupported
-from builder.layer_record import Record, RecordInvalid, packed_refs
+from builder.layer_record import Record, RecordInvalid, decode, packed_refs
 from builder.tree_undo import apply_undo
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap
@@ -29,11 +30,6 @@ from rafs.tree import Node, chunk_ref, split_ref, walk
 from rafs.units import decode_unit
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.source import ImageSource
-
-_BOOTSTRAP: Final = "image/image.boot"
-_META: Final = ".blob.meta"
-_LAYER_LIMIT: Final = 256 << 20  # bytes, packed; that of a million files has a tenth
-_PLAIN_LIMIT: Final = 1 << 30  # bytes
 
 
 class KnownBlob:
@@ -76,19 +72,19 @@ class KnownImage:
             RegistryError: of *source*.
         """
         self.manifest = manifest
-        members = _members(source, manifest)
+        parts = _parts(source, manifest)
         self.record: Record | None = None
-        if layer_record.MEMBER in members:
+        if parts.record is not None:
             with suppress(RecordInvalid):  # its chunks are as good without
-                self.record = layer_record.decode(members[layer_record.MEMBER])
+                self.record = decode(parts.record)
         entries = {layer.digest.partition(":")[2]: layer for layer in manifest.layers[:-1]}
         try:
-            self._bootstrap = Bootstrap(members[_BOOTSTRAP])
+            self._bootstrap = Bootstrap(parts.bootstrap)
             self.chunk_size = self._bootstrap.chunk_size
             self.blobs: dict[str, KnownBlob] = {}  # by id, in the order of the blob table
             for record in self._bootstrap.blobs:
                 digests = self._bootstrap.chunk_digests(record.index)
-                form = members[f"image/{record.id}{_META}"]
+                form = parts.metas[record.id]
                 meta = parse_blob_meta(record, form, digests)
                 blob = _finished(meta, form[: record.ci_uncompressed_size])
                 self.blobs[record.id] = KnownBlob(blob, meta, source, entries[record.id])
@@ -225,21 +221,13 @@ def _finished(meta: BlobMeta, chunk_info: bytes) -> FinishedBlob:
     return found
 
 
-def _members(source: ImageSource, manifest: Manifest) -> dict[str, bytes]:
-    """The files of the bootstrap layer by name."""
+def _parts(source: ImageSource, manifest: Manifest) -> BootstrapParts:
+    """What the bootstrap layer holds."""
     layer = manifest.layers[-1]
     where = f"image {manifest.digest}: its bootstrap layer {layer.digest}"
-    if layer.size > _LAYER_LIMIT:
+    if layer.size > PACKED_LIMIT:
         raise SourceUnsupported(f"{where} has {layer.size} bytes, too many")
-    packed = b"".join(source.read_blob(layer))
     try:
-        stream = zlib.decompressobj(31)
-        plain = stream.decompress(packed, _PLAIN_LIMIT) if packed.startswith(b"\x1f\x8b") else packed
-        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
-            return {
-                member.name: opened.read()
-                for member in archive
-                if (opened := archive.extractfile(member)) is not None
-            }
-    except (zlib.error, tarfile.TarError, ValueError, OverflowError) as error:
-        raise SourceUnsupported(f"{where} cannot be read: {error}") from error
+        return read_bootstrap_layer(source.read_blob(layer), where)
+    except BootstrapLayerInvalid as error:
+        raise SourceUnsupported(str(error)) from error

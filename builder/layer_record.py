@@ -19,7 +19,6 @@ from typing import Any, Final
 from builder.tree_undo import Undo
 from rafs.tree import Node, chunk_ref, split_ref
 
-MEMBER: Final = "image/nopull.layers"
 ANNOTATION: Final = "dev.nopull.layers"
 _VERSION: Final = 1  # of the record, and of what the same layer is turned into
 _ID_DIGITS: Final = 16  # of a chain; only ever compared within one repository, and verified by the record

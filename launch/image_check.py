@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder.bootstrap_layer_reader import BootstrapLayerInvalid, BootstrapParts, read_bootstrap_layer
 from builder.compare import compare
 from builder.discovery import find_ordinary
 from builder.merged_image import MergedImage
 from builder.progress import Progress
 from launch.bare import open_bare
-from launch.bootstrap_layer import BootstrapParts, unpack
 from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
@@ -213,8 +213,10 @@ class ImageCheck:
         self._judge_config(self._source, manifest)
         layer = manifest.layers[-1]
         try:
-            return unpack(self._source.read_blob(layer), f"the bootstrap layer {layer.digest}")
-        except (RegistryError, ImageInvalid) as error:
+            return read_bootstrap_layer(
+                self._source.read_blob(layer), f"the bootstrap layer {layer.digest}"
+            )
+        except (RegistryError, BootstrapLayerInvalid) as error:
             self._add("bootstrap-layer", f"layer {layer.digest}", _about_the_image(error))
             return None
 

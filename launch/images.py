@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.bootstrap_layer_reader import PACKED_LIMIT, BootstrapLayerInvalid, read_bootstrap_layer
 from launch import image_cache
 from launch.asking import Question
-from launch.bootstrap_layer import PACKED_LIMIT, unpack
 from launch.chunk_tables import (
     SizedBlobs,
     fetch_digests,
@@ -212,7 +212,10 @@ def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Doc
     if layer.size > PACKED_LIMIT or manifest.config.size > CONFIG_LIMIT:
         raise ImageInvalid(f"{where} has {layer.size} bytes, its config {manifest.config.size}: too many")
     config = Later(lambda: b"".join(source.read_blob(manifest.config)))
-    parts = unpack(source.read_blob(layer), where)
+    try:
+        parts = read_bootstrap_layer(source.read_blob(layer), where)
+    except BootstrapLayerInvalid as error:
+        raise ImageInvalid(str(error)) from error
     bootstrap = Bootstrap(parts.bootstrap)
     if bootstrap.is_tarfs:
         raise FormatUnsupported("tarfs in a registry", "such an image is local: use rafs:BOOTSTRAP")

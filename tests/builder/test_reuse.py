@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.convert import convert
+from builder.bootstrap_layer_reader import RECORD
+from builder.convert import ConvertOptions, convert
 from builder.convert_options import ConvertOptions
 from builder.errors import LayerInvalid, SourceUnsupported
-from builder.layer_record import MEMBER, RecordInvalid, decode
+from builder.layer_record import RecordInvalid, decode
 from builder.overlay import empty_tree, merge_layer
 from builder.report import ConvertReport
 from builder.reuse import Dictionary
@@ -257,8 +258,8 @@ def test_a_record_is_small_beside_the_bootstrap(tmp_path: Path) -> None:
     add_image(tmp_path / "in", [BASE, many, many, many, MIDDLE])
     convert_beside(tmp_path / "in", tmp_path / "out", "v1")
     files = Published(tmp_path / "out").files
-    assert len(files[MEMBER]) < len(files["image/image.boot"]) / 3
-    assert [layer.undo is None for layer in decode(files[MEMBER]).layers] == [True, True, True, False, False]
+    assert len(files[RECORD]) < len(files["image/image.boot"]) / 3
+    assert [layer.undo is None for layer in decode(files[RECORD]).layers] == [True, True, True, False, False]
 
 
 def with_dictionary(source: Path, destination: Path, *dictionaries: Path) -> ConvertReport:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
+from builder.bootstrap_layer_reader import BootstrapLayerInvalid, read_bootstrap_layer
+from builder.shelf import open_dictionary
 from chunk_store import ChunkStore
 from erofs_fs.errors import CacheTooSmall
 from launch import images
-from launch.bootstrap_layer import unpack
 from launch.chunk_tables import read_tables
 from launch.errors import ImageInvalid, ImageNotConverted
 from launch.images import LazyImage, open_image
@@ -25,7 +27,7 @@ from launch.room import require_room
 from rafs.blob_meta import BlobMeta
 from rafs.errors import FormatInvalid
 from rafs.windows import cut_windows
-from registry_client import open_destination
+from registry_client import open_destination, open_source
 from registry_client.errors import NotFound, ReferenceInvalid
 from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
@@ -245,14 +247,36 @@ def test_leftovers_of_dead_processes_are_swept(image: Image, tmp_path: Path) -> 
     assert [path.name for path in images.glob(".draft-*")] == [mine.name]
 
 
-def packed(*members: tuple[str, bytes]) -> bytes:
+def tar_of(*members: tuple[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in members:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return gzip.compress(stream.getvalue(), mtime=0)
+    return stream.getvalue()
+
+
+def packed(*members: tuple[str, bytes]) -> bytes:
+    return gzip.compress(tar_of(*members), mtime=0)
+
+
+@pytest.mark.parametrize("prefix", ["", "./"], ids=["names", "dot-slash names"])
+@pytest.mark.parametrize(
+    "stored",
+    [lambda tar: tar, gzip.compress, zstandard.compress],
+    ids=["plain", "gzip", "zstd"],
+)
+def test_an_image_that_opens_can_be_a_chunk_dictionary(
+    image: Image, tmp_path: Path, stored: Callable[[bytes], bytes], prefix: str
+) -> None:
+    forms = {f"{prefix}image/{blob.id}.blob.meta": blob.cache_form() for blob in image.blobs}
+    layer = stored(tar_of((f"{prefix}image/image.boot", image.bootstrap), *forms.items()))
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, bootstrap_layer=layer)
+    assert opened(published.reference, tmp_path / "root").bootstrap.raw == image.bootstrap
+    source = open_source(parse_reference(published.reference), RegistryOptions())
+    assert list(open_dictionary(source, AMD).blobs) == list(image.objects)
+    source.close()
 
 
 @pytest.mark.parametrize(
@@ -289,14 +313,14 @@ def test_a_broken_bootstrap_is_refused_and_not_kept(image: Image, tmp_path: Path
 
 
 def test_a_layer_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.bootstrap_layer.UNPACKED_LIMIT", 1 << 20)
+    monkeypatch.setattr("builder.bootstrap_layer_reader.UNPACKED_LIMIT", 1 << 20)
     bomb = gzip.compress(bytes(64 << 20), 1)
-    with pytest.raises(ImageInvalid, match="unpacks to more than 1048576 bytes"):
-        unpack([bomb], "the layer")
+    with pytest.raises(BootstrapLayerInvalid, match="unpacks to more than 1048576 bytes"):
+        read_bootstrap_layer([bomb], "the layer")
 
 
 def test_a_layer_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.bootstrap_layer.PACKED_LIMIT", 1 << 20)
+    monkeypatch.setattr("builder.bootstrap_layer_reader.PACKED_LIMIT", 1 << 20)
     taken = []
 
     def endless() -> object:
@@ -304,8 +328,8 @@ def test_a_layer_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
             taken.append(1)
             yield bytes(1 << 18)
 
-    with pytest.raises(ImageInvalid, match="has more than 1048576 bytes"):
-        unpack(endless(), "the layer")  # type: ignore[arg-type]
+    with pytest.raises(BootstrapLayerInvalid, match="has more than 1048576 bytes"):
+        read_bootstrap_layer(endless(), "the layer")  # type: ignore[arg-type]
     assert len(taken) == 5
 
 

@@ -1,7 +1,8 @@
-"""The last layer of a converted image, unpacked in memory: the bootstrap and the blobs' chunk info.
+"""The last layer of a converted image, unpacked in memory: the bootstrap and what lies beside it.
 
 The layer's digest was verified before it comes here, but whoever wrote the image may be hostile: sizes are
-bounded, and nothing is ever unpacked to a path of the tar's choosing.
+bounded, and nothing is ever unpacked to a path of the tar's choosing. Serves mounts as well as conversions
+that share with earlier images, so it loads little; the writer (`bootstrap_layer`) has its names from here.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from launch.errors import ImageInvalid
-
-BOOTSTRAP = "image/image.boot"
+BOOTSTRAP: Final = "image/image.boot"
+RECORD: Final = "image/nopull.layers"
 # Ten times the bootstrap of a million files, and what a server can hold.
-UNPACKED_LIMIT = 1 << 30  # bytes
-PACKED_LIMIT = 256 << 20  # bytes
+UNPACKED_LIMIT: Final = 1 << 30  # bytes
+PACKED_LIMIT: Final = 256 << 20  # bytes
 
 _META = re.compile(r"image/([0-9a-f]{64})\.blob\.meta")
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class BootstrapLayerInvalid(Exception):
+    """A bootstrap layer is damaged, too large, or none; callers say what that means for the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +34,19 @@ class BootstrapParts:
 
     bootstrap: bytes
     metas: Mapping[str, bytes]  # chunk info in cache form, by the digest (hex) of the blob's object
+    record: bytes | None = None  # see `layer_record`
 
 
-def unpack(pieces: Iterable[bytes], where: str) -> BootstrapParts:
+def meta_name(blob_id: str) -> str:
+    """What the chunk info of a blob is called; *blob_id* is the digest (hex) of its object."""
+    return f"image/{blob_id}.blob.meta"
+
+
+def read_bootstrap_layer(pieces: Iterable[bytes], where: str) -> BootstrapParts:
     """The parts of the layer that comes in *pieces* (gzip, zstd or plain tar); *where* names it in errors.
 
     Raises:
-        ImageInvalid: damaged, too large, or without a bootstrap.
+        BootstrapLayerInvalid: damaged, too large, or without a bootstrap.
         and what iterating *pieces* raises.
     """
     # Imported here: while the first bytes travel there is time for it, before there is none.
@@ -45,30 +56,32 @@ def unpack(pieces: Iterable[bytes], where: str) -> BootstrapParts:
     for piece in pieces:
         packed += piece
         if len(packed) > PACKED_LIMIT:
-            raise ImageInvalid(f"{where} has more than {PACKED_LIMIT} bytes, too many for a bootstrap")
+            raise BootstrapLayerInvalid(
+                f"{where} has more than {PACKED_LIMIT} bytes, too many for a bootstrap"
+            )
     plain = _decompress(bytes(packed), where)
-    bootstrap: bytes | None = None
-    metas = {}
+    found: dict[str, bytes] = {}
+    metas: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
             for member in archive:
                 name = member.name.removeprefix("./")
                 meta = _META.fullmatch(name)
-                if not member.isreg() or (name != BOOTSTRAP and meta is None):
+                if not member.isreg() or (name not in (BOOTSTRAP, RECORD) and meta is None):
                     continue
                 file = archive.extractfile(member)
                 content = file.read() if file is not None else b""
                 if len(content) != member.size:
-                    raise ImageInvalid(f"{where} ends in the middle of {name}")
+                    raise BootstrapLayerInvalid(f"{where} ends in the middle of {name}")
                 if meta is None:
-                    bootstrap = content
+                    found[name] = content
                 else:
                     metas[meta[1]] = content
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise ImageInvalid(f"{where} is not a tar archive: {error}") from error
-    if bootstrap is None:
-        raise ImageInvalid(f"{where} lacks the bootstrap {BOOTSTRAP}")
-    return BootstrapParts(bootstrap, metas)
+        raise BootstrapLayerInvalid(f"{where} is not a tar archive: {error}") from error
+    if BOOTSTRAP not in found:
+        raise BootstrapLayerInvalid(f"{where} lacks the bootstrap {BOOTSTRAP}")
+    return BootstrapParts(found[BOOTSTRAP], metas, found.get(RECORD))
 
 
 def _decompress(packed: bytes, where: str) -> bytes:
@@ -82,10 +95,10 @@ def _decompress(packed: bytes, where: str) -> bytes:
                 with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
                     plain = reader.read(UNPACKED_LIMIT + 1)
             except zstandard.ZstdError as error:
-                raise ImageInvalid(f"{where} is damaged: {error}") from error
+                raise BootstrapLayerInvalid(f"{where} is damaged: {error}") from error
             return _bounded(plain, where)
     except zlib.error as error:
-        raise ImageInvalid(f"{where} is damaged: {error}") from error
+        raise BootstrapLayerInvalid(f"{where} is damaged: {error}") from error
     return packed
 
 
@@ -93,11 +106,13 @@ def _inflate(packed: bytes, where: str) -> bytes:
     stream = zlib.decompressobj(31)  # 15 bits of window, with a gzip header
     plain = stream.decompress(packed, UNPACKED_LIMIT + 1)
     if not stream.eof and len(plain) <= UNPACKED_LIMIT:
-        raise ImageInvalid(f"{where} is damaged: its gzip stream ends early")
+        raise BootstrapLayerInvalid(f"{where} is damaged: its gzip stream ends early")
     return _bounded(plain, where)
 
 
 def _bounded(plain: bytes, where: str) -> bytes:
     if len(plain) > UNPACKED_LIMIT:
-        raise ImageInvalid(f"{where} unpacks to more than {UNPACKED_LIMIT} bytes, too many for a bootstrap")
+        raise BootstrapLayerInvalid(
+            f"{where} unpacks to more than {UNPACKED_LIMIT} bytes, too many for a bootstrap"
+        )
     return plain
