@@ -17,6 +17,7 @@ from pathlib import Path
 
 import zstandard
 
+from builder.bootstrap_layer_reader import BootstrapLayerInvalid, meta_name, read_bootstrap_layer
 from builder.elf import read_needs
 from builder.errors import BuildError
 from builder.image_documents import read_config
@@ -242,6 +243,17 @@ def _layers() -> Iterator[bytes]:
     yield gzip.compress(plain[:700]) + gzip.compress(plain[700:]) + bytes(20)
 
 
+def _bootstrap_layer(raw: bytes) -> None:
+    if not raw.startswith(zstandard.FRAME_HEADER):  # of which these few bytes can hold the gigabyte allowed
+        read_bootstrap_layer([raw], "fuzzed")
+
+
+def _bootstrap_layers() -> Iterator[bytes]:
+    members = member(b"image/image.boot", b"b" * 700) + member(meta_name("ab" * 32).encode(), b"m" * 9)
+    for plain in (members + END, pax((b"path", b"./image/image.boot")) + members + END):
+        yield from (plain, gzip.compress(plain))
+
+
 def _tar(raw: bytes) -> None:
     for _ in read_entries(TarStream(iter([raw])), "fuzzed", chunk_size=4096, take=chunk_digest):
         pass
@@ -333,6 +345,7 @@ TARGETS = {
     "inlined": Target(_inlined, (RafsError,), _objects),
     "unit": Target(_unit, (RafsError,), _units),
     "layer": Target(_layer, (BuildError,), _layers),
+    "bootstrap-layer": Target(_bootstrap_layer, (BootstrapLayerInvalid,), _bootstrap_layers),
     "tar": Target(_tar, (BuildError,), _tars),
     "record": Target(_record, (RecordInvalid,), _records),
     "documents": Target(_document, (ValueError, RecursionError, ConfigInvalid), _documents),

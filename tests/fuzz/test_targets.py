@@ -19,7 +19,7 @@ def test_seeds_are_answered(name: str) -> None:
             target.run(seed)
 
 
-@pytest.mark.parametrize("name", ["image", "tar-image", "inflate", "tar", "record"])
+@pytest.mark.parametrize("name", ["image", "tar-image", "inflate", "bootstrap-layer", "tar", "record"])
 def test_seeds_that_are_right_are_read_to_their_end(name: str) -> None:
     for seed in TARGETS[name].seeds():
         TARGETS[name].run(seed)
