@@ -10,14 +10,13 @@ import enum
 from dataclasses import replace
 from typing import Final
 
-from registry_client.errors import ManifestInvalid
 from registry_client.manifest import Descriptor, Manifest
-from registry_client.platform import Platform, select
+from registry_client.platform import Platform
+from registry_client.selection import find_manifest
 from registry_client.source import ImageSource
 
 ARTIFACT_TYPE: Final = "application/vnd.nydus.image.manifest.v1+json"
 PLATFORM_FEATURE: Final = "nydus.remoteimage.v1"
-_DEPTH: Final = 4  # indexes within indexes
 
 
 class Spelling(enum.Enum):
@@ -49,14 +48,14 @@ def find_ordinary(source: ImageSource, platform: Platform, named: Descriptor | N
 
     Raises:
         NotFound: no entry serves *platform*.
-        ManifestInvalid: indexes are nested more than four levels deep.
-        and what `ImageSource.resolve` and `ImageSource.manifest` raise.
+        and what `find_manifest` raises.
     """
-    current = source.resolve() if named is None else named
-    for _ in range(_DEPTH + 1):
-        document = source.manifest(current)
-        if isinstance(document, Manifest):
-            return document
-        unmarked = [entry for entry in document.manifests if not is_marked(entry)]
-        current = select(unmarked or document.manifests, platform)
-    raise ManifestInvalid(f"index {current.digest} lies more than {_DEPTH} levels deep in other indexes")
+    return find_manifest(source, platform, named, prefer=lambda entry: not is_marked(entry))
+
+
+def find_marked(source: ImageSource, platform: Platform, named: Descriptor | None = None) -> Manifest:
+    """As `find_ordinary`, but passing over entries that are not marked while there are others.
+
+    An unmarked image may be a converted one nevertheless: `is_converted` tells.
+    """
+    return find_manifest(source, platform, named, prefer=is_marked)

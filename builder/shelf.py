@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from builder.discovery import is_marked
+from builder.discovery import find_marked, is_marked
 from builder.errors import SourceUnsupported
 from builder.image_documents import is_converted
 from builder.known_image import KnownImage
 from builder.layer_record import ANNOTATION, chain_ids, noted
-from registry_client.errors import NotFound, RegistryError, Unreachable
-from registry_client.manifest import Index, Manifest
+from registry_client.errors import RegistryError, Unreachable
+from registry_client.manifest import Manifest
 from registry_client.media_type import MANIFESTS
-from registry_client.platform import Platform, select
+from registry_client.platform import Platform
 from registry_client.source import ImageSource, TaggedSource
 
 _log = logging.getLogger(__name__)
@@ -101,17 +101,12 @@ def open_dictionary(source: ImageSource, platform: Platform) -> KnownImage:
         SourceUnsupported: an ordinary image, or not one to share chunks with.
         RegistryError: it cannot be had.
     """
-    document = source.manifest(source.resolve())
-    if isinstance(document, Index):
-        marked = [entry for entry in document.manifests if is_marked(entry)]
-        document = source.manifest(select(marked or document.manifests, platform))
-    if not isinstance(document, Manifest):
-        raise NotFound(f"index {document.digest} has only another index for {platform}")
-    if not is_converted(document):
+    manifest = find_marked(source, platform)
+    if not is_converted(manifest):
         raise SourceUnsupported(
-            f"image {document.digest} is an ordinary one; a chunk dictionary is a converted image"
+            f"image {manifest.digest} is an ordinary one; a chunk dictionary is a converted image"
         )
-    return KnownImage(source, document)
+    return KnownImage(source, manifest)
 
 
 def _shared(manifest: Manifest, wanted: Sequence[str], way: str) -> int:

@@ -6,15 +6,13 @@ as the entry of an index that serves the platform. Any of them has a bootstrap a
 
 from __future__ import annotations
 
-from builder.discovery import is_marked
+from builder.discovery import find_marked
 from builder.image_documents import is_converted
-from launch.errors import ImageInvalid, ImageNotConverted
+from launch.errors import ImageNotConverted
 from registry_client.manifest import Descriptor, Manifest
-from registry_client.platform import Platform, select
+from registry_client.platform import Platform
 from registry_client.reference import Reference
 from registry_client.source import ImageSource
-
-_DEPTH = 4  # indexes within indexes
 
 
 def find_converted(
@@ -24,19 +22,12 @@ def find_converted(
 
     Raises:
         ImageNotConverted: it is an ordinary image.
-        NotFound: nothing in the index serves *platform*.
-        and what `ImageSource.manifest` raises.
+        and what `find_marked` raises.
     """
-    current = named
-    for _ in range(_DEPTH + 1):
-        document = source.manifest(current)
-        if isinstance(document, Manifest):
-            if is_converted(document):
-                return document
-            raise ImageNotConverted(
-                f"{reference.familiar()} is an ordinary image, not a lazily loadable one: "
-                f"convert it first with `nopull convert {reference.familiar()} DST`"
-            )
-        marked = [entry for entry in document.manifests if is_marked(entry)]
-        current = select(marked or document.manifests, platform)
-    raise ImageInvalid(f"{reference.familiar()}: its indexes are nested more than {_DEPTH} levels deep")
+    manifest = find_marked(source, platform, named)
+    if is_converted(manifest):
+        return manifest
+    raise ImageNotConverted(
+        f"{reference.familiar()} is an ordinary image, not a lazily loadable one: "
+        f"convert it first with `nopull convert {reference.familiar()} DST`"
+    )

@@ -5,6 +5,8 @@ Written once over the `ImageSource` protocol, so every transport has it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from registry_client.errors import ManifestInvalid
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import Platform, select
@@ -13,10 +15,17 @@ from registry_client.source import ImageSource
 _DEPTH = 4  # indexes within indexes occur with one level of nesting; more is a mistake or a trap
 
 
-def find_manifest(source: ImageSource, platform: Platform, descriptor: Descriptor | None = None) -> Manifest:
+def find_manifest(
+    source: ImageSource,
+    platform: Platform,
+    descriptor: Descriptor | None = None,
+    *,
+    prefer: Callable[[Descriptor], bool] | None = None,
+) -> Manifest:
     """The manifest for *platform* that *descriptor* (default: what *source* names now) leads to.
 
-    A single manifest is returned whatever its platform is: only its config could tell.
+    Entries of an index that *prefer* is false for are passed over while there are others. A single manifest
+    is returned whatever its platform is: only its config could tell.
 
     Raises:
         NotFound: no entry serves *platform*.
@@ -28,5 +37,6 @@ def find_manifest(source: ImageSource, platform: Platform, descriptor: Descripto
         document = source.manifest(current)
         if isinstance(document, Manifest):
             return document
-        current = select(document.manifests, platform)
+        preferred = [entry for entry in document.manifests if prefer is None or prefer(entry)]
+        current = select(preferred or document.manifests, platform)
     raise ManifestInvalid(f"index {current.digest} lies more than {_DEPTH} levels deep in other indexes")

@@ -9,6 +9,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,16 @@ def test_a_kernel_mount_needs_room_for_what_is_not_here(
         require_room(found, store.directory, None)
 
 
-def add_index(layout: Path, entries: list[Descriptor], tag: str) -> None:
+def add_index(layout: Path, entries: list[Descriptor], tag: str) -> Descriptor:
     document = {
         "schemaVersion": 2,
         "mediaType": MediaType.OCI_INDEX,
         "manifests": [entry.to_json() for entry in entries],
     }
     destination = open_destination(parse_reference(f"oci:{layout}:{tag}"), RegistryOptions())
-    destination.put_manifest(json.dumps(document).encode(), MediaType.OCI_INDEX, tag=tag)
+    put = destination.put_manifest(json.dumps(document).encode(), MediaType.OCI_INDEX, tag=tag)
     destination.close()
+    return put
 
 
 def entry(published: Published, platform: Platform | None, **changes: object) -> Descriptor:
@@ -173,6 +175,22 @@ def test_chooses_by_platform_in_an_index_of_converted_images(tmp_path: Path) -> 
         assert found.manifest is not None and found.manifest.digest == two[name].manifest.digest
     with pytest.raises(NotFound, match="linux/s390x"):
         opened(f"oci:{layout}:all", tmp_path / "root", parse_platform("linux/s390x"))
+
+
+def test_an_image_in_an_index_within_an_index_opens_and_can_be_a_chunk_dictionary(
+    image: Image, tmp_path: Path
+) -> None:
+    layout = tmp_path / "layout"
+    ordinary = publish(image_of(tree()), f"oci:{layout}:plain", tmp_path, annotated=False)
+    converted = publish(image, f"oci:{layout}:lazy", tmp_path)
+    marked = entry(converted, AMD, artifact_type="application/vnd.nydus.image.manifest.v1+json")
+    inner = add_index(layout, [entry(ordinary, AMD), marked], "inner")
+    add_index(layout, [replace(inner, platform=AMD)], "outer")
+    found = opened(f"oci:{layout}:outer", tmp_path / "root", AMD)
+    assert found.manifest is not None and found.manifest.digest == converted.manifest.digest
+    source = open_source(parse_reference(f"oci:{layout}:outer"), RegistryOptions())
+    assert list(open_dictionary(source, AMD).blobs) == list(image.objects)
+    source.close()
 
 
 def test_an_ordinary_image_is_refused_with_what_to_do(image: Image, tmp_path: Path) -> None:
