@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from builder.layer_stream import plain_pieces
 from rafs.blob_writer import pack_unit
-from rafs.unit_cutter import chunk_digest
+from rafs.digests import chunk_digest
 from registry_client.manifest import Manifest
 from registry_client.source import ImageSource
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from builder.scratch import ScratchFile
-from rafs.unit_cutter import chunk_digest
+from rafs.digests import chunk_digest
 
 _PENDING_BYTES: Final = 1 << 20
 _PENDING_CHUNKS: Final = 512  # one writev takes 1024

@@ -38,10 +38,10 @@ from .codes import (
     Compressor,
 )
 from .defaults import COMPRESSION_LEVEL
+from .digests import chunk_digest
 from .errors import ImageTooLarge
 from .finished_blob import FinishedBlob, chunk_info_header
 from .records import BATCH_CONTEXT, TAR_HEADER, TOC_ENTRY, BatchContext, TarHeader, TocEntry
-from .unit_cutter import chunk_digest
 
 # The flags of a member are always these two, even where the unit is raw: readers compare the context's sizes.
 _MEMBER_FLAGS = ChunkFlag.COMPRESSED | ChunkFlag.BATCH

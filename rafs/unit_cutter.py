@@ -18,15 +18,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from blake3 import blake3
-
 _MEAN_NUMERATOR: Final = 5  # of the bytes between minimum and border, in eighths of batch_size
 _MEAN_DENOMINATOR: Final = 8
-
-
-def chunk_digest(chunk: bytes | memoryview) -> bytes:
-    """BLAKE3 of a chunk's bytes, 32 bytes. Safe from any thread; lets other threads run meanwhile."""
-    return blake3(chunk).digest()
 
 
 class UnitCutter:
@@ -44,7 +37,7 @@ class UnitCutter:
     def begins_unit(self, size: int, digest: bytes) -> bool:
         """Push the next chunk; true if it is the first of a new unit: all before it are complete units.
 
-        The very first chunk begins a unit, too. *size* is in bytes, *digest* is the chunk's `chunk_digest`.
+        The very first chunk begins a unit, too. *size* is in bytes, *digest* is that of `chunk_digest`.
         """
         assert size > 0
         begins = self._closed or self._bytes == 0 or self._bytes + size > self._max

@@ -13,8 +13,8 @@ from builder.errors import LayerInvalid, LayerUnsupported
 from builder.overlay import empty_tree, merge_layer
 from builder.tar_index import TarEntry, read_entries
 from builder.tar_stream import TarStream
+from rafs.digests import chunk_digest
 from rafs.tree import Node, walk
-from rafs.unit_cutter import chunk_digest
 from tests.builder.tar_bytes import END, long_link, member, pax
 
 Layer = bytes  # members, one after the other

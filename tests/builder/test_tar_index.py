@@ -13,8 +13,8 @@ from builder.errors import LayerInvalid, LayerUnsupported
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry, normal_path, read_entries
 from builder.tar_stream import TarStream
+from rafs.digests import chunk_digest
 from rafs.tree import Node, device_number
-from rafs.unit_cutter import chunk_digest
 from tests.builder.tar_bytes import BLOCK, END, base256, long_link, long_name, member, octal, pax
 
 GNU = b"ustar  \x00"

@@ -35,6 +35,7 @@ from rafs.check import check_blob_meta, check_bootstrap, check_chunks
 from rafs.check_entries import check_entries
 from rafs.codes import Compressor
 from rafs.decompress import decompress
+from rafs.digests import chunk_digest
 from rafs.dump import dump_lines
 from rafs.errors import RafsError
 from rafs.inflate_index import InflatePoint, InflateStream
@@ -44,7 +45,6 @@ from rafs.localised import read_devices
 from rafs.records import BLOB_ENTRY
 from rafs.tarfs import tar_blob, tar_pieces, with_chunks
 from rafs.toc import parse_toc
-from rafs.unit_cutter import chunk_digest
 from rafs.windows import cut_windows
 from registry_client.challenge import parse_challenges
 from registry_client.digest import Digest, digest_of

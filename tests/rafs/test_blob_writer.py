@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rafs.blob_writer import BlobWriter, PackedUnit, pack_unit, tar_header
+from rafs.digests import chunk_digest
 from rafs.errors import ImageTooLarge
 from rafs.finished_blob import FinishedBlob
-from rafs.unit_cutter import chunk_digest
 from tests.support.fixtures import fixture
 
 CHUNK_SIZE = 64 << 10

@@ -20,9 +20,9 @@ from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
 from rafs.check import check_blob_meta, check_bootstrap, check_chunks
 from rafs.codes import LAYOUT_INLINE
+from rafs.digests import chunk_digest
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref
-from rafs.unit_cutter import chunk_digest
 from rafs.units import decode_unit
 from tests.rafs.plain_blobs import CHUNK_SIZE, REGULAR, folder, plain, regular
 from tests.rafs.tree_strategies import trees

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rafs.unit_cutter import UnitCutter, chunk_digest
+from rafs.digests import chunk_digest
+from rafs.unit_cutter import UnitCutter
 
 KIB = 1024
 Chunk = tuple[int, bytes]

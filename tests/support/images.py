@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from rafs.blob_writer import BlobWriter, pack_unit
 from rafs.bootstrap_writer import write_bootstrap
+from rafs.digests import chunk_digest
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref
-from rafs.unit_cutter import UnitCutter, chunk_digest
+from rafs.unit_cutter import UnitCutter
 from tests.support.trees import Entry, node_tree, paths
 
 
