@@ -23,7 +23,8 @@ from .xattr_area import pack_xattrs
 # One block stays unused before the root, so that no inode has nid 0.
 ROOT_NID = BLOCK // NID_UNIT
 
-MAX_SYMLINK = 4095  # bytes; the kernel's PATH_MAX counts the NUL
+# Bytes. Readers take one more (`codes.MAX_SYMLINK`), but PATH_MAX counts a NUL: nobody can follow that one.
+LONGEST_FOLLOWED = 4095
 
 
 @dataclass(slots=True, eq=False)
@@ -186,9 +187,9 @@ def _measure(inode: PlannedInode, chunk_size: int) -> None:
     if node.is_directory:
         inode.size = directory_size(inode.names)
     elif stat.S_ISLNK(node.mode):
-        if not 0 < len(node.target) <= MAX_SYMLINK or b"\0" in node.target:
+        if not 0 < len(node.target) <= LONGEST_FOLLOWED or b"\0" in node.target:
             raise PlanInvalid(
-                f"a symlink target of {len(node.target)} bytes, expected 1 to {MAX_SYMLINK} without NUL"
+                f"a symlink target of {len(node.target)} bytes, expected 1 to {LONGEST_FOLLOWED} without NUL"
             )
         inode.size = len(node.target)
     tail = inode.size % BLOCK

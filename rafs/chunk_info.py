@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .codes import BLOCK
+from .codes import BLOCK, ChunkFlag
 from .records import ChunkInfoV1, ChunkInfoV2
 
 _LOW20 = (1 << 20) - 1
 _LOW24 = (1 << 24) - 1
 _LOW32 = (1 << 32) - 1
 _LOW40 = (1 << 40) - 1
+
+# Plain integers: arithmetic on an IntFlag costs far more.
+_IN_CONTEXT = int(ChunkFlag.ZRAN | ChunkFlag.BATCH)
+_HAS_CRC = int(ChunkFlag.HAS_CRC)
 
 
 class ChunkInfo(NamedTuple):
@@ -40,7 +44,7 @@ def encode_v1(chunk: ChunkInfo) -> ChunkInfoV1:
 def decode_v2(entry: ChunkInfoV2) -> ChunkInfo:
     u0, u1, u2 = entry
     flags = u0 >> 56
-    in_context = flags & 0x6
+    in_context = flags & _IN_CONTEXT
     return ChunkInfo(
         offset=(u0 & _LOW32) * BLOCK,
         size=(u0 >> 32 & _LOW24) + 1,
@@ -49,12 +53,12 @@ def decode_v2(entry: ChunkInfoV2) -> ChunkInfo:
         flags=flags,
         context=u2 >> 32 if in_context else 0,
         context_offset=u2 & _LOW32 if in_context else 0,
-        crc32c=u2 & _LOW32 if not in_context and flags & 0x10 else 0,
+        crc32c=u2 & _LOW32 if not in_context and flags & _HAS_CRC else 0,
     )
 
 
 def encode_v2(chunk: ChunkInfo) -> ChunkInfoV2:
-    in_context = chunk.flags & 0x6
+    in_context = chunk.flags & _IN_CONTEXT
     return ChunkInfoV2(
         chunk.flags << 56 | chunk.size - 1 << 32 | chunk.offset // BLOCK,
         chunk.compressed_size << 40 | chunk.compressed_offset,

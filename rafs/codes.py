@@ -30,7 +30,7 @@ MAX_BLOBS: Final = 254  # index + 1 is a byte, 255 is not used by the reference 
 MAX_COMPRESSED_SIZE: Final = 1 << 40
 MAX_UNCOMPRESSED_SIZE: Final = 1 << 44
 MAX_NAME: Final = 255
-MAX_SYMLINK: Final = 4096
+MAX_SYMLINK: Final = 4096  # that is read; what is written is shorter, see `bootstrap_plan`
 
 DIGEST_SIZE: Final = 32
 MAX_DICTIONARY: Final = 32 << 10  # of an inflate context; the window of deflate
