@@ -22,6 +22,7 @@ from .codes import (
     BlobFeature,
 )
 from .directory import entry_count, entry_name
+from .entry_words import LOW_BITS
 from .errors import FormatInvalid, FormatUnsupported
 from .findings import refuse
 from .header import prefetch_nids, read_header
@@ -202,7 +203,7 @@ class Bootstrap:
         found = []
         for number in range(start // chunk_size, -(-stop // chunk_size)):
             low, device, high, block = CHUNK_ENTRY.struct.unpack_from(raw, first + number * CHUNK_ENTRY.size)
-            index, offset = low | high << 16, number * chunk_size
+            index, offset = low | high << LOW_BITS, number * chunk_size
             size = min(chunk_size, inode.size - offset)
             if not 0 < device <= len(blobs):
                 raise FormatInvalid(

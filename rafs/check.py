@@ -16,6 +16,7 @@ from .blob_record import BlobRecord
 from .check_tree import TreeCheck
 from .codes import BLOCK, DIGEST_SIZE, BlobFeature, Compressor, Digester, RafsFlag, RowFlag
 from .crc32c import crc32c
+from .entry_words import join_entry
 from .errors import FormatUnsupported, RafsError
 from .findings import Finding as Finding
 from .findings import Report
@@ -168,7 +169,7 @@ def _check_rows(raw: bytes, header: Header, report: Report) -> dict[int, int]:
             )
             continue
         block = offset // block_size
-        entry = block << 32 | (index & 0xFF0000) << 8 | blob + 1 << 16 | index & 0xFFFF
+        entry = join_entry(blob, index, block)
         if sizes.setdefault(entry, size) != size:
             report(Finding("row-twice", f"chunk row {number}", f"chunk {index} of blob {blob} has two sizes"))
         places.append(blob << 88 | index << 64 | block << 32 | size)

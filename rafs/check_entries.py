@@ -8,7 +8,6 @@ it is quick: one dictionary look-up per entry. Everything else that may be wrong
 from __future__ import annotations
 
 import stat
-import struct
 from collections.abc import Sequence
 from itertools import compress
 
@@ -21,9 +20,10 @@ from .codes import (
     LAYOUT_CHUNKS,
     NID_UNIT,
 )
-from .entry_words import chunk_blocks, entry_words, split_entry
+from .entry_words import ENTRY_WORD, chunk_blocks, entry_words, split_entry
 from .errors import FormatInvalid
-from .records import CHUNK_ENTRY, INODE_EXTENDED, XATTR_HEADER
+from .inode import xattr_bytes
+from .records import CHUNK_ENTRY, INODE_EXTENDED
 
 _EXTENDED_CHUNKS = (LAYOUT_CHUNKS << 1 | FORMAT_EXTENDED).to_bytes(2, "little")
 
@@ -49,7 +49,7 @@ def check_entries(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> None:
 def _walk(bootstrap: Bootstrap, metas: Sequence[BlobMeta], sizes: dict[int, int]) -> None:
     """Judge file by file, and raise at the first that does not agree."""
     chunk_size = bootstrap.chunk_size
-    find, unpack = sizes.get, struct.Struct("<Q").iter_unpack
+    find, unpack = sizes.get, ENTRY_WORD.iter_unpack
     seen: set[int] = set()
     for path, inode in bootstrap.walk():
         if not inode.size or not stat.S_ISREG(inode.mode) or inode.nid in seen:
@@ -99,7 +99,7 @@ def _all_agree(bootstrap: Bootstrap, sizes: dict[int, int]) -> bool:
             _, icount, mode, _, left, chunk_format, *_ = unpack(raw, at)
             if not stat.S_ISREG(mode) or chunk_format & ~CHUNK_FORMAT_BITS != CHUNK_FORMAT_INDEXES:
                 return False
-            at += INODE_EXTENDED.size + (XATTR_HEADER.size + 4 * (icount - 1) if icount else 0)
+            at += INODE_EXTENDED.size + (xattr_bytes(icount) if icount else 0)
             at += -at % CHUNK_ENTRY.size
             if at + -(-left // chunk_size) * CHUNK_ENTRY.size > end:
                 return False

@@ -22,7 +22,7 @@ from .codes import (
     RafsFlag,
 )
 from .directory import entry_count, entry_name
-from .entry_words import split_entry
+from .entry_words import BLOCK_SHIFT, DEVICE_MASK, DEVICE_SHIFT, split_entry
 from .errors import FormatInvalid
 from .findings import Finding, Report
 from .header import Header, prefetch_nids
@@ -216,7 +216,7 @@ class TreeCheck:
         for position, entry in enumerate(entries):
             size = min(left, self._chunk_size)
             left -= size
-            self._used_devices.add(entry >> 16 & 0xFF)
+            self._used_devices.add(entry >> DEVICE_SHIFT & DEVICE_MASK)
             if self._sizes.get(entry) != size:
                 self._explain(path, position, entry, size)
         extent = self._block << (inode.i_u & CHUNK_FORMAT_BITS)
@@ -260,9 +260,9 @@ class TreeCheck:
 
     def _is_one_extent(self, entries: tuple[int, ...]) -> bool:
         step = self._chunk_size // self._block
+        places = ((entry >> DEVICE_SHIFT & DEVICE_MASK, entry >> BLOCK_SHIFT) for entry in entries)
         return all(
-            following >> 32 == (this >> 32) + step and following >> 16 & 0xFF == this >> 16 & 0xFF
-            for this, following in pairwise(entries)
+            following == (device, block + step) for (device, block), following in pairwise(places)
         )
 
     def _check_content(self, inode: Inode, path: Path, end: int) -> int:

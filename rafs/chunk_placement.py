@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from .chunk_lists import ChunkTables
 from .codes import BLOCK, CHUNK_FORMAT_BITS, CHUNK_FORMAT_INDEXES, DIGEST_SIZE, MAX_BLOBS
+from .entry_words import LOW_BITS, LOW_MASK
 from .errors import ImageTooLarge
 from .records import CHUNK_ENTRY, CHUNK_ROW
 from .tree import Node, PlanInvalid, split_ref
@@ -70,7 +71,7 @@ class ChunkPlacement:
         left = node.size
         for ref in node.chunks:
             device, chunk_index, block = self._place(ref, min(left, self._chunk_size), node, node.size - left)
-            entries += _pack_entry(chunk_index & 0xFFFF, device, chunk_index >> 16, block)
+            entries += _pack_entry(chunk_index & LOW_MASK, device, chunk_index >> LOW_BITS, block)
             contiguous &= not previous[0] or (device, block) == previous
             previous = device, block + self._chunk_size // BLOCK
             left -= self._chunk_size
@@ -79,7 +80,7 @@ class ChunkPlacement:
     def _place_small(self, node: Node) -> tuple[int, bytes]:
         device, chunk_index, block = self._place(node.chunks[0], min(node.size, self._chunk_size), node, 0)
         return self._chunk_format(node.size, False), _pack_entry(
-            chunk_index & 0xFFFF, device, chunk_index >> 16, block
+            chunk_index & LOW_MASK, device, chunk_index >> LOW_BITS, block
         )
 
     def _place(self, ref: int, expected: int, node: Node, file_offset: int) -> tuple[int, int, int]:

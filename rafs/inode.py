@@ -94,6 +94,11 @@ def read_inode(raw: bytes, meta_offset: int, nid: int, superblock: Superblock) -
         ino,
         i_u,
         body,
-        XATTR_HEADER.size + 4 * (icount - 1) if icount else 0,
+        xattr_bytes(icount) if icount else 0,
         extended,
     )
+
+
+def xattr_bytes(icount: int) -> int:
+    """How many bytes of xattrs follow an inode that says *icount*, which is at least 1; 0 means none."""
+    return XATTR_HEADER.size + 4 * (icount - 1)

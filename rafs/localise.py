@@ -18,7 +18,7 @@ from itertools import chain, compress
 
 from .blob_meta import BlobMeta
 from .bootstrap import Bootstrap
-from .entry_words import chunk_blocks, entry_words
+from .entry_words import BLOCK_SHIFT, DEVICE_SHIFT, chunk_blocks, entry_words
 from .errors import FormatInvalid
 from .tree_rewriting import TreeRewriting
 from .window_slots import WindowDevice
@@ -66,7 +66,7 @@ def _entries(
     blocks = chunk_blocks(meta, block_size)
     new = chain.from_iterable(
         map(
-            ((numbers[window.id] << 16) - (window.start // block_size << 32)).__add__,
+            ((numbers[window.id] << DEVICE_SHIFT) - (window.start // block_size << BLOCK_SHIFT)).__add__,
             blocks[window.first_chunk : window.first_chunk + window.chunk_count],
         )
         for window in cut

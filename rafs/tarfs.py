@@ -20,11 +20,12 @@ from .blob_meta import BlobMeta
 from .blob_record import BlobRecord
 from .bootstrap import Bootstrap
 from .chunk_info import ChunkInfo, encode_v1
-from .codes import BLOCK, DEVICE_SLOTS_OFFSET, TARFS_BLOCK, BlobFeature, Compressor, Digester
+from .codes import BLOCK, DEVICE_SLOTS_OFFSET, MAX_CHUNKS, TARFS_BLOCK, BlobFeature, Compressor, Digester
 from .digests import digest_of
+from .entry_words import ENTRY_WORD, join_entry
 from .errors import FormatInvalid
 from .inode import Inode
-from .records import BLOB_ENTRY, CHUNK_ENTRY, CHUNK_INFO_V1, DEVICE_SLOT
+from .records import BLOB_ENTRY, CHUNK_INFO_V1, DEVICE_SLOT
 
 
 class TarPiece(NamedTuple):
@@ -38,7 +39,7 @@ def tar_pieces(bootstrap: Bootstrap) -> list[list[TarPiece]]:
     """What files of a tarfs image refer to, for each blob, in the order of the tar.
 
     Raises:
-        FormatInvalid: a part of the tree is broken, or files overlap in a tar.
+        FormatInvalid: a part of the tree is broken, or files overlap in a tar or are too many.
     """
     longest: list[dict[int, int]] = [{} for _ in bootstrap.blobs]
     for inode in _files(bootstrap):
@@ -47,6 +48,8 @@ def tar_pieces(bootstrap: Bootstrap) -> list[list[TarPiece]]:
             known[extent.blob_offset] = max(extent.size, known.get(extent.blob_offset, 0))
     found = [[TarPiece(*piece) for piece in sorted(known.items())] for known in longest]
     for record, pieces in zip(bootstrap.blobs, found, strict=True):
+        if len(pieces) > MAX_CHUNKS:
+            raise FormatInvalid(f"blob {record.id}: {len(pieces)} file pieces, expected {MAX_CHUNKS} at most")
         end = 0
         for piece in pieces:
             # In a tar they cannot, and the address space could be made far larger than the tar.
@@ -121,9 +124,8 @@ def with_chunks(bootstrap: Bootstrap, metas: Sequence[BlobMeta]) -> Bootstrap:
         for extent in bootstrap.extents(inode):
             number = numbers[extent.blob_index][extent.blob_offset]
             block = metas[extent.blob_index].chunk(number).offset // TARFS_BLOCK
-            entry = (number & 0xFFFF, extent.blob_index + 1, number >> 16, block)
-            CHUNK_ENTRY.struct.pack_into(raw, at, *entry)
-            at += CHUNK_ENTRY.size
+            ENTRY_WORD.pack_into(raw, at, join_entry(extent.blob_index, number, block))
+            at += ENTRY_WORD.size
     table = bootstrap.header.extended.blob_table_offset
     for number, (meta, slot) in enumerate(zip(metas, bootstrap.header.slots, strict=True)):
         _put(raw, table + number * BLOB_ENTRY.size, BLOB_ENTRY.pack(meta.record.entry()))

@@ -22,8 +22,9 @@ from .codes import (
     NID_UNIT,
 )
 from .directory import entry_count
-from .entry_words import split_entry
+from .entry_words import BLOCK_SHIFT, split_entry
 from .errors import FormatInvalid
+from .inode import xattr_bytes
 from .localised import pack_front
 from .records import DIRENT, INODE_COMPACT, INODE_EXTENDED
 from .window_slots import WindowDevice
@@ -165,7 +166,7 @@ class TreeRewriting:
             size &= _LOW32
         if i_format >> 1 not in (LAYOUT_PLAIN, LAYOUT_INLINE, LAYOUT_CHUNKS) or size >> 63:
             raise FormatInvalid(f"the inode at {here * _WORD:#x} has format {i_format:#x} and {size} bytes")
-        xattrs = 12 + 4 * (icount - 1) if icount else 0
+        xattrs = xattr_bytes(icount) if icount else 0
         return size, i_format >> 1, here * _WORD + body + xattrs
 
     def _note_blocks(self, here: int, size: int, layout: int) -> int:
@@ -195,7 +196,7 @@ class TreeRewriting:
         placed = [self.entries[entry] for entry in self._old[start : start + count]]
         self._new[start : start + count] = array("Q", placed)
         extent = chunk_size
-        step = chunk_size // self._block << 32
+        step = chunk_size // self._block << BLOCK_SHIFT
         if count > 1 and placed == list(range(placed[0], placed[0] + count * step, step)):
             # One extent: fewer steps for the kernel. Across a border it would run out of the first window.
             extent = max(chunk_size, 1 << (size - 1).bit_length())

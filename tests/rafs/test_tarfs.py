@@ -112,3 +112,11 @@ def test_files_that_overlap_in_the_tar_are_refused(image: Image) -> None:
     raw[at + 4 : at + 8] = (there.blob_offset // 512 + 1).to_bytes(4, "little")
     with pytest.raises(FormatInvalid, match="overlap those before"):
         tar_pieces(Bootstrap(bytes(raw)))
+
+
+def test_more_pieces_than_a_blob_can_have_chunks_are_refused(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rafs.tarfs.MAX_CHUNKS", 1)
+    with pytest.raises(FormatInvalid, match="expected 1 at most"):
+        tar_pieces(Bootstrap(image.bootstrap))
