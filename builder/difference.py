@@ -13,6 +13,7 @@ from typing import Any
 
 from rafs.bootstrap import Bootstrap
 from rafs.codes import DIGEST_SIZE
+from rafs.directory import name_text
 from rafs.inode import Inode
 
 Chunk = tuple[bytes, int]  # digest, size in bytes
@@ -63,9 +64,9 @@ class Difference:
             "blobs": asdict(self.blobs),
         }
         if paths:
-            document["added"] = [_text(path) for path in self.added]
-            document["removed"] = [_text(path) for path in self.removed]
-            document["changed"] = {_text(path): list(what) for path, what in self.changed.items()}
+            document["added"] = [name_text(path) for path in self.added]
+            document["removed"] = [name_text(path) for path in self.removed]
+            document["changed"] = {name_text(path): list(what) for path, what in self.changed.items()}
         return document
 
 
@@ -162,7 +163,3 @@ def _parts(before: Mapping[Any, int], after: Mapping[Any, int]) -> Parts:
 
 def _measure(bootstrap: Bootstrap) -> tuple[int, frozenset[int]]:
     return bootstrap.chunk_size, frozenset(blob.digester for blob in bootstrap.blobs)
-
-
-def _text(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

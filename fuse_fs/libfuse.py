@@ -29,7 +29,8 @@ from fuse_fs.mount_options import SUBTYPE, fsname_option
 from fuse_fs.operations import FOREVER, PARALLEL_READS
 from fuse_fs.paths import TreeByPath
 from fuse_fs.recent_failures import RecentFailures
-from fuse_fs.tree import BLOCK, ImageTree, show
+from fuse_fs.tree import BLOCK, ImageTree
+from rafs.directory import name_text
 
 log = logging.getLogger("nopull.fuse")
 
@@ -195,7 +196,7 @@ class Callbacks:
             shown.st_ino = nid
             shown.st_mode = type_bits
             if add(listing, name, pointer, 0):
-                raise MemoryError(f"listing {show(path)}")
+                raise MemoryError(f"listing {name_text(path)}")
         return 0
 
     def read(self, path: bytes, answer: Any, size: int, offset: int, _: Any) -> int:
@@ -244,7 +245,7 @@ def _answering(callback: Callable[..., int]) -> Callable[..., int]:
         # Whatever escaped would be printed by ctypes and answered as 0: an empty file, a success.
         except BaseException as error:  # noqa: BLE001
             if is_failure(error):
-                where = show(arguments[0]) if isinstance(arguments[0], bytes) else "the mount"
+                where = name_text(arguments[0]) if isinstance(arguments[0], bytes) else "the mount"
                 what = (callback.__name__, where, type(error).__name__, error)
                 log.error("%s %s: %s: %s", *what, extra={"path": where})
             return -errno_of(error)

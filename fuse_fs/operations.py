@@ -38,8 +38,9 @@ from fuse_fs.protocol import (
     Feature,
     Request,
 )
-from fuse_fs.tree import BLOCK, ImageTree, show
+from fuse_fs.tree import BLOCK, ImageTree
 from rafs.bootstrap import Inode, Nid
+from rafs.directory import name_text
 
 FOREVER = 10 * 365 * 86400  # seconds
 PARALLEL_READS = 64  # kernel default 12: readahead of several files would queue behind each other
@@ -162,7 +163,7 @@ class Operations:
         name = _name(body[GETXATTR_IN.size :])
         value = self._tree.xattrs(self._inode(node)).get(name)
         if value is None:
-            raise NoSuchAttribute(f"node {node} has no attribute {show(name)}")
+            raise NoSuchAttribute(f"node {node} has no attribute {name_text(name)}")
         return _fitting(value, room)
 
     def _listxattr(self, node: int, body: memoryview) -> bytes:

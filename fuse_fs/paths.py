@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fuse_fs.errors import NoSuchAttribute
-from fuse_fs.tree import ImageTree, Space, show
+from fuse_fs.tree import ImageTree, Space
 from rafs.bootstrap import Inode, Nid
+from rafs.directory import name_text
 
 # Paths whose inode number is remembered, twice (see `_remember`). A path and its number take about 0.2 KB,
 # and an image has seldom more directories than this.
@@ -50,7 +51,7 @@ class TreeByPath:
         """
         value = self._tree.xattrs(self.inode(path)).get(name)
         if value is None:
-            raise NoSuchAttribute(f"{show(path)} has no attribute {show(name)}")
+            raise NoSuchAttribute(f"{name_text(path)} has no attribute {name_text(name)}")
         return value
 
     def space(self) -> Space:

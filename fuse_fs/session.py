@@ -18,7 +18,8 @@ from fuse_fs.device import is_gone
 from fuse_fs.operations import Operations
 from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, UNANSWERED, Request, word_for
 from fuse_fs.recent_failures import RecentFailures
-from fuse_fs.tree import ImageTree, show
+from fuse_fs.tree import ImageTree
+from rafs.directory import name_text
 
 log = logging.getLogger("nopull.fuse")
 
@@ -152,6 +153,6 @@ class Session:
     def _log(self, request: int, node: int, error: BaseException) -> None:
         if not is_failure(error):
             return
-        where = show(self._tree.paths([self._operations.inode_number(node)])[0])
+        where = name_text(self._tree.paths([self._operations.inode_number(node)])[0])
         what = (word_for(request), where, type(error).__name__, error)
         log.error("%s %s: %s: %s", *what, extra={"path": where})

@@ -22,6 +22,7 @@ from fuse_fs.first_reads import FirstReads
 from fuse_fs.names import Names
 from rafs.bootstrap import Bootstrap, Inode, Nid
 from rafs.codes import TYPE_OF_MODE, RafsFlag
+from rafs.directory import name_text
 
 BLOCK = 4096  # bytes; st_blksize, and what st_blocks is rounded up to, as in an EROFS mount of the image
 
@@ -75,7 +76,7 @@ class ImageTree:
             raise NotADirectory(f"inode {directory.nid} is not a directory")
         found = self._bootstrap.lookup(directory, name)
         if found is None:
-            raise NoSuchEntry(f"{show(name)} does not exist in inode {directory.nid}")
+            raise NoSuchEntry(f"{name_text(name)} does not exist in inode {directory.nid}")
         return found
 
     def entries(self, directory: Inode, place: int = 0) -> Iterator[tuple[bytes, Nid, int, int]]:
@@ -172,8 +173,3 @@ class ImageTree:
 
 # Other numbers are looked up in the inode, which is what the kernel trusts as well.
 _TYPE_BITS = {file_type: high << 12 for high, file_type in enumerate(TYPE_OF_MODE) if file_type}
-
-
-def show(raw: bytes) -> str:
-    """A name of the image for people: what is not UTF-8 becomes an escape."""
-    return raw.decode("utf-8", "backslashreplace")

@@ -18,6 +18,7 @@ from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.codes import Cipher
+from rafs.directory import name_text
 from rafs.records import DeviceSlot
 from rafs.windows import cut_windows
 from registry_client.manifest import Manifest
@@ -111,7 +112,7 @@ def prefetch_paths(bootstrap: Bootstrap) -> list[str]:
     wanted, names = set(nids), dict[int, str]()
     for path, inode in bootstrap.walk():
         if inode.nid in wanted:
-            names.setdefault(inode.nid, path.decode("utf-8", "backslashreplace"))
+            names.setdefault(inode.nid, name_text(path))
     return [names[nid] for nid in nids if nid in names][:HOT_LIMIT]
 
 

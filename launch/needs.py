@@ -21,6 +21,7 @@ from launch.images import open_request
 from launch.later import Later
 from launch.shown_mounts import ShownMounts
 from launch.window_reads import files_of
+from rafs.directory import name_text
 from rafs.windows import cut_windows
 
 log = logging.getLogger("nopull.filler")
@@ -126,5 +127,5 @@ class Needs:
             image.close()
             windows = [cut_windows(meta) for meta in image.blobs]
             for read in files_of([(need.window_id, need.end, 0.0)], image.bootstrap, windows):
-                path = read.path.decode("utf-8", "backslashreplace")
+                path = name_text(read.path)
                 log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})

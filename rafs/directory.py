@@ -1,4 +1,4 @@
-"""One block of a directory: how many entries it has and what each is called.
+"""One block of a directory: how many entries it has and what each is called, for people, too.
 
 The search over blocks is `bootstrap`'s. Positions are counted from 0, offsets are bytes in the bootstrap.
 """
@@ -50,3 +50,8 @@ def entry_name(raw: bytes, start: int, end: int, nid: int, position: int, count:
     if b"/" in name or b"\0" in name:
         raise FormatInvalid(f"directory inode {nid}: name {name!r} has a slash or a NUL")
     return name
+
+
+def name_text(raw: bytes) -> str:
+    """A name or path of an image for people: what is not UTF-8 becomes an escape."""
+    return raw.decode("utf-8", "backslashreplace")
