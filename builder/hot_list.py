@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from builder.file_looks import FileLooks
+from builder.image_documents import DEFAULT_PATH
 from builder.python_imports import PythonProgram, is_python
-from builder.tree_paths import Unresolvable, directory_at, file_at
+from builder.tree_paths import file_at, folder_at
 from rafs.tree import Node
 
 _FILES_LIMIT: Final = 4096
 _SCRIPTS_LIMIT: Final = 4  # the kernel follows as many #! lines
 _ARGUMENTS_LIMIT: Final = 16
-_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOADER_FOLDERS: Final = (b"/lib64", b"/usr/lib64", b"/lib", b"/usr/lib", b"/usr/local/lib")
 _ENV_NAMES: Final = (b"/usr/bin/env", b"/bin/env")
 _SHELLS: Final = (b"sh", b"bash", b"dash", b"ash")
@@ -63,7 +63,7 @@ class _Search:
         self._root = root
         self._looks = looks
         environment = dict(item.partition("=")[::2] for item in _strings(settings.get("Env")))
-        self._path = _raw(environment.get("PATH") or _DEFAULT_PATH).split(b":")
+        self._path = _raw(environment.get("PATH") or DEFAULT_PATH).split(b":")
         folder = settings.get("WorkingDir")
         self._folder = _raw(folder) if isinstance(folder, str) and folder else b"/"
         self._libraries = [part for part in _raw(environment.get("LD_LIBRARY_PATH", "")).split(b":") if part]
@@ -192,7 +192,7 @@ class _Search:
     def _configured(self) -> Iterator[bytes]:
         """Folders that /etc/ld.so.conf and /etc/ld.so.conf.d name, in the order of the files' names."""
         files = [b"/etc/ld.so.conf"]
-        folder = self._folder_at(b"/etc/ld.so.conf.d")
+        folder = folder_at(self._root, b"/etc/ld.so.conf.d")
         if folder is not None:
             names = sorted(folder.children)
             files += [b"/etc/ld.so.conf.d/" + name for name in names if name.endswith(b".conf")]
@@ -205,12 +205,6 @@ class _Search:
     def _multiarch(self) -> Iterator[bytes]:
         """Debian's /lib/x86_64-linux-gnu and the like."""
         for base in (b"/lib", b"/usr/lib"):
-            folder = self._folder_at(base)
+            folder = folder_at(self._root, base)
             if folder is not None:
                 yield from (base + b"/" + name for name in sorted(folder.children) if b"-linux-" in name)
-
-    def _folder_at(self, path: bytes) -> Node | None:
-        try:
-            return directory_at(self._root, path, create=False)
-        except Unresolvable:
-            return None

@@ -17,6 +17,9 @@ from registry_client.manifest import Descriptor, Manifest, MediaType
 from registry_client.media_type import GZIP_LAYERS, TAR_LAYERS, ZSTD_LAYERS
 from registry_client.platform import Platform
 
+# Where programs are looked for if a config sets no PATH, as docker does it.
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 _PREFIX: Final = "containerd.io/snapshot/"
 NYDUS_BLOB: Final = f"{_PREFIX}nydus-blob"
 NYDUS_BOOTSTRAP: Final = f"{_PREFIX}nydus-bootstrap"

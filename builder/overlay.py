@@ -21,7 +21,7 @@ from builder.errors import LayerInvalid, LayerUnsupported
 from builder.tar_index import TarEntry
 from builder.tree_paths import Unresolvable, directory_at, implied_directory, name_at
 from builder.xattr_rules import is_opaque, kept_xattrs
-from rafs.tree import Node
+from rafs.tree import Node, take_attributes
 
 _WHITEOUT: Final = b".wh."
 _METADATA: Final = b".wh..wh."  # AUFS' own bookkeeping, which docker skips, too
@@ -169,7 +169,7 @@ class _Placing:
         if not name:
             if not node.is_directory:
                 raise LayerInvalid("the root is not a directory")
-            _take_attributes(self._root, node)
+            take_attributes(self._root, node)
             return
         if folder != self._folder:
             parent = directory_at(self._root, folder, create=True)
@@ -180,13 +180,7 @@ class _Placing:
         if there is None:
             children[name] = node
         elif there.is_directory and node.is_directory:
-            _take_attributes(there, node)
+            take_attributes(there, node)
         else:
             children[name] = node
             self._folder = None  # what was replaced may have been on the way to it
-
-
-def _take_attributes(directory: Node, new: Node) -> None:
-    directory.mode, directory.uid, directory.gid = new.mode, new.uid, new.gid
-    directory.mtime, directory.mtime_ns = new.mtime, new.mtime_ns
-    directory.xattrs = new.xattrs

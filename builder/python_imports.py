@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from builder.python_source import imported_names
-from builder.tree_paths import Unresolvable, directory_at, file_at
+from builder.tree_paths import file_at, folder_at
 from rafs.tree import Node
 
 Imports = Callable[[Node, str, bool], list[str]]  # (source, its package, is it the program) -> names
@@ -101,7 +101,7 @@ class PythonProgram:
         if named is not None and named[2]:
             return int(named[2])
         for prefix in self._prefixes:
-            library = self._folder_at(prefix + b"/lib")
+            library = folder_at(self._root, prefix + b"/lib")
             versions = [_LIBRARY.match(name) for name in library.children] if library is not None else []
             found = [int(version[1]) for version in versions if version is not None]
             if found:
@@ -121,7 +121,7 @@ class PythonProgram:
                 next(words, None)
             elif not word.startswith(b"-"):
                 path = word if word.startswith(b"/") else self._folder + b"/" + word
-                if self._folder_at(path) is not None:
+                if folder_at(self._root, path) is not None:
                     path += b"/__main__.py"
                 return [], path
         return [], None
@@ -147,7 +147,7 @@ class PythonProgram:
         """What the module `site` reads: the environment's description, and the path files of its folders."""
         paths = [prefix + b"/pyvenv.cfg" for prefix in self._prefixes]
         for folder in folders:
-            node = self._folder_at(folder)
+            node = folder_at(self._root, folder)
             if node is not None:
                 paths += [folder + b"/" + name for name in sorted(node.children) if name.endswith(b".pth")]
         found = (file_at(self._root, path) for path in paths)
@@ -184,11 +184,11 @@ class PythonProgram:
             above = self._seen[parent]
             folders = [above.folder] if above is not None and above.folder is not None else []
         for folder in folders:
-            node = self._folder_at(folder)
+            node = folder_at(self._root, folder)
             if node is None:
                 continue
             inside = folder + b"/" + base
-            package = self._folder_at(inside)
+            package = folder_at(self._root, inside)
             module = self._in_folder(package, inside, b"__init__") if package is not None else None
             if module is not None:
                 return replace(module, folder=inside)
@@ -223,9 +223,3 @@ class PythonProgram:
                 if suffix in (b".so", b".abi3.so") or suffix.startswith(tag):
                     found[suffix] = None
         return tuple(found)
-
-    def _folder_at(self, path: bytes) -> Node | None:
-        try:
-            return directory_at(self._root, path, create=False)
-        except Unresolvable:
-            return None

@@ -57,6 +57,14 @@ def directory_at(root: Node, path: bytes, *, create: bool) -> Node | None:
     return stack[-1]
 
 
+def folder_at(root: Node, path: bytes) -> Node | None:
+    """The directory *path* leads to; None if there is none, or no way to it."""
+    try:
+        return directory_at(root, path, create=False)
+    except Unresolvable:
+        return None
+
+
 def implied_directory() -> Node:
     """A directory that a layer needs but does not describe."""
     return Node(stat.S_IFDIR | 0o755)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rafs.tree import Node
+from rafs.tree import Node, take_attributes
 
 Attributes = tuple[int, int, int, int, int, "dict[bytes, bytes] | None"]
 
@@ -89,14 +89,14 @@ def _put(root: Node, path: bytes, node: Node | bytes) -> None:
     if not path:
         if isinstance(node, bytes):
             raise ValueError("the root is a link")
-        _take(root, node)
+        take_attributes(root, node)
         return
     folder, _, name = path.rpartition(b"/")
     parent = _at(root, folder)
     if isinstance(node, bytes):
         parent.children[name] = _at(root, node)
     elif node.is_directory and (there := parent.children.get(name)) is not None:
-        _take(there, node)
+        take_attributes(there, node)
     else:
         parent.children[name] = node
 
@@ -105,11 +105,6 @@ def _at(root: Node, path: bytes) -> Node:
     for name in path.split(b"/") if path else ():
         root = root.children[name]
     return root
-
-
-def _take(directory: Node, node: Node) -> None:
-    directory.mode, directory.uid, directory.gid = node.mode, node.uid, node.gid
-    directory.mtime, directory.mtime_ns, directory.xattrs = node.mtime, node.mtime_ns, node.xattrs
 
 
 def _attributes(node: Node) -> Attributes:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.image_documents import DEFAULT_PATH
 from launch.run_errors import ConfigInvalid, RunError
 from launch.users import ContainerUser
 
 SPEC_VERSION = "1.0.2"
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # docker's default set (moby, oci/caps/defaults.go) with the kernel's numbers (linux/capability.h).
 CAPABILITIES = {

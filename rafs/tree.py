@@ -82,6 +82,12 @@ def fresh_copy(node: Node) -> Node:
     return replace(node, children={} if node.is_directory else NO_CHILDREN)
 
 
+def take_attributes(directory: Node, other: Node) -> None:
+    """Give *directory* what a directory has besides its children, all as *other* has it."""
+    directory.mode, directory.uid, directory.gid = other.mode, other.uid, other.gid
+    directory.mtime, directory.mtime_ns, directory.xattrs = other.mtime, other.mtime_ns, other.xattrs
+
+
 def device_number(major: int, minor: int) -> int:
     """The kernel's 32-bit encoding of a device number: 12 bits of major, 20 of minor.
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from builder.image_documents import DEFAULT_PATH
 from launch.oci_spec import (
     CAPABILITIES,
-    DEFAULT_PATH,
     Host,
     ImageConfig,
     Wanted,
