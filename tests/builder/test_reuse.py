@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder.bootstrap_layer_reader import RECORD
-from builder.convert import ConvertOptions, convert
+from builder.convert import convert
 from builder.convert_options import ConvertOptions
 from builder.errors import LayerInvalid, SourceUnsupported
 from builder.layer_record import RecordInvalid, decode
