@@ -1,11 +1,9 @@
 """Layers merged into one tree, lowest first, as `umoci unpack` merges them.
 
-A layer's whiteouts are applied first and only to what lies below it, so the order inside its tar does not
-matter; then its entries are placed in their order, later ones winning. Both spellings of a whiteout are
-known: AUFS (`.wh.NAME`, `.wh..wh..opq`) and overlayfs (character device 0:0, `trusted.overlay.opaque`).
-Parents are found through symlinks of the layers below (`lib/x` over `lib -> usr/lib` is `usr/lib/x`), and a
-directory that a layer only implies keeps the attributes it has. A hard link shares the inode of its target,
-whose attributes stay.
+A layer's whiteouts are applied first and only to what lies below it (`whiteouts`); then its entries are
+placed in their order, later ones winning. Parents are found through symlinks of the layers below (`lib/x`
+over `lib -> usr/lib` is `usr/lib/x`), and a directory that a layer only implies keeps the attributes it has.
+A hard link shares the inode of its target, whose attributes stay.
 
 Not here: bytes of files. The tree of all layers is in memory, about 0.5 KB per name.
 """
@@ -15,17 +13,16 @@ from __future__ import annotations
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from builder.errors import LayerInvalid, LayerUnsupported
 from builder.tar_index import TarEntry
 from builder.tree_paths import Unresolvable, directory_at, implied_directory, name_at
-from builder.xattr_rules import is_opaque, kept_xattrs
+from builder.whiteouts import Hiding, hides, is_whiteout
+from builder.xattr_rules import kept_xattrs
 from rafs.tree import Node, take_attributes
 
-_WHITEOUT: Final = b".wh."
-_METADATA: Final = b".wh..wh."  # AUFS' own bookkeeping, which docker skips, too
-_OPAQUE: Final = b".wh..wh..opq"
 _TYPE_MASK: Final = 0o170000  # as stat.S_IFMT takes it, without a call per entry
 
 
@@ -51,18 +48,22 @@ def merge_layer(
     current = b""
     try:
         targets = _lower_targets(root, entries)
-        marks = {id(entry) for entry in entries if _may_hide(entry)}
-        for entry in entries:
+        marks = {id(entry) for entry in entries if hides(entry)}
+        hiding = Hiding(root)
+        for entry in entries if marks else ():
+            current = entry.path
             if id(entry) in marks:
-                current = entry.path
-                _apply_whiteout(root, entry)
+                hiding.apply(entry)
+                if is_whiteout(entry):
+                    continue
+            hiding.replace(entry)
         files: dict[bytes, TarEntry] = {}
         linked: set[Node] = set()
         renamed: list[TarEntry] = []
         placing = _Placing(root)
         for entry in entries:
             current = entry.path
-            if id(entry) in marks and _is_whiteout(entry):
+            if id(entry) in marks and is_whiteout(entry):
                 continue
             if (replaced := files.pop(current, None)) is not None and replaced.node in linked:
                 renamed.append(replaced)
@@ -92,57 +93,14 @@ def _blob_order(entry: TarEntry) -> tuple[bytes, bytes]:
     return folder.replace(b"/", b"\0"), name
 
 
-def _may_hide(entry: TarEntry) -> bool:
-    """False for nearly all that hide nothing; cheap, since every entry is asked."""
-    node = entry.node
-    return _WHITEOUT in entry.path or (
-        node is not None and (node.xattrs is not None or node.mode & _TYPE_MASK == stat.S_IFCHR)
-    )
-
-
-def _is_whiteout(entry: TarEntry) -> bool:
-    if entry.path.startswith(_METADATA) or b"/" + _METADATA in entry.path:
-        return True
-    if entry.path.rpartition(b"/")[2].startswith(_WHITEOUT):
-        return True
-    return entry.node is not None and stat.S_ISCHR(entry.node.mode) and entry.node.rdev == 0
-
-
-def _apply_whiteout(root: Node, entry: TarEntry) -> None:
-    folder, _, name = entry.path.rpartition(b"/")
-    if name == _OPAQUE:
-        _empty(root, folder)
-    elif name.startswith(_METADATA):
-        return
-    elif name.startswith(_WHITEOUT):
-        hidden = name[len(_WHITEOUT) :]
-        if hidden in (b"", b".", b".."):
-            raise LayerInvalid("a whiteout that names nothing")
-        _remove(root, folder, hidden)
-    elif _is_whiteout(entry):
-        _remove(root, folder, name)
-    elif entry.node is not None and entry.node.is_directory and is_opaque(entry.node.xattrs):
-        _empty(root, entry.path)
-
-
-def _empty(root: Node, path: bytes) -> None:
-    folder = directory_at(root, path, create=False)
-    if folder is not None:
-        folder.children.clear()
-
-
-def _remove(root: Node, folder: bytes, name: bytes) -> None:
-    parent = directory_at(root, folder, create=False)
-    if parent is not None:
-        parent.children.pop(name, None)
-
-
 def _lower_targets(root: Node, entries: Iterable[TarEntry]) -> dict[bytes, Node]:
     """What hard links name in the layers below, found before whiteouts take it away."""
     found = {}
     for entry in entries:
-        if entry.node is None and (target := name_at(root, entry.link)) is not None:
-            found[entry.link] = target
+        if entry.node is None:
+            with suppress(Unresolvable):  # the layer may replace the symlinks that lead nowhere
+                if (target := name_at(root, entry.link)) is not None:
+                    found[entry.link] = target
     return found
 
 

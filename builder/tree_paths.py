@@ -6,6 +6,8 @@ Not here: what layers do to the tree (`overlay`).
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from rafs.tree import Node
@@ -18,11 +20,17 @@ class Unresolvable(Exception):
     """A path cannot be followed: symlinks in a circle, or too deep. Callers add what they know."""
 
 
-def directory_at(root: Node, path: bytes, *, create: bool) -> Node | None:
+def directory_at(
+    root: Node,
+    path: bytes,
+    *,
+    create: bool,
+    instead: Mapping[tuple[Node, bytes], Node] = MappingProxyType({}),
+) -> Node | None:
     """The directory *path* leads to from *root*, None if there is none.
 
     With *create* what is missing is made, with the attributes layers imply, and what is in the way is
-    replaced.
+    replaced. *instead* has what is taken for a symlink, by the directory it lies in and its name.
 
     Raises:
         Unresolvable: more than 40 symlinks or 2048 directories on the way.
@@ -39,6 +47,8 @@ def directory_at(root: Node, path: bytes, *, create: bool) -> Node | None:
                 stack.pop()
             continue
         child = stack[-1].children.get(part)
+        if child is not None and instead and stat.S_ISLNK(child.mode):
+            child = instead.get((stack[-1], part), child)
         if child is not None and stat.S_ISLNK(child.mode):
             links += 1
             if links > _LINKS_LIMIT:

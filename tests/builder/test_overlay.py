@@ -106,6 +106,50 @@ def test_an_opaque_marker_alone_keeps_the_folders_attributes() -> None:
     assert names(merge(LOWER, member(b".wh..wh..opq"))) == []
 
 
+LINKED = file(b"usr/lib/libc.so") + symlink(b"lib", b"usr/lib")
+
+
+@pytest.mark.parametrize(
+    "hide", [opaque(b"lib"), whiteout(b"lib/libc.so"), char_whiteout(b"lib/libc.so"), whiteout(b"lib/a/b")]
+)
+def test_a_folder_in_the_place_of_a_symlink_hides_nothing_where_that_led(hide: Layer) -> None:
+    lower = LINKED + file(b"usr/lib/a/b")
+    upper = folder(b"lib") + hide + file(b"lib/new")
+    assert names(merge(lower, upper)) == [
+        b"/lib", b"/lib/new", b"/usr", b"/usr/lib", b"/usr/lib/a", b"/usr/lib/a/b", b"/usr/lib/libc.so",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("upper", [opaque_folder(b"lib"), file(b"lib/new") + opaque_folder(b"lib")])
+def test_an_opaque_folder_is_never_the_target_of_the_symlink_it_replaces(upper: Layer) -> None:
+    assert b"/usr/lib/libc.so" in names(merge(LINKED, upper + file(b"lib/x")))
+
+
+def test_the_replaced_symlink_is_known_by_its_place_not_by_how_it_is_spelled() -> None:
+    lower = LINKED + symlink(b"usr/lib/sub", b"../share") + file(b"usr/share/x")
+    assert b"/usr/share/x" in names(merge(lower, folder(b"usr/lib/sub") + whiteout(b"lib/sub/x")))
+
+
+def test_a_whiteout_in_front_of_the_folder_that_replaces_a_symlink_follows_it() -> None:
+    for hide in (opaque(b"lib"), whiteout(b"lib/libc.so")):
+        assert names(merge(LINKED, hide + folder(b"lib"))) == [b"/lib", b"/usr", b"/usr/lib"]
+
+
+def test_a_whiteout_behind_another_symlink_follows_that_one() -> None:
+    lower = LINKED + file(b"other/libc.so") + file(b"other/x")
+    assert names(merge(lower, symlink(b"lib", b"other") + whiteout(b"lib/libc.so"))) == [
+        b"/lib", b"/other", b"/other/x", b"/usr", b"/usr/lib", b"/usr/lib/libc.so",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("hide", [opaque(b"a"), whiteout(b"a/x"), folder(b"a/x") + opaque(b"a/x")])
+def test_a_folder_may_replace_symlinks_in_a_circle(hide: Layer) -> None:
+    upper = folder(b"a") + hide + file(b"a/f") + hardlink(b"g", b"a/f")
+    root = merge(symlink(b"a", b"a"), upper)
+    assert at(root, b"g") is at(root, b"a/f")
+    assert names(merge(symlink(b"a", b"a"), opaque_folder(b"a"))) == [b"/a"]
+
+
 def test_an_implied_parent_keeps_what_the_lower_layer_said_of_it() -> None:
     root = merge(LOWER, file(b"d/y") + file(b"new/y"))
     assert (at(root, b"d").mode, at(root, b"d").uid, at(root, b"d").mtime) == (stat.S_IFDIR | 0o700, 3, 55)

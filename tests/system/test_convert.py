@@ -118,6 +118,40 @@ def test_layers_with_every_oddity_merge_as_umoci_unpacks_them(tmp_path: Path) ->
     assert against_umoci(tmp_path / "in", tmp_path) == []
 
 
+LINKED = [
+    member(b"usr/lib/libc.so", b"C" * 50),
+    member(b"usr/lib/deep/x", b"x"),
+    member(b"lib", kind=b"2", link=b"usr/lib"),
+    member(b"usr/lib/sub", kind=b"2", link=b"../share"),
+    member(b"usr/share/x", b"x"),
+    member(b"other/libc.so", b"another"),
+]
+FOLDER = member(b"lib/", kind=b"5", mode=0o755)
+NEW = member(b"lib/new", b"n")
+
+
+@pytest.mark.parametrize(
+    "upper",
+    [
+        FOLDER + member(b"lib/.wh..wh..opq") + NEW,
+        member(b"lib/.wh..wh..opq") + FOLDER + NEW,
+        FOLDER + member(b"lib/.wh.libc.so") + NEW,
+        member(b"lib/.wh.libc.so") + FOLDER + NEW,
+        FOLDER + member(b"lib/deep/.wh.x"),
+        FOLDER + member(b"lib/sub/f", b"f") + member(b"lib/.wh..wh..opq"),
+        NEW + FOLDER + member(b"lib/.wh..wh..opq"),
+        member(b".wh.lib") + FOLDER + member(b"lib/.wh..wh..opq"),
+        member(b"usr/lib/sub/", kind=b"5", mode=0o755) + member(b"lib/sub/.wh.x"),
+        member(b"lib", kind=b"2", link=b"other") + member(b"lib/.wh.libc.so"),
+        member(b"lib/.wh.libc.so") + member(b"lib", kind=b"2", link=b"other"),
+        member(b"lib", b"a file") + member(b"lib/.wh.libc.so"),
+    ],
+)
+def test_whiteouts_where_a_symlink_is_replaced_hide_what_umoci_removes(tmp_path: Path, upper: bytes) -> None:
+    Layout(tmp_path / "in").add_image([b"".join([*LINKED, END]), upper + END])
+    assert against_umoci(tmp_path / "in", tmp_path) == []
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_umoci_packs_of_a_changing_tree_is_the_last_state_of_it(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
