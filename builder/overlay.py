@@ -3,7 +3,7 @@
 A layer's whiteouts are applied first and only to what lies below it (`whiteouts`); then its entries are
 placed in their order, later ones winning. Parents are found through symlinks of the layers below (`lib/x`
 over `lib -> usr/lib` is `usr/lib/x`), and a directory that a layer only implies keeps the attributes it has.
-A hard link shares the inode of its target, whose attributes stay.
+A hard link shares the inode of its target, whose attributes stay; one to itself is nothing.
 
 Not here: bytes of files. The tree of all layers is in memory, about 0.5 KB per name.
 """
@@ -65,11 +65,16 @@ def merge_layer(
             current = entry.path
             if id(entry) in marks and is_whiteout(entry):
                 continue
-            if (replaced := files.pop(current, None)) is not None and replaced.node in linked:
-                renamed.append(replaced)
             node = entry.node
             if node is None:
-                linked.add(_link(root, placing, entry, targets))
+                target = _link_target(root, entry, targets)
+                if name_at(root, current) is target:
+                    continue  # `tar cf x a a` writes this; GNU tar, which finds the link there, passes it by
+                linked.add(target)
+            if (replaced := files.pop(current, None)) is not None and replaced.node in linked:
+                renamed.append(replaced)
+            if node is None:
+                placing.place(current, target)
                 continue
             if node.xattrs is not None:
                 node.xattrs = kept_xattrs(node.xattrs, dropped)
@@ -104,13 +109,12 @@ def _lower_targets(root: Node, entries: Iterable[TarEntry]) -> dict[bytes, Node]
     return found
 
 
-def _link(root: Node, placing: _Placing, entry: TarEntry, lower: dict[bytes, Node]) -> Node:
+def _link_target(root: Node, entry: TarEntry, lower: dict[bytes, Node]) -> Node:
     target = name_at(root, entry.link) or lower.get(entry.link)
     if target is None:
         raise LayerInvalid(f"a hard link to {repr(entry.link[:200])[1:]}, which is in no layer up to here")
     if target.is_directory:
         raise LayerInvalid(f"a hard link to the directory {repr(entry.link[:200])[1:]}")
-    placing.place(entry.path, target)
     return target
 
 

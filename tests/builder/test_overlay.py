@@ -223,6 +223,19 @@ def test_hard_links_share_the_inode_and_do_not_change_it() -> None:
     assert at(root, b"t") is at(root, b"s")
 
 
+@pytest.mark.parametrize("name", [b"usr/a", b"./usr/a", b"s/a"])
+def test_a_hard_link_to_itself_changes_nothing(name: bytes) -> None:
+    root = empty_tree()
+    files = merge_onto(root, symlink(b"s", b"usr") + file(b"usr/a") + hardlink(name, b"usr/a"))
+    assert [entry.path for entry in files] == [b"usr/a"]
+    assert files[0].node is at(root, b"usr/a")
+    merge_onto(root, hardlink(name, b"usr/a"))
+    assert at(root, b"usr/a") is files[0].node
+    # It is no further name, so what replaces the file replaces all of it.
+    again = merge_onto(root, file(b"usr/a") + hardlink(name, b"usr/a") + file(b"usr/a", 0o600))
+    assert [entry.node for entry in again] == [at(root, b"usr/a")]
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_a_hard_link_to_what_the_same_layer_removes_keeps_the_file(early: bool) -> None:
     parts = [hardlink(b"kept", b"gone"), whiteout(b"gone")]
