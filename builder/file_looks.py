@@ -2,7 +2,7 @@
 
 The next image over the same layers asks the same of the same files; with the answers in the record of the
 layers (`layer_record`), it needs no byte of a blob that is in the registry already. An answer belongs to the
-chunks of a file, not to its name.
+chunks of a file, not to its name, and so holds only where the same blobs have the same keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blake3 import blake3
 from builder.elf import Needs, read_needs
 from builder.errors import BuildError
 from builder.python_source import imported_names
-from rafs.tree import Node
+from rafs.tree import Node, split_ref
 
 FileReader = Callable[[Node, int, int], bytes]  # (file, offset, size) -> bytes, fewer at the end
 
@@ -30,10 +30,15 @@ _KEY_BYTES: Final = 8
 class FileLooks:
     """Answers about files of one tree; not thread-safe."""
 
-    def __init__(self, read: FileReader, remembered: Mapping[str, Any] | None = None) -> None:
-        """*read* gives bytes of files; *remembered* is what an earlier run had in `answers`."""
+    def __init__(
+        self, read: FileReader, remembered: Mapping[str, Any] | None = None, adopted: int = 0
+    ) -> None:
+        """*read* gives bytes of files; *remembered* is what an earlier run had in `answers`, good for files
+        whose chunks all lie in the first *adopted* blobs: the others are not those of that run.
+        """
         self._read = read
         self._remembered = remembered or {}
+        self._adopted = adopted
         self.answers: dict[str, Any] = {}  # those asked for in this run, for JSON
 
     def script_line(self, node: Node) -> bytes:
@@ -82,6 +87,8 @@ class FileLooks:
         return found
 
     def _known(self, node: Node, kind: str) -> Any:
+        if any(split_ref(ref)[0] >= self._adopted for ref in node.chunks):
+            return None
         answers = self._remembered.get(_key(node))
         return answers.get(kind) if isinstance(answers, dict) else None
 

@@ -205,7 +205,7 @@ class _Conversion:
     def _arrange(self) -> _Tree:
         """What the bootstrap will hold but for the blobs' tables: the tree, and what is hot in it."""
         self._packer.known.clear()  # half as large as the tree, and of no more use
-        looks = FileLooks(self._packer.read, self._start.looks)
+        looks = FileLooks(self._packer.read, self._start.looks, self._start.adopted)
         wished, unmatched = find_wished(self._root, self._options.prefetch)
         hot = wished
         if wished != [self._root]:

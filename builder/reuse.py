@@ -38,11 +38,15 @@ class Dictionary:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a conversion begins: the tree after the layers that are known, and the facts about these."""
+    """Where a conversion begins: the tree after the layers that are known, and the facts about these.
+
+    The first *adopted* blobs have the keys that they have in the record of *image*.
+    """
 
     root: Node
     layers: tuple[LayerFacts, ...]
     image: KnownImage | None
+    adopted: int = 0
 
     @property
     def looks(self) -> Mapping[str, Any]:
@@ -76,7 +80,7 @@ def start_from_shelf(
         return Start(empty_tree(), (), None)
     for blob in blobs:
         packer.adopt(blob)
-    return Start(root, layers, image)
+    return Start(root, layers, image, len(blobs))
 
 
 def start_from_dictionaries(
@@ -114,7 +118,7 @@ def start_from_dictionaries(
         packer.adopt(blob)
     if best is None or best.record is None or root is None:
         return Start(empty_tree(), (), None)
-    return Start(root, best.record.layers[:count], best)
+    return Start(root, best.record.layers[:count], best, len(best.record.blobs))
 
 
 def repository_of(blob: KnownBlob, dictionaries: Sequence[Dictionary]) -> str | None:

@@ -188,6 +188,20 @@ def test_bytes_that_nobody_looked_at_before_come_from_the_blob(tmp_path: Path) -
     assert report.images[0].hot_files == 2
 
 
+def test_what_was_found_in_a_file_is_not_told_of_another_in_its_place(tmp_path: Path) -> None:
+    base = layer_tar(
+        [tree(directory(b"bin", *(file(name, name * 2500 + b"!", mode=0o755) for name in (b"aa", b"bb"))))]
+    )
+    digests = []
+    for version, interpreter in enumerate((b"aa", b"bb")):
+        script = member(b"app/run", b"#!/bin/%s\n# version %d\n" % (interpreter, version), mode=0o755) + END
+        Layout(tmp_path / f"{version}").add_image([base, script], config={"Cmd": ["/app/run"]})
+        digests.append(convert_beside(tmp_path / f"{version}", tmp_path / "out", f"v{version}").digest)
+    image = Published(tmp_path / "out", digests[1])
+    assert [image.path_of(nid) for nid in image.bootstrap.prefetch_nids()] == [b"/app/run", b"/bin/bb"]
+    assert digests[1] == convert_layout(tmp_path / "1", tmp_path / "fresh", SMALL).digest
+
+
 def test_other_options_make_other_blobs(tmp_path: Path) -> None:
     add_image(tmp_path / "in", [BASE, TOP])
     convert_beside(tmp_path / "in", tmp_path / "out", "v1")
