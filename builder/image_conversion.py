@@ -8,13 +8,14 @@ that are new and of the blobs. Not here: indexes and tags (`convert`).
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from builder.bootstrap_layer import BootstrapLayer, write_bootstrap_layer
@@ -28,7 +29,7 @@ from builder.image_documents import SourceConfig, check_layers, read_config
 from builder.known_image import KnownBlob
 from builder.layer_blob import ImagePacker, LayerBlob, PackOptions, StoredBlob
 from builder.layer_reader import ReadLayer, read_layer
-from builder.layer_record import ANNOTATION, LayerFacts, Record, encode, note
+from builder.layer_record import ANNOTATION, LayerFacts, Record, UndoMissing, encode, note
 from builder.overlay import empty_tree, merge_layer
 from builder.prefetch_list import find_wished
 from builder.progress import Progress, megabytes
@@ -44,6 +45,8 @@ from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import host_platform
 from registry_client.source import ImageDestination, ImageSource
+
+_log = logging.getLogger(__name__)
 
 _FETCHERS: Final = 2  # one unpacks while the other waits for the network
 
@@ -87,6 +90,17 @@ def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | N
     """
     check_layers(manifest)
     config = read_config(manifest, b"".join(work.source.read_blob(manifest.config)))
+    try:
+        return _converted(work, manifest, config, platform, tag)
+    except UndoMissing as error:
+        # With it the result would not be that of converting everything.
+        _log.info("%s; all layers are converted anew", error)
+        return _converted(replace(work, shelf=None), manifest, config, platform, tag)
+
+
+def _converted(
+    work: Work, manifest: Manifest, config: SourceConfig, platform: str, tag: str | None
+) -> ImageReport:
     with ExitStack() as owned, Crew() as crew:
         conversion = _Conversion(work, manifest, config, crew, owned)
         try:
@@ -224,8 +238,10 @@ class _Conversion:
     def _write_layer(
         self, bootstrap: bytes | bytearray, blobs: Sequence[FinishedBlob], record: Record
     ) -> BootstrapLayer:
+        # A dictionary is an input of its own, so what its record leaves out decides as all of it does.
+        encoded = encode(record, len(bootstrap), inherited=bool(self._work.dictionaries))
         last = write_bootstrap_layer(
-            bootstrap, blobs, self._options.work_dir, encode(record, len(bootstrap)), threads=self._work.jobs
+            bootstrap, blobs, self._options.work_dir, encoded, threads=self._work.jobs
         )
         self._owned.callback(last.content.close)
         return last

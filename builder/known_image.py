@@ -112,7 +112,10 @@ class KnownImage:
             if layer.blob is not None and self.record.blobs[layer.blob] not in self.blobs:
                 break  # no file uses it any more, so nobody knows its chunks' digests
             count += 1
-        return count if all(layer.undo is not None for layer in layers[max(count, 1) :]) else 0
+        if any(layer.undo is None for layer in layers[max(count, 1) :]):
+            return 0
+        # Whether the next record has room for an undo that this one leaves out, only its size tells.
+        return count if all(layer.undo or layer.undo_bytes for layer in layers[1:count]) else 0
 
     def tree_after(self, count: int) -> Node:
         """The tree after the *count* lowest layers, with references by the keys of `Record.blobs`.

@@ -44,9 +44,15 @@ class RecordInvalid(Exception):
     """A record cannot be used; callers convert anew."""
 
 
+class UndoMissing(Exception):
+    """An earlier record had no room for an undo, this one has; callers convert anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
-    """One source layer. `undo` leads back from the tree with it to the one without; None: not recorded."""
+    """One source layer. `undo` leads back from the tree with it to the one without; None: not recorded, since
+    it takes `undo_bytes`, or there is none, as for the lowest layer.
+    """
 
     diff_id: str
     blob: int | None  # position in `Record.blobs`; None where nothing was new
@@ -54,6 +60,7 @@ class LayerFacts:
     files: int
     dropped: Mapping[str, int]
     undo: Undo | None = None
+    undo_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +95,27 @@ def noted(annotation: str) -> tuple[str, list[str]]:
     return (way, chain.split(",")) if version == str(_VERSION) and chain else ("", [])
 
 
-def encode(record: Record, bootstrap_size: int) -> bytes:
+def encode(record: Record, bootstrap_size: int, *, inherited: bool = False) -> bytes:
     """The record's bytes. What would make it large beside the bootstrap is left out: the looks if they alone
     do, then undos, lowest first.
+
+    Raises:
+        UndoMissing: one that is not in *record* has room; not if what it has is *inherited* in any case.
     """
     budget = max(_SMALL, bootstrap_size // _SHARE)
     looks = record.looks if len(_json(record.looks)) <= budget else {}
     layers: list[dict[str, Any]] = []
     for layer in reversed(record.layers):
-        undo = _undo_document(layer.undo) if layer.undo is not None else None
-        budget -= len(_json(undo))
+        undo: dict[str, Any] | int | None = layer.undo_bytes or None
+        size = layer.undo_bytes
+        if layer.undo is not None:
+            undo = _undo_document(layer.undo)
+            size = len(_json(undo))
+        budget -= size or len(_json(None))
+        if budget < 0 and size:
+            undo = size
+        elif layer.undo_bytes and not inherited:
+            raise UndoMissing(f"the undo of layer {layer.diff_id}, {layer.undo_bytes} bytes, is not known")
         layers.append(
             {
                 "diff_id": layer.diff_id,
@@ -105,7 +123,7 @@ def encode(record: Record, bootstrap_size: int) -> bytes:
                 "tar_bytes": layer.tar_bytes,
                 "files": layer.files,
                 "dropped": dict(sorted(layer.dropped.items())),
-                "undo": undo if budget >= 0 else None,
+                "undo": undo,
             }
         )
     hot = {} if record.hot is None else {"hot": record.hot}
@@ -121,17 +139,7 @@ def decode(raw: bytes) -> Record:
     try:
         document = json.loads(raw)
         _check_references(document["layers"])
-        layers = tuple(
-            LayerFacts(
-                str(one["diff_id"]),
-                None if one["blob"] is None else int(one["blob"]),
-                int(one["tar_bytes"]),
-                int(one["files"]),
-                {str(name): int(count) for name, count in one["dropped"].items()},
-                None if one["undo"] is None else _read_undo(one["undo"]),
-            )
-            for one in document["layers"]
-        )
+        layers = tuple(map(_read_layer, document["layers"]))
         blobs = tuple(map(str, document["blobs"]))
         if any(layer.blob is not None and not 0 <= layer.blob < len(blobs) for layer in layers):
             raise ValueError("a layer in a blob that is not listed")
@@ -145,7 +153,7 @@ def decode(raw: bytes) -> Record:
 
 def _check_references(layers: Sequence[Any]) -> None:
     """A run of a few bytes may stand for any number of references; refuse what no image has."""
-    undos = (one["undo"]["entries"] for one in layers if one["undo"] is not None)
+    undos = (one["undo"]["entries"] for one in layers if isinstance(one["undo"], dict))
     runs = (run for entries in undos for entry in entries if len(entry) > 2 for run in entry[-1])
     found = sum(max(0, int(count)) for _, _, count in runs)
     if found > _REFERENCES_LIMIT:
@@ -167,6 +175,22 @@ def _entry(path: bytes, node: Node | bytes) -> list[Any]:
         {_text(name): base64.b64encode(value).decode() for name, value in xattrs},
         list(_runs(node.chunks)),
     ]
+
+
+def _read_layer(document: Any) -> LayerFacts:
+    undo = document["undo"]
+    left_out = undo if isinstance(undo, int) else 0
+    if left_out < 0:
+        raise ValueError("an undo of negative size")
+    return LayerFacts(
+        str(document["diff_id"]),
+        None if document["blob"] is None else int(document["blob"]),
+        int(document["tar_bytes"]),
+        int(document["files"]),
+        {str(name): int(count) for name, count in document["dropped"].items()},
+        None if undo is None or isinstance(undo, int) else _read_undo(undo),
+        left_out,
+    )
 
 
 def _read_undo(document: Any) -> Undo:

@@ -15,6 +15,7 @@ from builder.bootstrap_layer_reader import RECORD
 from builder.convert import convert
 from builder.convert_options import ConvertOptions
 from builder.errors import LayerInvalid, SourceUnsupported
+from builder.known_image import KnownImage
 from builder.layer_record import RecordInvalid, decode
 from builder.overlay import empty_tree, merge_layer
 from builder.report import ConvertReport
@@ -24,6 +25,7 @@ from builder.tar_index import TarEntry
 from builder.tree_undo import apply_undo, snapshot, undo_to
 from rafs.tree import Node, walk
 from registry_client import open_destination, open_source
+from registry_client.manifest import Manifest
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.source import TaggedSource
@@ -268,12 +270,69 @@ def test_a_record_that_is_none_is_refused(raw: bytes) -> None:
 
 
 def test_a_record_is_small_beside_the_bootstrap(tmp_path: Path) -> None:
-    many = layer_tar([tree(*(file(b"f%05d" % number, b"%d" % number) for number in range(3000)))])
-    add_image(tmp_path / "in", [BASE, many, many, many, MIDDLE])
+    files = layer_tar([tree(*(file(b"f%05d" % number, b"%d" % number) for number in range(3000)))])
+    add_image(tmp_path / "in", [BASE, files, files, files, MIDDLE])
     convert_beside(tmp_path / "in", tmp_path / "out", "v1")
-    files = Published(tmp_path / "out").files
-    assert len(files[RECORD]) < len(files["image/image.boot"]) / 3
-    assert [layer.undo is None for layer in decode(files[RECORD]).layers] == [True, True, True, False, False]
+    found = Published(tmp_path / "out").files
+    assert len(found[RECORD]) < len(found["image/image.boot"]) / 3
+    layers = decode(found[RECORD]).layers
+    assert [layer.undo is None for layer in layers] == [True, True, True, False, False]
+    assert [bool(layer.undo_bytes) for layer in layers] == [False, True, True, False, False]
+
+
+def many(numbers: range, mtime: int) -> bytes:
+    """A layer of empty files with long names, whose undo is large beside the bootstrap if they were there."""
+    names = (b"e" * 90 + b"/%d" % number for number in numbers)
+    return b"".join([*(member(name, prefix=b"d" * 90, mtime=mtime) for name in names), END])
+
+
+@pytest.mark.parametrize(
+    ("top", "reused", "recorded"),
+    [
+        (LAST, 0, [False, True, True]),  # room for the undo that was left out
+        (many(range(150, 330), 4), 2, [False, False, True]),  # as little room as before
+    ],
+)
+def test_undos_that_were_left_out_do_not_change_what_a_later_image_is(
+    tmp_path: Path, top: bytes, reused: int, recorded: list[bool]
+) -> None:
+    lower = [many(range(400), 1), many(range(180), 2)]
+    add_image(tmp_path / "first", [*lower, many(range(180, 360), 3)])
+    first = convert_beside(tmp_path / "first", tmp_path / "out", "v1")
+    record = decode(Published(tmp_path / "out", first.digest).files[RECORD])
+    assert [layer.undo is not None for layer in record.layers] == [False, False, True]
+    add_image(tmp_path / "second", [*lower, top])
+    report = convert_beside(tmp_path / "second", tmp_path / "out", "v2")
+    assert sum(layer.reused for layer in report.images[0].layers) == reused
+    record = decode(Published(tmp_path / "out", report.digest).files[RECORD])
+    assert [layer.undo is not None for layer in record.layers] == recorded
+    assert report.digest == convert_layout(tmp_path / "second", tmp_path / "fresh", SMALL).digest
+
+
+def test_layers_below_an_undo_of_unknown_size_are_not_taken(tmp_path: Path) -> None:
+    """Earlier versions left undos out without a word."""
+    lower = [many(range(400), 1), many(range(180), 2)]
+    add_image(tmp_path / "first", [*lower, many(range(180, 360), 3)])
+    convert_beside(tmp_path / "first", tmp_path / "out", "v1")
+    opened = open_source(parse_reference(f"oci:{tmp_path / 'out'}:v1"), RegistryOptions())
+    manifest = opened.manifest(cast(TaggedSource, opened).resolve_tag("v1"))
+    assert isinstance(manifest, Manifest)
+    image = KnownImage(opened, manifest)
+    assert image.record is not None
+    diff_ids = [layer.diff_id for layer in image.record.layers]
+    assert image.shared_layers(diff_ids) == 3
+    layers = tuple(replace(layer, undo_bytes=0) for layer in image.record.layers)
+    image.record = replace(image.record, layers=layers)
+    assert image.shared_layers(diff_ids) == 0
+
+
+def test_a_dictionarys_record_decides_which_undos_are_left_out(tmp_path: Path) -> None:
+    lower = [many(range(400), 1), many(range(180), 2)]
+    add_image(tmp_path / "first", [*lower, many(range(180, 360), 3)])
+    convert_layout(tmp_path / "first", tmp_path / "dict", SMALL)
+    add_image(tmp_path / "second", [*lower, LAST], without=tuple(lower))
+    report = with_dictionary(tmp_path / "second", tmp_path / "out", tmp_path / "dict")
+    assert sum(layer.reused for layer in report.images[0].layers) == 2
 
 
 def with_dictionary(source: Path, destination: Path, *dictionaries: Path) -> ConvertReport:
