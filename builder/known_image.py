@@ -18,7 +18,8 @@ from builder.bootstrap_layer_reader import (
     read_bootstrap_layer,
 )
 from builder.errors import SourceUnsupported
-from builder.layer_record import Record, RecordInvalid, decode, packed_refs
+from builder.layer_record import Record, RecordInvalid, decode, packed_refs, record_limit
+from builder.tree_check import check_tree
 from builder.tree_undo import apply_undo
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap
@@ -26,7 +27,7 @@ from rafs.codes import BLOCK
 from rafs.errors import RafsError
 from rafs.finished_blob import FinishedBlob
 from rafs.inode import Nid
-from rafs.tree import Node, chunk_ref, split_ref, walk
+from rafs.tree import Node, chunk_ref
 from rafs.units import decode_unit
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.source import ImageSource
@@ -74,7 +75,7 @@ class KnownImage:
         self.manifest = manifest
         parts = _parts(source, manifest)
         self.record: Record | None = None
-        if parts.record is not None:
+        if parts.record is not None and len(parts.record) <= record_limit(len(parts.bootstrap)):
             with suppress(RecordInvalid):  # its chunks are as good without
                 self.record = decode(parts.record)
         entries = {layer.digest.partition(":")[2]: layer for layer in manifest.layers[:-1]}
@@ -117,12 +118,13 @@ class KnownImage:
         # Whether the next record has room for an undo that this one leaves out, only its size tells.
         return count if all(layer.undo or layer.undo_bytes for layer in layers[1:count]) else 0
 
-    def tree_after(self, count: int) -> Node:
+    def tree_after(self, count: int, blobs: Sequence[KnownBlob], chunk_size: int) -> Node:
         """The tree after the *count* lowest layers, with references by the keys of `Record.blobs`.
 
+        *blobs* are those that its files may refer to, by key; their chunks have *chunk_size* bytes.
+
         Raises:
-            RecordInvalid: the record does not fit the image.
-            RafsError: the bootstrap is broken.
+            RecordInvalid: the record does not fit the image, or the bootstrap is broken.
         """
         assert self.record is not None
         try:
@@ -131,10 +133,10 @@ class KnownImage:
             for layer in reversed(self.record.layers[count:]):
                 assert layer.undo is not None
                 apply_undo(root, layer.undo)
-            refs = (ref for _, node in walk(root) for ref in node.chunks)
-            if self.record.hot is not None and any(split_ref(ref)[0] == self.record.hot for ref in refs):
-                raise ValueError("a file has chunks that only the hot blob has")
-        except (KeyError, ValueError, IndexError) as error:
+            # No file has chunks that only the hot blob has.
+            known = {key: blob.tables.sizes for key, blob in enumerate(blobs) if key != self.record.hot}
+            check_tree(root, chunk_size, known)
+        except (KeyError, ValueError, IndexError, RafsError) as error:
             raise RecordInvalid(f"image {self.manifest.digest}: its record does not fit: {error}") from error
         return root
 
@@ -161,6 +163,8 @@ class KnownImage:
                     node.rdev = inode.rdev
                 else:
                     pending.append(nid)
+            elif node.is_directory:
+                raise ValueError("a directory with two names")
             return node
 
         pending: list[Nid] = []
@@ -172,7 +176,6 @@ class KnownImage:
                 if name not in (b".", b".."):
                     children[name] = node_of(child)
         return root
-
 
     def _originals(self, keys: Sequence[int]) -> dict[int, int]:
         """Where the chunks of the hot blob were copied from: references to layers' blobs, by those to it.

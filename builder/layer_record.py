@@ -26,6 +26,8 @@ _TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memor
 _REFERENCES_LIMIT: Final = 1 << 22  # of all undos; chunks of 256 KiB make a terabyte of replaced files
 _SMALL: Final = 64 << 10  # bytes; a record up to here costs a start nothing
 _SHARE: Final = 4  # a larger one has at most this part of the bootstrap's size
+_FACTS: Final = 1 << 20  # bytes; what a record has besides looks and undos, a few hundred per layer
+_READ_LIMIT: Final = 64 << 20  # bytes; JSON takes up to thirty times as much memory
 
 
 # What reading any JSON as if it were a record can raise.
@@ -130,6 +132,11 @@ def encode(record: Record, bootstrap_size: int, *, inherited: bool = False) -> b
     return _json({"blobs": record.blobs, "layers": layers[::-1], "looks": looks, **hot})
 
 
+def record_limit(bootstrap_size: int) -> int:
+    """The bytes of a record beside a bootstrap of that size beyond which nobody need read it."""
+    return min(_FACTS + 2 * max(_SMALL, bootstrap_size // _SHARE), _READ_LIMIT)
+
+
 def decode(raw: bytes) -> Record:
     """The record that `encode` wrote.
 
@@ -141,6 +148,8 @@ def decode(raw: bytes) -> Record:
         _check_references(document["layers"])
         layers = tuple(map(_read_layer, document["layers"]))
         blobs = tuple(map(str, document["blobs"]))
+        if len(set(blobs)) < len(blobs):
+            raise ValueError("a blob that is listed twice")
         if any(layer.blob is not None and not 0 <= layer.blob < len(blobs) for layer in layers):
             raise ValueError("a layer in a blob that is not listed")
         hot = None if document.get("hot") is None else int(document["hot"])

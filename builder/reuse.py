@@ -73,9 +73,11 @@ def start_from_shelf(
     if needed != list(image.record.blobs[: len(needed)]):
         return Start(empty_tree(), (), None)
     blobs = [image.blobs[blob_id] for blob_id in needed]
+    if any(blob.tables.chunk_size != pack.chunk_size for blob in blobs):
+        return Start(empty_tree(), (), None)
     if not all(there.has_blob(blob.entry) for blob in blobs):
         return Start(empty_tree(), (), None)
-    root = _tree(image, count)
+    root = _tree(image, count, blobs, pack)
     if root is None:
         return Start(empty_tree(), (), None)
     for blob in blobs:
@@ -107,10 +109,11 @@ def start_from_dictionaries(
     whole = [one for one in images if one.record is not None and {*one.record.blobs} <= {*one.blobs}]
     best = max(whole, key=lambda image: image.shared_layers(diff_ids), default=None)
     count = best.shared_layers(diff_ids) if best is not None else 0
-    root = _tree(best, count) if best is not None and count else None
+    own = [] if best is None or best.record is None else [best.blobs[one] for one in best.record.blobs]
+    root = _tree(best, count, own, pack) if best is not None and count else None
     adopted: dict[str, KnownBlob] = {}
-    if best is not None and best.record is not None and root is not None:
-        adopted.update((blob_id, best.blobs[blob_id]) for blob_id in best.record.blobs)
+    if root is not None:
+        adopted.update((blob.tables.id, blob) for blob in own)
     for image in images:
         for blob_id, blob in image.blobs.items():
             adopted.setdefault(blob_id, blob)
@@ -126,9 +129,9 @@ def repository_of(blob: KnownBlob, dictionaries: Sequence[Dictionary]) -> str | 
     return next((one.repository for one in dictionaries if one.source is blob.source), None)
 
 
-def _tree(image: KnownImage, count: int) -> Node | None:
+def _tree(image: KnownImage, count: int, blobs: Sequence[KnownBlob], pack: PackOptions) -> Node | None:
     try:
-        return image.tree_after(count)
+        return image.tree_after(count, blobs, pack.chunk_size)
     except (RecordInvalid, NotFound) as error:
         _log.warning("%s; all layers are converted anew", error)
         return None

@@ -13,7 +13,7 @@ from typing import Final
 from rafs.tree import Node
 
 _LINKS_LIMIT: Final = 40  # Linux follows as many, then says ELOOP
-_DEPTH_LIMIT: Final = 2048  # PATH_MAX / 2: no deeper directory has a path that can be opened
+DEPTH_LIMIT: Final = 2048  # PATH_MAX / 2: no deeper directory has a path that can be opened
 
 
 class Unresolvable(Exception):
@@ -62,8 +62,8 @@ def directory_at(
                 return None
             child = stack[-1].children[part] = implied_directory()
         stack.append(child)
-        if len(stack) > _DEPTH_LIMIT:
-            raise Unresolvable(f"more than {_DEPTH_LIMIT} directories deep")
+        if len(stack) > DEPTH_LIMIT:
+            raise Unresolvable(f"more than {DEPTH_LIMIT} directories deep")
     return stack[-1]
 
 

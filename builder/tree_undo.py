@@ -57,7 +57,7 @@ def undo_to(before: Snapshot, after: Node) -> Undo:
 
 
 def apply_undo(root: Node, undo: Undo) -> None:
-    """Turn the tree at *root* into the one before.
+    """Turn the tree at *root* into the one before. No directory gets a second name, whatever *undo* says.
 
     Raises:
         KeyError, ValueError: *undo* was not made for this tree.
@@ -86,19 +86,21 @@ def apply_undo(root: Node, undo: Undo) -> None:
 
 
 def _put(root: Node, path: bytes, node: Node | bytes) -> None:
-    if not path:
-        if isinstance(node, bytes):
-            raise ValueError("the root is a link")
-        take_attributes(root, node)
-        return
     folder, _, name = path.rpartition(b"/")
     parent = _at(root, folder)
+    there = parent.children.get(name) if path else root
     if isinstance(node, bytes):
-        parent.children[name] = _at(root, node)
-    elif node.is_directory and (there := parent.children.get(name)) is not None:
+        node = _at(root, node)
+        if node.is_directory:
+            raise ValueError(f"{path!r} is a hard link to a directory")
+    if there is None:
+        if not parent.is_directory:
+            raise ValueError(f"{path!r} is in what is no directory")
+        parent.children[name] = node
+    elif there.is_directory and node.is_directory:
         take_attributes(there, node)
     else:
-        parent.children[name] = node
+        raise ValueError(f"{path!r} is there already")
 
 
 def _at(root: Node, path: bytes) -> Node:
