@@ -87,7 +87,7 @@ class FileLooks:
         return found
 
     def _known(self, node: Node, kind: str) -> Any:
-        if any(split_ref(ref)[0] >= self._adopted for ref in node.chunks):
+        if split_ref(max(node.chunks, default=0))[0] >= self._adopted:
             return None
         answers = self._remembered.get(_key(node))
         return answers.get(kind) if isinstance(answers, dict) else None

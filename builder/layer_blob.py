@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from builder.chunk_spool import ChunkSpool
+from builder.digest_runs import runs_of
 from builder.layer_record import packed_refs
+from builder.layer_room import CHUNKS_LIMIT
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry
 from rafs.blob_writer import BlobWriter, PackedUnit, pack_content
 from rafs.chunk_lists import ChunkLists, ChunkTables
 from rafs.codes import DIGEST_SIZE
+from rafs.errors import ImageTooLarge
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref, split_ref
 from rafs.unit_cutter import UnitCutter
@@ -167,6 +170,7 @@ class ImagePacker:
         self.known: dict[bytes, int] = {}  # references by digest; others may look things up meanwhile
         self.blobs: list[StoredBlob] = []  # by key
         self.chunks_shared = 0
+        self._room = CHUNKS_LIMIT  # chunks that further files may have
 
     def adopt(self, stored: StoredBlob) -> None:
         """Give a blob that exists the next key; its chunks are referred to, not stored again."""
@@ -186,8 +190,14 @@ class ImagePacker:
 
         Raises:
             SpoolFull, SpoolFailed: no room for the blob's scratch file.
-            ImageTooLarge: the blob has more chunks than the format can number.
+            ImageTooLarge: the blob has more chunks than the format can number, or all layers' files together.
         """
+        self._room -= sum(len(entry.digests) for entry in files)
+        if self._room < 0:
+            raise ImageTooLarge(
+                f"the files of all layers have more than {CHUNKS_LIMIT} chunks of {self._options.chunk_size} "
+                "bytes, which no image has room for"
+            )
         made = LayerBlob(self._options, spool, ScratchFile(self._directory))
         try:
             units = self._plan(made, files, spool, proceed)
@@ -260,16 +270,16 @@ class ImagePacker:
             node = entry.node
             assert node is not None
             left = node.size
-            refs = []
-            for digest in entry.digests:
+            refs: list[int] = []
+            for digest, count in runs_of(entry.digests):
                 ref = known.get(digest)
                 if ref is None:
                     number = units.add(min(left, chunk_size), digest, places[digest])
                     ref = known[digest] = first_ref + number
-                else:
-                    shared += 1
-                refs.append(ref)
-                left -= chunk_size
+                    shared -= 1
+                shared += count
+                refs += (ref,) * count
+                left -= chunk_size * count
             node.chunks = packed_refs(refs)
         self.chunks_shared += shared
         return units.finish()

@@ -164,7 +164,7 @@ def _check_references(layers: Sequence[Any]) -> None:
     """A run of a few bytes may stand for any number of references; refuse what no image has."""
     undos = (one["undo"]["entries"] for one in layers if isinstance(one["undo"], dict))
     runs = (run for entries in undos for entry in entries if len(entry) > 2 for run in entry[-1])
-    found = sum(max(0, int(count)) for _, _, count in runs)
+    found = sum(max(0, int(count)) * max(0, int(times)) for _, _, count, times in map(_whole_run, runs))
     if found > _REFERENCES_LIMIT:
         raise ValueError(f"{found} references to chunks")
 
@@ -214,7 +214,9 @@ def _read_entry(entry: Any) -> tuple[bytes, Node | bytes]:
         return _raw(entry[0]), _raw(entry[1])
     path, numbers, target, xattrs, runs = entry
     mode, uid, gid, mtime, mtime_ns, rdev, size = map(int, numbers)
-    refs = [chunk_ref(key, index) for key, first, count in runs for index in range(first, first + count)]
+    refs: list[int] = []
+    for key, first, count, times in map(_whole_run, runs):
+        refs += [chunk_ref(key, index) for index in range(first, first + count)] * times
     return _raw(path), Node(
         mode,
         uid,
@@ -235,13 +237,22 @@ def packed_refs(refs: Sequence[int]) -> Sequence[int]:
 
 
 def _runs(refs: Sequence[int]) -> Iterator[list[int]]:
-    """[blob key, first chunk, count] for each run of neighbours."""
+    """[blob key, first chunk, count] for each run of neighbours, with a 1 and how often for one chunk again
+    and again, as in holes.
+    """
     start = 0
-    for at in range(1, len(refs) + 1):
-        if at == len(refs) or refs[at] != refs[at - 1] + 1:
-            key, first = split_ref(refs[start])
-            yield [key, first, at - start]
-            start = at
+    while start < len(refs):
+        key, first = split_ref(refs[start])
+        at = start + 1
+        step = refs[at] - refs[start] if at < len(refs) else 0
+        while step in (0, 1) and at < len(refs) and refs[at] == refs[at - 1] + step:
+            at += 1
+        yield [key, first, at - start] if step or at == start + 1 else [key, first, 1, at - start]
+        start = at
+
+
+def _whole_run(run: Sequence[int]) -> Sequence[int]:
+    return run if len(run) == 4 else (*run, 1)
 
 
 def _text(raw: bytes) -> str:

@@ -74,6 +74,8 @@ def check_stored(sparse: SparseMap, stored_size: int) -> None:
 
 
 def _checked(size: int, pairs: Sequence[tuple[int, int]]) -> SparseMap:
+    if size < 0:
+        raise Malformed(f"sparse file of {size} bytes")
     if size > _SIZE_LIMIT:
         raise Unshowable(f"sparse file of {size} bytes, the limit is {_SIZE_LIMIT}")
     end = 0

@@ -18,9 +18,12 @@ from functools import lru_cache
 from typing import Final
 
 from builder import pax, sparse
+from builder.digest_runs import DigestRuns
 from builder.errors import LayerInvalid, LayerUnsupported
+from builder.layer_room import LayerRoom
 from builder.tar_header import BLOCK, Header, Malformed, Unshowable, parse_header, text
 from builder.tar_stream import TarStream
+from builder.xattr_rules import needed_xattrs
 from rafs.tree import NO_CHILDREN, Node, PlanInvalid, device_number
 
 _NAME_LIMIT: Final = 255  # bytes, of EROFS and of Linux
@@ -77,7 +80,7 @@ def read_entries(stream: TarStream, layer: str, *, chunk_size: int, take: TakeCh
 
     Raises:
         LayerInvalid: not a tar, truncated, or an entry breaks a rule of tar.
-        LayerUnsupported: an entry that no Linux file system image can show.
+        LayerUnsupported: an entry that no Linux file system image can show, or more than an image can have.
     """
     bodies = _Bodies(stream, chunk_size, take)
     named = b""
@@ -160,7 +163,7 @@ def _entry(
         raise Unshowable(f"type {header.kind!r}; repack the layer with an ordinary tar program")
     if header.kind == b"\0" and name.endswith(b"/"):
         file_type = stat.S_IFDIR
-    node = _node(header, fields, records, file_type)
+    node = _node(bodies, header, fields, records, file_type)
     if file_type == stat.S_IFREG:
         return TarEntry(path, node, b"", _digests(bodies, header, fields, records, node))
     if file_type == stat.S_IFLNK:
@@ -172,7 +175,9 @@ def _entry(
     return TarEntry(path, node)
 
 
-def _node(header: Header, fields: dict[bytes, bytes], records: pax.Records, file_type: int) -> Node:
+def _node(
+    bodies: _Bodies, header: Header, fields: dict[bytes, bytes], records: pax.Records, file_type: int
+) -> Node:
     uid = pax.decimal(fields[b"uid"], "uid") if fields.get(b"uid") else header.uid
     gid = pax.decimal(fields[b"gid"], "gid") if fields.get(b"gid") else header.gid
     if not (0 <= uid < _ID_LIMIT and 0 <= gid < _ID_LIMIT):
@@ -188,9 +193,17 @@ def _node(header: Header, fields: dict[bytes, bytes], records: pax.Records, file
         gid,
         mtime,
         nanoseconds,
-        xattrs=pax.xattrs(records) if records else None,
+        xattrs=_xattrs(bodies, records) if records else None,
         children={} if file_type == stat.S_IFDIR else NO_CHILDREN,
     )
+
+
+def _xattrs(bodies: _Bodies, records: pax.Records) -> dict[bytes, bytes] | None:
+    found = pax.xattrs(records)
+    if found is not None:
+        found = needed_xattrs(found)
+        bodies.room.take_xattrs(found)
+    return found
 
 
 def _digests(
@@ -214,15 +227,17 @@ def _digests(
 
 
 class _Bodies:
-    """Reads the bodies of files, and cuts them into chunks."""
+    """Reads the bodies of files, and cuts them into chunks, as long as there is room for what they become."""
 
     def __init__(self, stream: TarStream, chunk_size: int, take: TakeChunk) -> None:
         self.stream = stream
+        self.room = LayerRoom(chunk_size)
         self._chunk_size = chunk_size
         self._take = take
         self._hole = b""  # the digest of a whole chunk of zeros, once one was met
 
     def plain(self, size: int) -> Sequence[bytes]:
+        self.room.take_file(max(0, size))
         if 0 < size <= self._chunk_size:
             digests: Sequence[bytes] = (self._take(self.stream.view(size)),)
         else:
@@ -232,13 +247,20 @@ class _Bodies:
         return digests
 
     def sparse(self, shape: sparse.SparseMap) -> Sequence[bytes]:
-        digests = []
+        self.room.take_file(shape.size)
+        digests = DigestRuns()
         pieces = iter([*shape.stored, (shape.size, 0)])
         at, left = next(pieces)
-        for start in range(0, shape.size, self._chunk_size):
+        end = 0
+        while end < shape.size:
+            start, whole = end, (at - end) // self._chunk_size
+            if whole:
+                digests.add(self._zeros(self._chunk_size), whole)
+                end += whole * self._chunk_size
+                continue
             end = min(start + self._chunk_size, shape.size)
             if at >= end:
-                digests.append(self._zeros(end - start))
+                digests.add(self._zeros(end - start))
                 continue
             chunk = bytearray(end - start)
             while at < end:
@@ -247,14 +269,14 @@ class _Bodies:
                 at, left = at + part, left - part
                 if not left:
                     at, left = next(pieces)
-            digests.append(self._take(bytes(chunk)))
+            digests.add(self._take(bytes(chunk)))
         self._end(sum(size for _, size in shape.stored))
         return digests
 
     def _zeros(self, size: int) -> bytes:
         if size < self._chunk_size:
             return self._take(bytes(size))
-        # Hashed once: a sparse file may be all zeros for a terabyte.
+        # Hashed once for all files.
         self._hole = self._hole or self._take(bytes(size))
         return self._hole
 

@@ -15,7 +15,8 @@ from builder.errors import LayerUnsupported
 from builder.tree_paths import DEPTH_LIMIT
 from builder.xattr_rules import kept_xattrs
 from rafs.codes import MAX_NAME, MAX_SYMLINK, TYPE_OF_MODE
-from rafs.tree import Node, split_ref
+from rafs.tree import Node, PlanInvalid, split_ref
+from rafs.xattr_area import pack_xattrs
 
 _IDS: Final = range(1 << 32)
 _SECONDS: Final = range(-(1 << 63), 1 << 63)
@@ -73,7 +74,8 @@ def _check_fields(node: Node) -> None:
     if node.xattrs is not None:
         try:
             kept = kept_xattrs(node.xattrs, Counter())
-        except LayerUnsupported as error:
+            pack_xattrs(kept)
+        except (LayerUnsupported, PlanInvalid) as error:
             raise ValueError(str(error)) from error
         if kept != node.xattrs:
             raise ValueError("xattrs that no image has")

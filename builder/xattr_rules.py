@@ -18,17 +18,40 @@ _OVERLAY_OPAQUE: Final = b"trusted.overlay.opaque"
 # The file's bytes, or the directory's names, lie somewhere in a lower layer that a tar does not name.
 _OVERLAY_INDIRECT: Final = frozenset({b"trusted.overlay.metacopy", b"trusted.overlay.redirect"})
 
+_NAMES_LIMIT: Final = 1 << 16  # bytes, each name with a NUL byte; XATTR_LIST_MAX
+
 
 def is_opaque(xattrs: dict[bytes, bytes] | None) -> bool:
     """Whether overlayfs takes a directory with these for one that hides what lies below."""
     return xattrs is not None and xattrs.get(_OVERLAY_OPAQUE) == b"y"
 
 
+def needed_xattrs(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """What of an entry's *xattrs* is worth keeping in memory: without the values that no image has.
+
+    Raises:
+        PlanInvalid: they are larger than an image or Linux can have them.
+    """
+    names = sum(len(name) + 1 for name in xattrs)
+    if names > _NAMES_LIMIT:
+        raise PlanInvalid(f"the names of its xattrs take {names} bytes, Linux lists at most {_NAMES_LIMIT}")
+    needed = {}
+    for name, value in xattrs.items():
+        if name == _OVERLAY_OPAQUE:
+            needed[name] = value[:2]
+        elif name in _OVERLAY_INDIRECT or not can_hold(name):
+            needed[name] = b""
+        elif not name.startswith(_OVERLAY):
+            needed[name] = value
+    pack_xattrs({name: value for name, value in needed.items() if can_hold(name)})
+    return needed
+
+
 def kept_xattrs(xattrs: dict[bytes, bytes] | None, dropped: Counter[str]) -> dict[bytes, bytes] | None:
     """Those of *xattrs* the image has, None if there are none; adds the names of the others to *dropped*.
 
     Raises:
-        LayerUnsupported: an attribute says that the content lies elsewhere, or they are too large.
+        LayerUnsupported: an attribute says that the content lies elsewhere.
     """
     if xattrs is None:
         return None
@@ -44,8 +67,4 @@ def kept_xattrs(xattrs: dict[bytes, bytes] | None, dropped: Counter[str]) -> dic
             kept[name] = value
         else:
             dropped[name.decode("utf-8", "replace")] += 1
-    try:
-        pack_xattrs(kept)
-    except PlanInvalid as error:
-        raise LayerUnsupported(str(error)) from error
     return kept or None

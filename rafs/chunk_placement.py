@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from .chunk_lists import ChunkTables
 from .codes import BLOCK, CHUNK_FORMAT_BITS, CHUNK_FORMAT_INDEXES, DIGEST_SIZE, MAX_BLOBS
@@ -36,7 +37,8 @@ class ChunkPlacement:
             PlanInvalid: a blob key is not in *blobs*, or a blob was cut at another chunk size.
         """
         self._chunk_size = chunk_size
-        used = {split_ref(ref)[0] for node in files for ref in node.chunks}
+        chunks = (node.chunks if len(node.chunks) < 2 else set(node.chunks) for node in files)
+        used = {split_ref(ref)[0] for refs in chunks for ref in refs}
         for key in used:
             if key >= len(blobs):
                 raise PlanInvalid(f"a file has a chunk in blob {key}, but there are {len(blobs)} blobs")
@@ -69,12 +71,16 @@ class ChunkPlacement:
         contiguous = True
         previous = (0, 0)  # device, block
         left = node.size
-        for ref in node.chunks:
+        # A hole has the same whole chunk up to millions of times.
+        for ref, times in ((ref, len(list(run))) for ref, run in groupby(node.chunks)):
             device, chunk_index, block = self._place(ref, min(left, self._chunk_size), node, node.size - left)
-            entries += _pack_entry(chunk_index & LOW_MASK, device, chunk_index >> LOW_BITS, block)
-            contiguous &= not previous[0] or (device, block) == previous
+            entries += _pack_entry(chunk_index & LOW_MASK, device, chunk_index >> LOW_BITS, block) * times
+            contiguous &= times == 1 and (not previous[0] or (device, block) == previous)
             previous = device, block + self._chunk_size // BLOCK
-            left -= self._chunk_size
+            left -= self._chunk_size * times
+            if times > 1:
+                last = left + self._chunk_size
+                self._place(ref, min(last, self._chunk_size), node, node.size - last)
         return self._chunk_format(node.size, contiguous), bytes(entries)
 
     def _place_small(self, node: Node) -> tuple[int, bytes]:

@@ -22,6 +22,9 @@ from builder.convert import convert
 from builder.convert_options import ConvertOptions
 from builder.errors import LayerInvalid, SourceUnsupported, SpoolFailed, SpoolFull
 from builder.image_documents import NYDUS_BLOB, NYDUS_BOOTSTRAP, NYDUS_SOURCE, NYDUS_VERSION
+from builder.layer_record import decode
+from rafs.errors import ImageTooLarge
+from rafs.tree import Node, chunk_ref
 from registry_client import open_destination, open_source
 from registry_client.errors import DigestMismatch, NotFound
 from registry_client.manifest import MediaType
@@ -225,6 +228,28 @@ def test_sparse_files_are_whole(tmp_path: Path) -> None:
     content = Published(tmp_path / "out").shown()[b"/x"].content
     assert content[100:3100] + content[500_000:502_000] == stored
     assert content == bytes(100) + stored[:3000] + bytes(496_900) + stored[3000:] + bytes(498_000)
+
+
+def test_a_terabyte_of_zeros_is_soon_converted_and_read_again(tmp_path: Path) -> None:
+    big = sparse_1_0([(1 << 39, 3)], 1 << 40, b"mid") + END
+    Layout(tmp_path / "in").add_image([big, layer_tar([tree(file(b"x", b"small"))])])
+    report = convert_layout(tmp_path / "in", tmp_path / "out")
+    assert report.images[0].chunks == 3
+    assert report.images[0].chunks_shared == (1 << 22) - 2
+    record = Published(tmp_path / "out").files["image/nopull.layers"]
+    assert len(record) < 2000  # though it tells of the file that was replaced
+    undo = decode(record).layers[1].undo
+    assert undo is not None
+    node = undo.entries[0][1]
+    assert isinstance(node, Node)
+    assert len(node.chunks) == 1 << 22
+    assert set(node.chunks) == {chunk_ref(0, 0), chunk_ref(0, 1)}
+
+
+def test_all_layers_together_have_no_more_chunks_than_an_image_has_room_for(tmp_path: Path) -> None:
+    Layout(tmp_path / "in").add_image([sparse_1_0([], 1 << 40, b"") + END] * 5)
+    with pytest.raises(ImageTooLarge, match="of all layers have more than 16777216 chunks"):
+        convert_layout(tmp_path / "in", tmp_path / "out")
 
 
 def test_a_layer_of_umoci_insert_needs_no_end(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from builder.digest_runs import DigestRuns
 from builder.errors import LayerInvalid, LayerUnsupported
+from builder.layer_room import CHUNKS_LIMIT
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry, normal_path, read_entries
 from builder.tar_stream import TarStream
@@ -322,6 +324,65 @@ def test_sparse_maps_that_lie_are_refused(
 def test_a_sparse_file_beyond_use_is_refused_at_once() -> None:
     with pytest.raises(LayerUnsupported, match="sparse file of"):
         one(sparse_0_1([(0, 1)], 1 << 60, b"s"))
+
+
+@pytest.mark.parametrize("write", SPARSE)
+def test_a_sparse_file_of_negative_size_is_refused(write: Writer) -> None:
+    with pytest.raises(LayerInvalid, match="sparse file of -5 bytes"):
+        one(write([], -5, b""))
+
+
+def test_a_hole_costs_nothing_however_long_it_is() -> None:
+    size = CHUNK_SIZE * 10_000_001
+    entry = one(sparse_1_0([(size - 2 * CHUNK_SIZE, 1)], size, b"s"))
+    hole = chunk_digest(bytes(CHUNK_SIZE))
+    assert isinstance(entry.digests, DigestRuns)
+    assert entry.digests.runs == [
+        (hole, 9_999_999), (chunk_digest(b"s" + bytes(CHUNK_SIZE - 1)), 1), (hole, 1)
+    ]  # fmt: skip
+    assert len(entry.digests) == 10_000_001
+
+
+def test_a_layer_has_no_more_chunks_than_an_image_has_room_for() -> None:
+    quarter = sparse_1_0([], CHUNK_SIZE * (CHUNKS_LIMIT // 4), b"")
+    assert len(read(quarter * 4 + END)) == 4
+    with pytest.raises(LayerUnsupported, match="files have more than 16777216 chunks of 4096 bytes"):
+        read(quarter * 4 + member(b"x", b"1") + END)
+
+
+def test_files_that_are_no_sparse_ones_are_counted_before_they_are_read() -> None:
+    size = CHUNK_SIZE * CHUNKS_LIMIT + 1
+    with pytest.raises(LayerUnsupported, match="more than 16777216 chunks"):
+        one(member(b"x", size=size))
+
+
+def test_xattrs_too_large_for_an_image_are_refused_where_they_are_read() -> None:
+    for large, said in (
+        ([(b"user.a", 65536)], "has 65536 bytes"),
+        ([(b"user.%d" % number, 65000) for number in range(5)], "its xattrs take"),
+        ([(b"user.%0250d" % number, 0) for number in range(300)], "Linux lists at most 65536"),
+        ([(b"other.%0250d" % number, 0) for number in range(300)], "Linux lists at most 65536"),
+    ):
+        records = [(b"SCHILY.xattr." + name, bytes(size)) for name, size in large]
+        with pytest.raises(LayerUnsupported, match=f"tar entry 'x' at byte .*{said}"):
+            one(pax(*records) + member(b"x"))
+    assert node(pax((b"SCHILY.xattr.user.a", bytes(65535))) + member(b"x")).xattrs
+
+
+def test_values_that_no_image_has_are_not_kept() -> None:
+    names = (b"com.apple.x", b"trusted.overlay.origin", b"trusted.overlay.redirect", b"system.nfs4_acl")
+    records = [(b"SCHILY.xattr." + name, bytes(100_000)) for name in names]
+    assert node(pax(*records) + member(b"x")).xattrs == {
+        b"com.apple.x": b"", b"trusted.overlay.redirect": b"", b"system.nfs4_acl": b""
+    }  # fmt: skip
+
+
+def test_the_xattrs_of_a_layer_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.layer_room.XATTRS_LIMIT", 1_000_000)
+    entry = pax((b"SCHILY.xattr.user.a", bytes(65000))) + member(b"x")
+    assert len(read(entry * 15 + END)) == 15
+    with pytest.raises(LayerUnsupported, match="the layer's xattrs take more than 1000000 bytes"):
+        read(entry * 16 + END)
 
 
 BROKEN = {
