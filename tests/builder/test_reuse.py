@@ -315,7 +315,8 @@ def test_layers_below_an_undo_of_unknown_size_are_not_taken(tmp_path: Path) -> N
     add_image(tmp_path / "first", [*lower, many(range(180, 360), 3)])
     convert_beside(tmp_path / "first", tmp_path / "out", "v1")
     opened = open_source(parse_reference(f"oci:{tmp_path / 'out'}:v1"), RegistryOptions())
-    manifest = opened.manifest(cast(TaggedSource, opened).resolve_tag("v1"))
+    assert isinstance(opened, TaggedSource)
+    manifest = opened.manifest(opened.resolve_tag("v1"))
     assert isinstance(manifest, Manifest)
     image = KnownImage(opened, manifest)
     assert image.record is not None
