@@ -7,7 +7,6 @@ that share with earlier images, so it loads little; the writer (`bootstrap_layer
 
 from __future__ import annotations
 
-import io
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -50,7 +49,7 @@ def read_bootstrap_layer(pieces: Iterable[bytes], where: str) -> BootstrapParts:
         and what iterating *pieces* raises.
     """
     # Imported here: while the first bytes travel there is time for it, before there is none.
-    import tarfile
+    from registry_client.tar_members import MemberKind, TarInvalid, tar_members
 
     packed = bytearray()
     for piece in pieces:
@@ -63,21 +62,19 @@ def read_bootstrap_layer(pieces: Iterable[bytes], where: str) -> BootstrapParts:
     found: dict[str, bytes] = {}
     metas: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                meta = _META.fullmatch(name)
-                if not member.isreg() or (name not in (BOOTSTRAP, RECORD) and meta is None):
-                    continue
-                file = archive.extractfile(member)
-                content = file.read() if file is not None else b""
-                if len(content) != member.size:
-                    raise BootstrapLayerInvalid(f"{where} ends in the middle of {name}")
-                if meta is None:
-                    found[name] = content
-                else:
-                    metas[meta[1]] = content
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+        for member in tar_members(len(plain), lambda offset, size: plain[offset : offset + size]):
+            name = member.name.removeprefix("./")
+            meta = _META.fullmatch(name)
+            if name not in (BOOTSTRAP, RECORD) and meta is None:
+                continue
+            if member.kind is not MemberKind.FILE:
+                raise BootstrapLayerInvalid(f"{where} has {name}, but not as a plain file")
+            content = plain[member.offset : member.offset + member.size]
+            if meta is None:
+                found[name] = content
+            else:
+                metas[meta[1]] = content
+    except TarInvalid as error:
         raise BootstrapLayerInvalid(f"{where} is not a tar archive: {error}") from error
     if BOOTSTRAP not in found:
         raise BootstrapLayerInvalid(f"{where} lacks the bootstrap {BOOTSTRAP}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from registry_client.errors import LayoutInvalid, NotFound, RangeInvalid, layout_error
+from registry_client.tar_members import MemberKind, TarInvalid, tar_members
 
 PIECE = 256 * 1024
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\x00", "bzip2": b"BZh"}
@@ -125,21 +125,23 @@ class TarTree:
 def _read_table(file: Path) -> dict[str, Region | str]:
     members: dict[str, Region | str] = {}
     try:
-        with tarfile.open(file, "r:") as archive:
-            for member in archive:
+        with file.open("rb") as opened:
+            descriptor = opened.fileno()
+            size = os.fstat(descriptor).st_size
+            for member in tar_members(size, lambda offset, count: os.pread(descriptor, count, offset)):
                 name = posixpath.normpath(member.name)
-                if member.isreg() and not member.issparse():
-                    members[name] = Region(file, member.offset_data, member.size)
-                elif member.issym():
-                    target = posixpath.join(posixpath.dirname(name), member.linkname)
+                if member.kind is MemberKind.FILE:
+                    members[name] = Region(file, member.offset, member.size)
+                elif member.kind is MemberKind.SYMLINK:
+                    target = posixpath.join(posixpath.dirname(name), member.link)
                     members[name] = posixpath.normpath(target)
-                elif member.islnk():
-                    members[name] = posixpath.normpath(member.linkname)
+                elif member.kind is MemberKind.HARD_LINK:
+                    members[name] = posixpath.normpath(member.link)
     except FileNotFoundError as error:
         raise NotFound(f"there is no archive {file}") from error
     except OSError as error:
         raise layout_error(f"cannot read the archive {file}", error) from error
-    except tarfile.TarError as error:
+    except TarInvalid as error:
         raise LayoutInvalid(f"{file} is not a readable tar archive ({error}){_compression(file)}") from error
     return members
 

@@ -34,6 +34,7 @@ from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, parse_platform
 from registry_client.reference import parse_reference
+from tests.builder.tar_bytes import END, member, octal
 from tests.launch.published import CONFIG, Published, publish
 from tests.support.fixtures import fixture
 from tests.support.images import Image, image_of
@@ -275,6 +276,12 @@ def tar_of(*members: tuple[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
+def sparse(name: bytes) -> bytes:
+    """A file with a hole of 100 GiB, and without data."""
+    hole, size = octal(100 << 30, 12) + octal(0, 12), octal(100 << 30, 12)
+    return member(name, kind=b"S", magic=b"ustar  \0", patches={386: hole, 483: size})
+
+
 def packed(*members: tuple[str, bytes]) -> bytes:
     return gzip.compress(tar_of(*members), mtime=0)
 
@@ -306,12 +313,18 @@ def test_an_image_that_opens_can_be_a_chunk_dictionary(
         (packed(("image/image.boot", b"x" * 99))[:-20], "ends early"),
         (
             gzip.compress(gzip.decompress(packed(("image/image.boot", b"x" * 9999)))[:3000], mtime=0),
-            "unexpected end",
+            "has 9999 bytes, 2488 are there",
         ),
+        (member(b"image/image.boot", b"x" * 99) + member(b"image/y", size=-512) + END, "-512 bytes"),
+        (sparse(b"image/image.boot") + END, "not as a plain file"),
+        (member(b"image/image.boot", kind=b"1", link=b"image/image.boot") + END, "not as a plain file"),
         (b"\x1f\x8b garbage", "damaged"),
         (b"\x28\xb5\x2f\xfd garbage", "damaged"),
     ],
-    ids=["empty", "no-tar", "no-bootstrap", "cut-gzip", "cut-tar", "no-gzip", "no-zstd"],
+    ids=[
+        *("empty", "no-tar", "no-bootstrap", "cut-gzip", "cut-tar"),
+        *("negative", "sparse", "link", "no-gzip", "no-zstd"),
+    ],
 )
 def test_a_broken_bootstrap_layer_is_refused_and_nothing_is_kept(
     image: Image, tmp_path: Path, layer: bytes, words: str
@@ -320,6 +333,15 @@ def test_a_broken_bootstrap_layer_is_refused_and_nothing_is_kept(
     with pytest.raises(ImageInvalid, match=words):
         opened(published.reference, tmp_path / "root")
     assert not list((tmp_path / "root").glob("*/*"))
+
+
+def test_members_of_a_bootstrap_layer_that_nobody_asked_for_do_no_harm(image: Image, tmp_path: Path) -> None:
+    others = member(b"image/link", kind=b"2", link=b"nowhere")
+    others += member(b"image/loop", kind=b"1", link=b"image/loop") + sparse(b"image/other.boot")
+    forms = {f"image/{blob.id}.blob.meta": blob.cache_form() for blob in image.blobs}
+    layer = others + tar_of(("image/image.boot", image.bootstrap), *forms.items())
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, bootstrap_layer=layer)
+    assert opened(published.reference, tmp_path / "root").bootstrap.raw == image.bootstrap
 
 
 def test_a_broken_bootstrap_is_refused_and_not_kept(image: Image, tmp_path: Path) -> None:
