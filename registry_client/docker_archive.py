@@ -103,7 +103,8 @@ class DockerArchiveSource:
         raise NotFound(f"{self._tree.root} has no image {self._tag!r}; it has {_names(table)}")
 
     def _compose(self, image: dict[str, Any]) -> _Composed:
-        names = [image.get("Config"), *(image.get("Layers") or [])]
+        listed = image.get("Layers") or []
+        names = [image.get("Config"), *(listed if isinstance(listed, list) else [None])]
         if not all(isinstance(name, str) for name in names):
             raise LayoutInvalid(f"{_TABLE} of {self._tree.root} names no config or has broken layers")
         config_region = self._member(names[0])
@@ -164,7 +165,8 @@ class DockerArchiveSource:
 
 
 def _repo_tags(image: dict[str, Any]) -> list[str]:
-    return [name for name in image.get("RepoTags") or [] if isinstance(name, str)]
+    listed = image.get("RepoTags")
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
 def _full_name(name: str) -> str:

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -46,11 +47,15 @@ from rafs.records import BLOB_ENTRY
 from rafs.tarfs import tar_blob, tar_pieces, with_chunks
 from rafs.toc import parse_toc
 from rafs.windows import cut_windows
+from registry_client import open_source
 from registry_client.challenge import parse_challenges
 from registry_client.digest import Digest, digest_of
 from registry_client.errors import RegistryError
 from registry_client.manifest import Manifest, MediaType, parse_manifest
+from registry_client.options import RegistryOptions
+from registry_client.platform import Platform
 from registry_client.reference import parse_reference
+from registry_client.selection import find_manifest
 from tests.builder.tar_bytes import END, long_link, long_name, member, pax
 from tests.builder.test_tar_index import old_sparse, sparse_0_0, sparse_0_1, sparse_1_0
 from tests.support.deflate_blocks import blocks_of
@@ -62,6 +67,7 @@ _LINES: int = 20_000  # of a dump: a hostile directory may name another a millio
 _CHUNKS: int = 1 << 12
 _PLAIN: int = 1 << 24  # bytes
 _ENTRY: int = 256  # bytes of the blob table's entry that goes before chunk info
+_PLATFORM = Platform("linux", "amd64")
 _SIZES = struct.Struct("<II")  # of a bootstrap and of chunk info; digests of chunks are the rest
 _TAR = bytes(256 << 10)
 _POINT = struct.Struct("<BBHI")  # bits and their value, size of the dictionary, size of the output
@@ -254,6 +260,40 @@ def _bootstrap_layers() -> Iterator[bytes]:
         yield from (plain, gzip.compress(plain))
 
 
+def _archive(raw: bytes) -> None:
+    """Either kind of archive: an OCI layout in a tar, and what `docker save` writes."""
+    descriptor = os.memfd_create("fuzzed")
+    try:
+        os.write(descriptor, raw)
+        path = f"/proc/self/fd/{descriptor}"
+        for transport in ("oci-archive", "docker-archive"):
+            with suppress(RegistryError):
+                source = open_source(parse_reference(f"{transport}:{path}"), RegistryOptions())
+                manifest = find_manifest(source, _PLATFORM)
+                for blob in (manifest.config, *manifest.layers):
+                    assert len(b"".join(source.read_blob(blob))) == blob.size
+    finally:
+        os.close(descriptor)
+
+
+def _archives() -> Iterator[bytes]:
+    layer, config = b"layer", json.dumps({"rootfs": {"diff_ids": [digest_of(b"layer")]}}).encode()
+    table = [{"Config": "c", "RepoTags": ["a:b"], "Layers": ["d/l"]}]
+    docker = member(b"manifest.json", json.dumps(table).encode()) + member(b"c", config)
+    yield docker + member(b"d/l", layer) + END
+    yield docker + member(b"l", layer) + member(b"d/l", kind=b"2", link=b"../l") + END
+    listed = {"mediaType": MediaType.OCI_MANIFEST, "digest": digest_of(config), "size": len(config)}
+    yield (
+        member(b"oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        + member(b"index.json", json.dumps({"schemaVersion": 2, "manifests": [listed]}).encode())
+        + member(f"blobs/sha256/{digest_of(config)[7:]}".encode(), config)
+        + END
+    )
+    yield pax((b"path", b"manifest.json")) + member(b"x", b"[]") + long_name(b"c" * 200) + member(b"y") + END
+    for write in (old_sparse, sparse_1_0):
+        yield write([(0, 3), (4096, 2)], 5000, b"abcde") + docker + END
+
+
 def _tar(raw: bytes) -> None:
     for _ in read_entries(TarStream(iter([raw])), "fuzzed", chunk_size=4096, take=chunk_digest):
         pass
@@ -346,6 +386,7 @@ TARGETS = {
     "unit": Target(_unit, (RafsError,), _units),
     "layer": Target(_layer, (BuildError,), _layers),
     "bootstrap-layer": Target(_bootstrap_layer, (BootstrapLayerInvalid,), _bootstrap_layers),
+    "archive": Target(_archive, (), _archives),
     "tar": Target(_tar, (BuildError,), _tars),
     "record": Target(_record, (RecordInvalid,), _records),
     "documents": Target(_document, (ValueError, RecursionError, ConfigInvalid), _documents),

@@ -299,6 +299,8 @@ def test_repeated_layers_may_be_links(tmp_path: Path) -> None:
         ({"manifest.json": b"[]"}, "not a list of images"),
         ({"manifest.json": b'[{"Layers": ["x"]}]'}, "names no config"),
         ({"manifest.json": b'[{"Config": "nowhere", "Layers": []}]'}, "no member 'nowhere'"),
+        ({"manifest.json": b'[{"Config": "config.json", "Layers": 5}]'}, "broken layers"),
+        ({"manifest.json": b'[{"Config": "config.json", "Layers": "layer.tar"}]'}, "broken layers"),
         ({"config.json": b"[]"}, "JSON list"),
         ({"config.json": b"{}"}, "no diff_ids"),
         ({"config.json": b'{"rootfs":{"diff_ids":[]}}'}, "1 layers but its config lists 0"),
@@ -309,6 +311,14 @@ def test_a_broken_docker_archive_is_refused(tmp_path: Path, changes: dict[str, b
     members = {**docker_members([noise(100)], ["layer.tar"]), **changes}
     with pytest.raises(LayoutInvalid, match=words):
         opened(f"docker-archive:{tar_of(tmp_path / 'x.tar', members)}").resolve()
+
+
+def test_names_in_a_docker_archive_that_are_no_list_are_none(tmp_path: Path) -> None:
+    members = {**docker_members([], []), "manifest.json": b'[{"Config": "config.json", "RepoTags": 5}]'}
+    file = tar_of(tmp_path / "x.tar", members)
+    with pytest.raises(NotFound, match="images without a name"):
+        opened(f"docker-archive:{file}:debian:12").resolve()
+    assert opened(f"docker-archive:{file}").resolve()
 
 
 def test_a_layer_that_is_not_its_diff_id_fails_when_it_is_read(tmp_path: Path) -> None:
