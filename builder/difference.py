@@ -1,22 +1,28 @@
 """What distinguishes two converted images: names, chunks and blobs that one has and the other has not.
 
-Contents are compared by the chunks' digests, so no blob is read. Images that were cut into chunks of another
-size, or hashed otherwise, have nothing in common by that measure, which is also what a cache would find.
+Contents are compared by the chunks' digests, not by bytes of blobs. Images that were cut into chunks of
+another size, or hashed otherwise, have nothing in common by that measure, which is also what a cache would
+find.
 """
 
 from __future__ import annotations
 
+import hashlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
+from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
 from rafs.codes import DIGEST_SIZE
 from rafs.directory import name_text
 from rafs.inode import Inode
 
 Chunk = tuple[bytes, int]  # digest, size in bytes
+Content = tuple[bytes, int]  # sha256 of the chunks' digests in order, size in bytes
+
+_AT_ONCE: Final = 1 << 14  # chunks of a file; a sparse one of a few KB may have millions
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +76,18 @@ class Difference:
         return document
 
 
-def difference(first: Bootstrap, second: Bootstrap) -> Difference:
-    """How *second* differs from *first*.
+def difference(
+    first: Bootstrap, first_blobs: Sequence[BlobMeta], second: Bootstrap, second_blobs: Sequence[BlobMeta]
+) -> Difference:
+    """How *second* differs from *first*; of each, the chunks of its blobs in the order of the blob table.
+
+    The digests are the blobs', since those of chunks that no file uses may be in no bootstrap, and tarfs
+    images have none there. `check_entries` must have passed the images: no file of theirs has a hole.
 
     Raises:
         RafsError: one of them cannot be read to its end.
     """
-    before, after = _View(first), _View(second)
+    before, after = _View(first, first_blobs), _View(second, second_blobs)
     names = before.paths.keys() & after.paths.keys()
     changed = {
         path: what
@@ -103,33 +114,45 @@ def difference(first: Bootstrap, second: Bootstrap) -> Difference:
 class _View:
     """One image, by what is compared."""
 
-    def __init__(self, bootstrap: Bootstrap) -> None:
-        digests = [bootstrap.chunk_digests(blob.index) for blob in bootstrap.blobs]
-        self.paths: dict[bytes, dict[str, object]] = {}
-        self.files: dict[tuple[Chunk, ...], int] = {}
+    def __init__(self, bootstrap: Bootstrap, blobs: Sequence[BlobMeta]) -> None:
+        self._bootstrap = bootstrap
+        self._digests = [blob.digests for blob in blobs]
+        self.paths: dict[bytes, Mapping[str, object]] = {}
+        self.files: dict[Content, int] = {}
         self.chunks: set[Chunk] = set()
-        first_names: dict[int, bytes] = {}
+        inodes: dict[int, Mapping[str, object]] = {}  # by nid: a file may have any number of names
         for path, inode in bootstrap.walk():
-            shown: dict[str, object] = {
-                "type": stat.S_IFMT(inode.mode),
-                "mode": stat.S_IMODE(inode.mode),
-                "owner": (inode.uid, inode.gid),
-                "time": (inode.mtime, inode.mtime_ns),
-                "xattrs": bootstrap.xattrs(inode),
-            }
-            if not stat.S_ISDIR(inode.mode):
-                shown["links"] = first_names.setdefault(inode.nid, path)
-            if stat.S_ISREG(inode.mode):
-                content = tuple(
-                    (_digest(digests[one.blob_index], one.chunk_index), one.size)
-                    for one in bootstrap.extents(inode)
-                )
-                shown["content"] = content
-                self.files[content] = inode.size
-                self.chunks.update(content)
-            else:
-                shown.update(_special(bootstrap, inode))
+            shown = inodes.get(inode.nid)
+            if shown is None:
+                shown = inodes[inode.nid] = dict(self._shown(path, inode))
             self.paths[path] = shown
+
+    def _shown(self, path: bytes, inode: Inode) -> Iterator[tuple[str, object]]:
+        """What is compared of an inode, with the first *path* that leads to it."""
+        yield "type", stat.S_IFMT(inode.mode)
+        yield "mode", stat.S_IMODE(inode.mode)
+        yield "owner", (inode.uid, inode.gid)
+        yield "time", (inode.mtime, inode.mtime_ns)
+        yield "xattrs", self._bootstrap.xattrs(inode)
+        if not stat.S_ISDIR(inode.mode):
+            yield "links", path
+        if stat.S_ISREG(inode.mode):
+            content = self._content(inode)
+            yield "content", content
+            self.files[content] = inode.size
+        else:
+            yield from _special(self._bootstrap, inode)
+
+    def _content(self, inode: Inode) -> Content:
+        hashed, step = hashlib.sha256(), _AT_ONCE * self._bootstrap.chunk_size
+        for start in range(0, inode.size, step):
+            chunks = [
+                (_digest(self._digests[one.blob_index], one.chunk_index), one.size)
+                for one in self._bootstrap.extents(inode, start, start + step)
+            ]
+            hashed.update(b"".join(digest for digest, _ in chunks))
+            self.chunks.update(chunks)
+        return hashed.digest(), inode.size
 
 
 def _digest(digests: bytes, index: int) -> bytes:

@@ -44,20 +44,23 @@ def diff(
 ) -> None:
     """Tell how the converted image B differs from A: paths, contents, chunks and blobs.
 
-    Contents are compared by the digests of their chunks; no blob is read. Chunks that are added are what a
-    machine that has A has to fetch for B, not compressed.
+    Contents are compared by the digests of their chunks; of blobs no more is read than tables that the
+    bootstrap lacks. Chunks that are added are what a machine that has A has to fetch for B, not compressed.
     """
     from builder.difference import difference
     from launch.difference_lines import difference_lines
     from launch.images import open_image
-    from registry_client.reference import parse_reference
+    from registry_client.reference import Transport, parse_reference
 
-    bootstraps = []
-    for image in (first, second):
-        opened = open_image(parse_reference(image), registry, root, platform, blob_dir=blob_dir)
-        opened.close()
-        bootstraps.append(opened.bootstrap)
-    found = difference(*bootstraps)
+    images = []
+    for reference in map(parse_reference, (first, second)):
+        blobs = blob_dir if reference.transport is Transport.RAFS else None
+        opened = open_image(reference, registry, root, platform, blob_dir=blobs)
+        try:
+            images.append((opened.bootstrap, opened.blobs))
+        finally:
+            opened.close()
+    found = difference(*images[0], *images[1])
     if as_json:
         click.echo(json.dumps(found.to_json(paths=files), indent=1))
     else:

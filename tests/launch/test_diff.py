@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 import nopull
+from builder.difference import Counted, difference
+from launch.chunk_tables import read_tables
+from rafs.bootstrap import Bootstrap
 from tests.builder.layouts import Layout, convert_layout
 from tests.builder.test_convert import SMALL
+from tests.support.images import image_of
 from tests.support.trees import Entry, directory, file, hardlink, layer_tar, symlink, tree
 
 LONG = random.Random(4).randbytes(3 * 65536)
@@ -83,3 +87,24 @@ def test_paths_are_listed_for_people(diff: Any) -> None:
 
 def test_images_cut_otherwise_are_said_to_be_so(diff: Any) -> None:
     assert "different sizes" in diff(FIRST, FIRST, chunk_size=128 << 10)
+
+
+def test_a_file_of_many_names_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.difference._AT_ONCE", 3)
+    names = [hardlink(b"n%d" % number, b"/file") for number in range(50)]
+    image = image_of(tree(file(b"file", LONG), *names), chunk_size=4096)
+    bootstrap = Bootstrap(image.bootstrap)
+    forms = {blob.id: blob.cache_form() for blob in image.blobs}
+    blobs = read_tables(bootstrap, forms, {})
+    looked = []
+    extents = Bootstrap.extents
+
+    def counted(self: Bootstrap, *arguments: Any) -> Any:
+        looked.extend(found := extents(self, *arguments))
+        return found
+
+    monkeypatch.setattr(Bootstrap, "extents", counted)
+    found = difference(bootstrap, blobs, bootstrap, blobs)
+    assert found.same == 52 and not found.changed
+    assert len(looked) == 2 * len(LONG) // 4096
+    assert found.chunks.shared == Counted(len(LONG) // 4096, len(LONG))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import tarfile
 from pathlib import Path
 
 import pytest
 
+import nopull
 from bench.oci_directory import write_oci_directory
 from builder.progress import SilentProgress
 from chunk_store import ChunkStore
@@ -37,15 +39,19 @@ def check_files(found: LazyImage, image: Image, root: Path) -> None:
         attachment.close()
 
 
+def written_bare(image: Image, folder: Path) -> str:
+    """A reference to the image's bootstrap, written to *folder* with the blobs beside it."""
+    (folder / "image.boot").write_bytes(image.bootstrap)
+    for record in Bootstrap(image.bootstrap).blobs:
+        (folder / record.id).write_bytes(image.blob_object(record))
+        if record.meta_object != record.id:
+            (folder / record.meta_object).write_bytes(image.tables_object(record))
+    return f"rafs:{folder / 'image.boot'}"
+
+
 @pytest.mark.parametrize("image", all_images())
 def test_a_bare_bootstrap_shows_every_file(image: Image, tmp_path: Path) -> None:
-    (tmp_path / "image.boot").write_bytes(image.bootstrap)
-    bootstrap = Bootstrap(image.bootstrap)
-    for record in bootstrap.blobs:
-        (tmp_path / record.id).write_bytes(image.blob_object(record))
-        if record.meta_object != record.id:
-            (tmp_path / record.meta_object).write_bytes(image.tables_object(record))
-    reference = parse_reference(f"rafs:{tmp_path / 'image.boot'}")
+    reference = parse_reference(written_bare(image, tmp_path))
     check_files(open_image(reference, RegistryOptions(), tmp_path / "root"), image, tmp_path / "root")
 
 
@@ -58,6 +64,30 @@ def test_a_published_image_opens_twice_and_shows_every_file(image: Image, tmp_pa
         found = open_image(reference, RegistryOptions(), tmp_path / "root")
         check_files(found, image, tmp_path / "root")
         found.close()
+
+
+def nothing_differs(reference: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert nopull.main(["diff", "--root", str(root), "--json", "--files", reference, reference]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["added"] == found["removed"] == [] and found["changed"] == {} and found["comparable"]
+    assert found["paths"]["same"] > 1
+    for what in ("files", "chunks", "blobs"):
+        assert found[what]["added"]["count"] == found[what]["removed"]["count"] == 0
+
+
+@pytest.mark.parametrize("image", all_images())
+def test_a_bare_bootstrap_differs_from_itself_in_nothing(
+    image: Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing_differs(written_bare(image, tmp_path), tmp_path / "root", capsys)
+
+
+@pytest.mark.parametrize("image", all_images(lambda image: "manifest" in image.expect))
+def test_a_published_image_differs_from_itself_in_nothing(
+    image: Image, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fixture(f"nydus/vectors/{image.folder.name}") / "layout"
+    nothing_differs(f"oci:{folder}@{image.expect['manifest']['digest']}", tmp_path / "root", capsys)
 
 
 def test_an_image_of_tars_is_compared_with_another_like_any(tmp_path: Path) -> None:
