@@ -39,8 +39,8 @@ def open_bare(path: Path, blob_dir: Path | None) -> BareImage:
         with path.open("rb") as file:
             size = path.stat().st_size
             start = file.read(BLOCK)
-            # Short or unknown: the reader of bootstraps knows best what is wrong with it.
-            if is_bootstrap(start) or size < 2 * BLOCK:
+            # However short: the object of a layer without data has less than the smallest bootstrap.
+            if is_bootstrap(start):
                 if size > MAX_BOOTSTRAP:
                     raise ImageInvalid(f"the bootstrap {path} has {size} bytes, at most {MAX_BOOTSTRAP}")
                 return BareImage(start + file.read(), FileBlobs(directory))

@@ -36,9 +36,10 @@ from registry_client.platform import Platform, parse_platform
 from registry_client.reference import parse_reference
 from tests.builder.tar_bytes import END, member, octal
 from tests.launch.published import CONFIG, Published, publish
+from tests.rafs.test_toc import tar_header, with_toc
 from tests.support.fixtures import fixture
 from tests.support.images import Image, image_of
-from tests.support.trees import directory, file, tree
+from tests.support.trees import directory, file, symlink, tree
 
 ARM = parse_platform("linux/arm64")
 AMD = parse_platform("linux/amd64")
@@ -381,6 +382,22 @@ def test_a_bare_bootstrap_opens_with_its_blobs_beside_it(image: Image, tmp_path:
     assert found.config_path is None and found.manifest is None
     name, raw = next(iter(image.objects.items()))
     assert b"".join(found.blob_source.read_at(name, 7, 100)) == raw[7:107]
+
+
+def test_the_object_of_a_layer_without_data_opens_however_short(tmp_path: Path) -> None:
+    made = image_of(tree(symlink(b"link", b"a")))
+    raw = tar_header(b"image.blob", 0) + with_toc(made.bootstrap, compressed_offset=512)
+    (tmp_path / "object").write_bytes(raw)
+    found = opened(f"rafs:{tmp_path / 'object'}", tmp_path / "root")
+    assert len(raw) < 4096
+    assert found.bootstrap.raw == made.bootstrap and found.blobs == ()
+
+
+@pytest.mark.parametrize("size", [0, 3, 511, 1932, 9000])
+def test_a_file_that_is_neither_bootstrap_nor_object_is_called_so(tmp_path: Path, size: int) -> None:
+    (tmp_path / "file").write_bytes(b"?" * size)
+    with pytest.raises(FormatInvalid, match="neither a bootstrap nor a blob object with one"):
+        opened(f"rafs:{tmp_path / 'file'}", tmp_path / "root")
 
 
 def test_a_bare_bootstrap_without_its_blobs_says_where_it_looked(image: Image, tmp_path: Path) -> None:
