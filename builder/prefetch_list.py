@@ -41,19 +41,22 @@ def read_wishes(given: Sequence[str]) -> tuple[bytes, ...]:
 def find_wished(root: Node, wishes: Sequence[bytes]) -> tuple[list[Node], list[bytes]]:
     """(nodes, wishes that name nothing): files and directories, once each, in the order of *wishes*.
 
-    Symbolic links are followed to files and directories. In patterns `*` and `?` stay within a name, `**`
-    does not. The root means everything; it is the only node then, as readers expect.
+    A wish is a pattern only if nothing has that name: traces print names as they are. Symbolic links are
+    followed to files and directories. In patterns `*` and `?` stay within a name, `**` does not. The root
+    means everything; it is the only node then, as readers expect.
+
+    Raises:
+        PrefetchInvalid: no such name, and no pattern either.
     """
     found: dict[Node, None] = {}
     unmatched = []
     names: list[bytes] | None = None
     for wish in wishes:
-        if _MAGIC.search(wish):
+        nodes = list(_at(root, wish))
+        if not nodes and _MAGIC.search(wish):
+            matches = _pattern(wish).fullmatch
             names = names if names is not None else [path for path, _ in walk(root)]
-            matches = re.compile(_expression(wish), re.DOTALL).fullmatch
             nodes = [node for name in names if matches(name) for node in _at(root, name)]
-        else:
-            nodes = list(_at(root, wish))
         if not nodes:
             unmatched.append(wish)
         found.update(dict.fromkeys(nodes))
@@ -73,6 +76,15 @@ def _at(root: Node, path: bytes) -> Iterator[Node]:
         yield directory
 
 
+def _pattern(wish: bytes) -> re.Pattern[bytes]:
+    try:
+        return re.compile(_expression(wish), re.DOTALL)
+    except re.error as error:
+        raise PrefetchInvalid(
+            f"prefetch {wish[:200]!r}: nothing has that name, and as a pattern it has a {error.msg}"
+        ) from error
+
+
 def _expression(pattern: bytes) -> bytes:
     parts = re.split(rb"(\*\*|\*|\?|\[!?[^\]/]+\])", pattern)
     shown = []
@@ -85,7 +97,8 @@ def _expression(pattern: bytes) -> bytes:
             shown.append(b"[^/]")
         elif part.startswith(b"[") and part.endswith(b"]") and len(part) > 2:
             negated = part.startswith(b"[!")
-            letters = re.sub(rb"([\\\[^])", rb"\\\1", part[2:-1] if negated else part[1:-1])
+            # The last three, and two hyphens, are kept by `re` for set operations to come.
+            letters = re.sub(rb"([\\\[^&|~]|(?<=-)-)", rb"\\\1", part[2:-1] if negated else part[1:-1])
             shown.append(b"[" + b"^" * negated + letters + b"]")
         else:
             shown.append(re.escape(part))

@@ -43,13 +43,32 @@ def wished(*wishes: bytes) -> tuple[list[bytes], list[bytes]]:
         ([b"/usr/**.py"], [b"/usr/lib/a.py", b"/usr/lib/b.py", b"/usr/lib/deep/c.py"], []),
         ([b"/usr/lib/[!a].p?"], [b"/usr/lib/b.py"], []),
         ([b"/usr/x[[]1]"], [b"/usr/x[1]"], []),
-        ([b"/usr/x[1]"], [], [b"/usr/x[1]"]),
+        ([b"/usr/x[1]"], [b"/usr/x[1]"], []),
+        ([b"/usr/y[1]", b"/bin/[a&&s||~~+--]h"], [b"/bin/sh"], [b"/usr/y[1]"]),
         ([b"/none", b"/bin/gone", b"/usr/*.py"], [], [b"/none", b"/bin/gone", b"/usr/*.py"]),
         ([b"/bin/sh", b"/"], [b"/"], []),
     ],
 )
 def test_paths_and_patterns(wishes: list[bytes], found: list[bytes], unmatched: list[bytes]) -> None:
     assert wished(*wishes) == (found, unmatched)
+
+
+def test_names_that_a_trace_printed_are_no_patterns() -> None:
+    named = tree(directory(b"app", file(b"[id].js", b"a"), file(b"i.js", b"b"), file(b"*", b"c")))
+    root = node_tree(named, lambda entry: (0,))
+    names = {node: path for path, node in walk(root)}
+    found, unmatched = find_wished(root, [b"/app/[id].js", b"/app/*"])
+    assert ([names[node] for node in found], unmatched) == ([b"/app/[id].js", b"/app/*"], [])
+    found, unmatched = find_wished(root, [b"/app/[i].js"])
+    assert ([names[node] for node in found], unmatched) == ([b"/app/i.js"], [])
+
+
+def test_a_pattern_of_an_impossible_range_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(PrefetchInvalid, match="bad character range z-a"):
+        wished(b"/usr/[z-a]*")
+    Layout(tmp_path / "in").add_image([layer_tar([TREE])])
+    source, destination = f"oci:{tmp_path / 'in'}:app", f"oci:{tmp_path / 'out'}:lazy"
+    assert nopull.main(["convert", "--prefetch", "/usr/[z-a]*", source, destination]) == 2
 
 
 def test_lists_are_lines_or_nydus_json(tmp_path: Path) -> None:
