@@ -17,7 +17,13 @@ from builder.copying import bring_image
 from builder.discovery import Spelling, find_ordinary, is_marked, marked
 from builder.errors import SourceUnsupported
 from builder.image_conversion import Work, convert_image
-from builder.image_documents import NYDUS_SOURCE, converted_index, is_converted, read_config
+from builder.image_documents import (
+    NYDUS_SOURCE,
+    converted_index,
+    is_converted,
+    read_config,
+    refuse_other_platform,
+)
 from builder.progress import Progress, SilentProgress
 from builder.report import ConvertReport, ImageReport
 from builder.reuse import Dictionary
@@ -66,7 +72,8 @@ def convert(
         descriptor, images, skipped = _convert_index(work, index, tag)
     else:
         manifest = find_ordinary(source, options.platform or host_platform(), named)
-        _check_platform(source, manifest, options.platform)
+        if options.platform is not None:
+            refuse_other_platform(manifest, b"".join(source.read_blob(manifest.config)), options.platform)
         if options.spelling is None:
             image = _convert_or_copy(work, manifest, platform="", tag=tag)
             descriptor, images, skipped = image.descriptor(), [image], 0
@@ -152,15 +159,6 @@ def _leaves(source: ImageSource, index: Index, depth: int) -> Iterator[Descripto
         inner = source.manifest(entry)
         assert isinstance(inner, Index)
         yield from _leaves(source, inner, depth - 1)
-
-
-def _check_platform(source: ImageSource, manifest: Manifest, wanted: Platform | None) -> None:
-    """Refuse a single image that is for another platform than the one that was asked for by name."""
-    if wanted is None or is_converted(manifest):
-        return
-    found = normalise(read_config(manifest, b"".join(source.read_blob(manifest.config))).platform)
-    if found.architecture and (found.os, found.architecture) != (wanted.os, wanted.architecture):
-        raise SourceUnsupported(f"image {manifest.digest}: made for {found}, asked for was {wanted}")
 
 
 def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:

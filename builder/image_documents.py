@@ -15,7 +15,7 @@ from builder.errors import SourceUnsupported
 from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, Manifest, MediaType
 from registry_client.media_type import GZIP_LAYERS, TAR_LAYERS, ZSTD_LAYERS
-from registry_client.platform import Platform
+from registry_client.platform import Platform, normalise, serves
 
 # Where programs are looked for if a config sets no PATH, as docker does it.
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,14 +43,43 @@ class SourceConfig:
     @property
     def platform(self) -> Platform:
         """What the config says; empty where it says nothing."""
-        words = [self.document.get(name) for name in ("os", "architecture", "variant")]
-        os, architecture, variant = (word if isinstance(word, str) else "" for word in words)
-        return Platform(os, architecture, variant)
+        return _platform(self.document)
 
 
 def is_converted(manifest: Manifest) -> bool:
     """Whether the image is lazily loadable already: its last layer is a bootstrap."""
     return bool(manifest.layers) and manifest.layers[-1].annotations.get(NYDUS_BOOTSTRAP) == "true"
+
+
+def config_platform(raw: bytes) -> Platform:
+    """What the config *raw* says; empty where it says nothing, or is none."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        document = None
+    return _platform(document if isinstance(document, dict) else {})
+
+
+def refuse_other_platform(manifest: Manifest, config: bytes, wanted: Platform | None) -> None:
+    """Return if the image is one for *wanted*, by its config; None: nothing was asked for by name.
+
+    An index would have been asked; but a name may lead to one image alone, whatever it is for.
+
+    Raises:
+        SourceUnsupported: it is for another platform.
+    """
+    if wanted is None:
+        return
+    made = config_platform(config)
+    if not serves(made, wanted):
+        found = normalise(made)
+        raise SourceUnsupported(f"image {manifest.digest}: made for {found}, asked for was {wanted}")
+
+
+def _platform(document: Mapping[str, Any]) -> Platform:
+    words = [document.get(name) for name in ("os", "architecture", "variant")]
+    os, architecture, variant = (word if isinstance(word, str) else "" for word in words)
+    return Platform(os, architecture, variant)
 
 
 def check_layers(manifest: Manifest) -> None:

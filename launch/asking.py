@@ -40,6 +40,7 @@ class Question:
         if reference.path is not None:
             reference = replace(reference, path=reference.path.absolute())
         self.reference = reference  # local paths made absolute
+        self.wanted = platform  # by name
         self.platform = platform or host_platform()
         self.source: ImageSource = open_source(reference, options)
         warm(self.source, CONNECTIONS)

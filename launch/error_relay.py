@@ -12,7 +12,9 @@ from typing import Any
 
 from launch.errors import ServerFailed
 
-_PACKAGES = frozenset({"launch", "fuse_fs", "erofs_fs", "chunk_store", "rafs", "registry_client"})
+_PACKAGES = frozenset(
+    {"launch", "builder", "fuse_fs", "erofs_fs", "chunk_store", "rafs", "registry_client"}
+)
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from builder.bootstrap_layer_reader import BootstrapLayerInvalid, BootstrapParts, read_bootstrap_layer
 from builder.compare import compare
 from builder.discovery import find_ordinary
+from builder.image_documents import refuse_other_platform
 from builder.merged_image import MergedImage
 from builder.progress import Progress
 from launch.bare import open_bare
@@ -102,6 +103,7 @@ class ImageCheck:
         blob_dir: Path | None = None,
     ) -> None:
         self._reference = reference
+        self._wanted = platform
         self._platform = platform or host_platform()
         self._blob_dir = blob_dir
         self._metas: list[BlobMeta] = []
@@ -123,6 +125,7 @@ class ImageCheck:
 
         Raises:
             ImageNotConverted: there is nothing of ours to judge.
+            builder.errors.SourceUnsupported: it is for another platform than was asked for.
             what `registry_client` raises when it cannot look.
         """
         parts = self._open()
@@ -223,7 +226,9 @@ class ImageCheck:
     def _judge_config(self, source: ImageSource, manifest: Manifest) -> None:
         where = f"config {manifest.config.digest}"
         try:
-            document = json.loads(b"".join(source.read_blob(manifest.config)))
+            raw = b"".join(source.read_blob(manifest.config))
+            refuse_other_platform(manifest, raw, self._wanted)
+            document = json.loads(raw)
             if not isinstance(document, dict):
                 raise ConfigInvalid("it is not a JSON object")
             parse_config(document)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.bootstrap_layer_reader import PACKED_LIMIT, BootstrapLayerInvalid, read_bootstrap_layer
+from builder.image_documents import config_platform, refuse_other_platform
 from launch import image_cache
 from launch.asking import Question
 from launch.chunk_tables import (
@@ -40,7 +41,7 @@ from registry_client.digest import digest_of
 from registry_client.errors import ReferenceInvalid, Unreachable
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
-from registry_client.platform import Platform, host_platform
+from registry_client.platform import Platform, host_platform, normalise
 from registry_client.reference import Reference, Transport
 from registry_client.source import ImageSource
 
@@ -57,7 +58,7 @@ class LazyImage:
     """An image that can be mounted. Owns its source: close it when nothing reads blobs any more."""
 
     reference: Reference  # local paths made absolute
-    platform: Platform
+    platform: Platform  # what its config says it is for, else what was asked for
     digest: str  # what the reference named; of the bootstrap for a bare one
     manifest: Manifest | None  # None for a bare bootstrap
     config: bytes  # empty for a bare bootstrap
@@ -105,6 +106,7 @@ def open_image(
     Raises:
         ReferenceInvalid: *blob_dir* with an image that has its blobs.
         ImageNotConverted: an ordinary image.
+        builder.errors.SourceUnsupported: made for another platform than *platform*.
         ImageInvalid, rafs.RafsError: a broken image, or one that uses what is not read.
         and what `registry_client` raises.
     """
@@ -154,6 +156,8 @@ def _open(question: Question, root: Path) -> LazyImage:
         documents = kept or _fetch(source, manifest, reference)
     else:
         documents = kept
+    refuse_other_platform(documents.manifest, documents.config, question.wanted)
+    made_for = config_platform(documents.config)
     bootstrap = Bootstrap(documents.bootstrap)
     blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs)
     metas, digests = documents.metas, documents.digests
@@ -170,7 +174,7 @@ def _open(question: Question, root: Path) -> LazyImage:
     image_cache.remember(root, reference, platform, known)
     return LazyImage(
         reference=reference,
-        platform=platform,
+        platform=normalise(made_for) if made_for.architecture else platform,
         digest=known.named,
         manifest=documents.manifest,
         config=documents.config,

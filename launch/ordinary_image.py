@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from builder.image_documents import config_platform, refuse_other_platform
 from registry_client import open_source
 from registry_client.manifest import Manifest
 from registry_client.options import RegistryOptions
-from registry_client.platform import Platform, host_platform
+from registry_client.platform import Platform, host_platform, normalise
 from registry_client.reference import Reference
 from registry_client.selection import find_manifest
 
@@ -17,7 +18,7 @@ class OrdinaryImage:
     """The documents of an ordinary image; owns nothing."""
 
     reference: str  # as people write it
-    platform: Platform
+    platform: Platform  # as its config says, else what was asked for
     manifest: Manifest
     config: bytes
 
@@ -28,7 +29,7 @@ def read_ordinary(
     """The image *reference* names, for *platform* (None: this machine's).
 
     Raises:
-        what `registry_client` raises.
+        what `registry_client` raises, and `refuse_other_platform`.
     """
     wanted = platform or host_platform()
     source = open_source(reference, registry)
@@ -37,4 +38,7 @@ def read_ordinary(
         config = b"".join(source.read_blob(manifest.config))
     finally:
         source.close()
-    return OrdinaryImage(reference.familiar(), wanted, manifest, config)
+    refuse_other_platform(manifest, config, platform)
+    made_for = config_platform(config)
+    shown = normalise(made_for) if made_for.architecture else wanted
+    return OrdinaryImage(reference.familiar(), shown, manifest, config)

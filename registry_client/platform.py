@@ -25,6 +25,13 @@ _ARCHITECTURES: Mapping[str, tuple[str, str]] = {
     "i386": ("386", ""),
     "i686": ("386", ""),
 }
+# What an architecture without an operating system may be: a word that is neither is a mistake.
+_ALONE = frozenset(
+    (
+        *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle"),
+        *("ppc64", "ppc64le", "riscv64", "s390x", "wasm"),
+    )
+)
 _SYSTEMS: Mapping[str, str] = {"macos": "darwin"}
 # What a machine of the first variant also runs, best first; none of these lists holds the bare architecture,
 # which is always tried last.
@@ -67,13 +74,15 @@ _Entry = TypeVar("_Entry", bound=Entry)
 
 
 def parse_platform(text: str) -> Platform:
-    """`os/architecture` or `os/architecture/variant`, or an architecture alone (then Linux); normalised.
+    """`os/architecture` or `os/architecture/variant`, or a known architecture alone (then Linux); normalised.
 
     Raises:
         ReferenceInvalid: anything else.
     """
     parts = text.strip().split("/")
-    if not 1 <= len(parts) <= 3 or not all(parts):
+    alone = parts[0].lower() if len(parts) == 1 else ""
+    known = not alone or alone in _ALONE or alone in _ARCHITECTURES
+    if not 1 <= len(parts) <= 3 or not all(parts) or not known:
         raise ReferenceInvalid(
             f"{shorten(text)!r} is not a platform: expected for example linux/amd64 or linux/arm64/v8"
         )
@@ -104,6 +113,20 @@ def host_platform() -> Platform:
     """The platform of this machine."""
     machine = os.uname()
     return normalise(Platform(machine.sysname, machine.machine))
+
+
+def serves(made: Platform, wanted: Platform) -> bool:
+    """Whether an image that says of itself it is *made* for one platform is one for *wanted*.
+
+    What it leaves out fits: many say no variant, or nothing.
+    """
+    found, asked = normalise(made), normalise(wanted)
+    variants = (asked.variant, *_RUNS_ALSO.get((asked.architecture, asked.variant), ()))
+    return (
+        (not made.os or found.os == asked.os)
+        and (not made.architecture or found.architecture == asked.architecture)
+        and (not made.variant or found.variant in variants)
+    )
 
 
 def is_attestation(descriptor: Entry) -> bool:

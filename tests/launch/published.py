@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def publish(
     with_metas: bool = True,
     bootstrap_layer: bytes | None = None,
     annotated: bool = True,
+    config: Mapping[str, Any] = CONFIG,
 ) -> Published:
     """Put *image* where *reference* points; *directory* is for scratch files.
 
@@ -47,14 +49,14 @@ def publish(
     made = write_bootstrap_layer(image.bootstrap, image.blobs if with_metas else (), directory)
     with made.content.open() as file:
         layer = bootstrap_layer if bootstrap_layer is not None else file.read()
-    config = json.dumps(CONFIG).encode()
+    config_raw = json.dumps(config).encode()
     blobs = [
         Descriptor(MediaType.NYDUS_BLOB, Digest(f"sha256:{name}"), len(raw), {NYDUS_BLOB: "true"})
         for name, raw in image.objects.items()
     ]
     marks = {NYDUS_BOOTSTRAP: "true", NYDUS_VERSION: "6"} if annotated else {}
     last = Descriptor(MediaType.OCI_LAYER_GZIP, digest_of(layer), len(layer), marks)
-    first = Descriptor(MediaType.OCI_CONFIG, digest_of(config), len(config))
+    first = Descriptor(MediaType.OCI_CONFIG, digest_of(config_raw), len(config_raw))
     document: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": MediaType.OCI_MANIFEST,
@@ -65,7 +67,7 @@ def publish(
     destination = open_destination(parsed, RegistryOptions())
     try:
         for descriptor, content in [
-            *zip(blobs, image.objects.values(), strict=True), (last, layer), (first, config)
+            *zip(blobs, image.objects.values(), strict=True), (last, layer), (first, config_raw)
         ]:  # fmt: skip
             destination.put_blob(descriptor, lambda content=content: io.BytesIO(content))  # type: ignore[misc]
         put = destination.put_manifest(raw, MediaType.OCI_MANIFEST, tag=parsed.tag)

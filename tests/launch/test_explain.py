@@ -66,6 +66,24 @@ def test_inspect_tells_scripts_what_an_image_is_made_of(
     assert facts["units"] >= facts["windows"] >= 1
 
 
+@pytest.mark.parametrize("command", ["inspect", "check", "pull"])
+def test_an_image_for_another_platform_than_was_asked_for_is_refused(
+    layout: str, root: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert nopull.main([command, "--platform", "linux/arm64", layout]) == 6
+    assert "made for linux/amd64, asked for was linux/arm64" in capfd.readouterr().err
+    assert nopull.main([command, "--platform", "foo", layout]) == 2
+
+
+def test_an_ordinary_image_for_another_platform_is_not_described_as_one_for_it(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reference = f"oci:{tmp_path / 'plain'}:v1"
+    publish(image_of(tree(file(b"a", b"a"))), reference, tmp_path, annotated=False)
+    run(capfd, "inspect", "--platform", "linux/arm64", reference, code=6)
+    assert json.loads(run(capfd, "inspect", "--json", reference))["platform"] == "linux/amd64"
+
+
 def test_inspect_tells_people_the_same(layout: str, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = run(capfd, "inspect", layout)
     for words in ("RAFS v6", "143.4 kB", "3 chunks", "hot          /bin/program", '["/bin/program"]'):

@@ -17,6 +17,7 @@ import pytest
 import zstandard
 
 from builder.bootstrap_layer_reader import BootstrapLayerInvalid, read_bootstrap_layer
+from builder.errors import SourceUnsupported
 from builder.shelf import open_dictionary
 from chunk_store import ChunkStore
 from erofs_fs.errors import CacheTooSmall
@@ -168,7 +169,12 @@ def test_finds_the_converted_manifest_beside_the_ordinary_one(
 def test_chooses_by_platform_in_an_index_of_converted_images(tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     two = {
-        name: publish(image_of(tree(file(b"f", name.encode()))), f"oci:{layout}:{name}", tmp_path)
+        name: publish(
+            image_of(tree(file(b"f", name.encode()))),
+            f"oci:{layout}:{name}",
+            tmp_path,
+            config={"os": "linux", "architecture": f"{name}64"},
+        )
         for name in ("amd", "arm")
     }
     add_index(layout, [entry(two["amd"], AMD), entry(two["arm"], ARM)], "all")
@@ -177,6 +183,27 @@ def test_chooses_by_platform_in_an_index_of_converted_images(tmp_path: Path) -> 
         assert found.manifest is not None and found.manifest.digest == two[name].manifest.digest
     with pytest.raises(NotFound, match="linux/s390x"):
         opened(f"oci:{layout}:all", tmp_path / "root", parse_platform("linux/s390x"))
+
+
+def test_a_single_image_for_another_platform_than_was_asked_for_is_refused(
+    image: Image, tmp_path: Path
+) -> None:
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path)
+    for _ in range(2):
+        for reference in (published.reference, f"oci:{tmp_path / 'layout'}@{published.manifest.digest}"):
+            with pytest.raises(SourceUnsupported, match="made for linux/amd64, asked for was linux/arm64"):
+                opened(reference, tmp_path / "root", ARM)
+            assert opened(reference, tmp_path / "root", AMD).platform == AMD
+
+
+def test_an_image_says_the_platform_it_was_made_for_and_not_the_one_asked_for(
+    image: Image, tmp_path: Path
+) -> None:
+    made = {"os": "linux", "architecture": "s390x"}
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, config=made)
+    assert str(opened(published.reference, tmp_path / "root").platform) == "linux/s390x"
+    silent = publish(image, f"oci:{tmp_path / 'layout'}:v2", tmp_path, config={})
+    assert opened(silent.reference, tmp_path / "root", ARM).platform == ARM
 
 
 def test_an_image_in_an_index_within_an_index_opens_and_can_be_a_chunk_dictionary(

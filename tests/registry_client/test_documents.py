@@ -25,7 +25,7 @@ from registry_client.manifest import (
     parse_descriptor,
     parse_manifest,
 )
-from registry_client.platform import Platform, host_platform, normalise, parse_platform, select
+from registry_client.platform import Platform, host_platform, normalise, parse_platform, select, serves
 from tests.registry_client.cases import Server, case
 
 DIGEST = digest_of(b"")
@@ -212,10 +212,30 @@ def test_platforms_have_one_spelling(text: str, shown: str) -> None:
     assert str(parse_platform(text)) == shown
 
 
-@pytest.mark.parametrize("text", ["", "/", "linux/", "a/b/c/d"])
+@pytest.mark.parametrize("text", ["", "/", "linux/", "a/b/c/d", "foo", "linux"])
 def test_what_is_no_platform_is_refused(text: str) -> None:
     with pytest.raises(ReferenceInvalid, match="not a platform"):
         parse_platform(text)
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted", "fits"),
+    [
+        (Platform("linux", "amd64"), "linux/amd64", True),
+        (Platform("linux", "amd64"), "linux/arm64", False),
+        (Platform("windows", "amd64"), "linux/amd64", False),
+        (Platform("linux", "arm64", "v8"), "linux/arm64", True),
+        (Platform("linux", "arm"), "linux/arm/v6", True),
+        (Platform("linux", "arm", "v6"), "linux/arm/v7", True),
+        (Platform("linux", "arm", "v7"), "linux/arm/v6", False),
+        (Platform("linux", "x86_64"), "linux/amd64/v3", True),
+        (Platform("linux", "amd64", "v3"), "linux/amd64", False),
+        (Platform("", "amd64"), "linux/amd64", True),
+        (Platform("", ""), "linux/amd64", True),
+    ],
+)
+def test_an_image_serves_the_platform_it_says_it_is_made_for(made: Platform, wanted: str, fits: bool) -> None:
+    assert serves(made, parse_platform(wanted)) == fits
 
 
 def test_this_machine_has_a_platform() -> None:

@@ -186,6 +186,20 @@ def test_an_unknown_media_type(place: Place) -> None:
     place.refuse(*FUSE, f"oci:{place.base}/cake:v1", place.mountpoint, code=6, says=told)
 
 
+def test_an_image_for_another_platform(place: Place) -> None:
+    # Its tag's meaning may be known here by then, or not.
+    told = r"image sha256:\w+: made for linux/amd64, asked for was linux/arm64"
+    for driver in ("fuse", "erofs", "fuse"):
+        words = ("mount", "--driver", driver, "--platform", "linux/arm64")
+        place.refuse(*words, place.lazy, place.mountpoint, code=6, says=told)
+    place.refuse("run", "--platform", "linux/arm64", place.lazy, "/f", code=125, says=told)
+    for source in (place.plain(), place.lazy):
+        words = ("convert", "--platform", "arm64", source, f"oci:{place.base}/new:v1")
+        place.refuse(*words, code=6, says=told)
+    told = r"'foo' is not a platform: expected for example linux/amd64"
+    place.refuse(*FUSE, "--platform", "foo", place.lazy, place.mountpoint, code=2, says=told)
+
+
 def test_a_mountpoint_that_cannot_be_one(place: Place) -> None:
     full, taken = place.base / "full", place.base / "taken"
     full.mkdir()
