@@ -59,21 +59,37 @@ class AuthFile:
         )
 
 
+class AuthFileUnreadable(Exception):
+    """There is no such file, or it says nothing; the message is why, without the path and what is in it."""
+
+
 def load_auth_file(path: Path) -> AuthFile | None:
     """The file *path*; None when it is absent or unreadable as a whole (logged, never fatal: others may
     do).
     """
     try:
+        return read_auth_file(path)
+    except AuthFileUnreadable as error:
+        if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            _log.warning("cannot read credentials from %s: %s; it is skipped", path, error)
+        return None
+
+
+def read_auth_file(path: Path) -> AuthFile:
+    """The file *path*.
+
+    Raises:
+        AuthFileUnreadable: it is absent, cannot be read, or is no JSON object.
+    """
+    try:
         with path.open("rb") as opened:
             document = json.loads(opened.read(_FILE_LIMIT))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        _log.warning("cannot read credentials from %s: %s; it is skipped", path, type(error).__name__)
-        return None
+    except OSError as error:
+        raise AuthFileUnreadable((error.strerror or type(error).__name__).lower()) from error
+    except (ValueError, RecursionError) as error:
+        raise AuthFileUnreadable("it is not JSON") from error
     if not isinstance(document, dict):
-        _log.warning("%s holds no JSON object; it is skipped", path)
-        return None
+        raise AuthFileUnreadable("it is not a JSON object")
     # The legacy ~/.dockercfg is the inner map alone.
     auths = document if path.name == ".dockercfg" else document.get("auths")
     store = document.get("credsStore")

@@ -16,7 +16,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry_client.auth_file import Account, AuthFile, load_auth_file
+from registry_client.auth_file import Account, AuthFile, AuthFileUnreadable, load_auth_file, read_auth_file
 from registry_client.errors import Unauthorized
 from registry_client.options import CREDS_VARIABLE, RegistryOptions
 from registry_client.reference import DOCKER_HUB
@@ -54,10 +54,10 @@ def creds_origin(options: RegistryOptions) -> str:
 
 def _auth_files(options: RegistryOptions) -> Iterator[AuthFile]:
     if options.authfile is not None:
-        file = load_auth_file(options.authfile)
-        if file is None:
-            raise Unauthorized(f"cannot read credentials from {options.authfile}: no such JSON file")
-        yield file
+        try:
+            yield read_auth_file(options.authfile)
+        except AuthFileUnreadable as error:
+            raise Unauthorized(f"cannot read credentials from {options.authfile}: {error}") from error
         return
     for path in usual_files(options):
         file = load_auth_file(path)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from registry_client.auth_file import Account, load_auth_file
+from registry_client.auth_file import Account, AuthFileUnreadable, read_auth_file
 from registry_client.challenge import Challenge, basic, parse_challenges, preferred
 from registry_client.connections import Pools, proxy_to
 from registry_client.credentials import creds_origin, find_account, usual_files
@@ -89,9 +89,10 @@ def _places(host: str, repository: str, options: RegistryOptions) -> Iterator[di
         }
         return
     for path in [options.authfile] if options.authfile is not None else usual_files(options):
-        file = load_auth_file(path)
-        if file is None:
-            yield {"place": str(path), "found": "no such file, or not readable"}
+        try:
+            file = read_auth_file(path)
+        except AuthFileUnreadable as error:
+            yield {"place": str(path), "found": f"nothing: {error}"}
             continue
         found = []
         program = file.program(host)

@@ -153,8 +153,21 @@ def test_a_broken_file_does_not_hide_the_next(home: Path, content: str) -> None:
 
 
 def test_an_absent_file_that_was_asked_for_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(Unauthorized, match=r"cannot read credentials from .*nowhere.json"):
+    with pytest.raises(Unauthorized, match=r"cannot read credentials from .*nowhere.json: no such file"):
         user_at("h.example", RegistryOptions(authfile=tmp_path / "nowhere.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"", "it is not JSON"), (b'{"auths": secret', "it is not JSON"), (b"\xff", "it is not JSON"),
+     (b"[" * 100_000, "it is not JSON"), (b"[]", "it is not a JSON object")],
+)  # fmt: skip
+def test_a_file_that_was_asked_for_and_is_no_json_is_said_to_be_so(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(Unauthorized, match=rf"cannot read credentials from .*bad.json: {why}$"):
+        user_at("h.example", RegistryOptions(authfile=tmp_path / "bad.json"))
 
 
 def test_creds_that_are_no_account_are_an_error() -> None:
