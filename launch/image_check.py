@@ -7,7 +7,6 @@ is raised.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from launch.bare import open_bare
 from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
-from launch.oci_spec import parse_config
+from launch.oci_spec import load_config, parse_config
 from launch.remote import FileBlobs, ImageBlobs
 from launch.run_errors import ConfigInvalid
 from rafs.blob_meta import BlobMeta, parse_blob_meta
@@ -228,11 +227,9 @@ class ImageCheck:
         try:
             raw = b"".join(source.read_blob(manifest.config))
             refuse_other_platform(manifest, raw, self._wanted)
-            document = json.loads(raw)
-            if not isinstance(document, dict):
-                raise ConfigInvalid("it is not a JSON object")
+            document = load_config(raw)
             parse_config(document)
-        except (RegistryError, ConfigInvalid, ValueError) as error:
+        except (RegistryError, ConfigInvalid) as error:
             self._add("config", where, _about_the_image(error))
             return
         rootfs = document.get("rootfs")

@@ -11,7 +11,7 @@ from typing import Any
 
 from chunk_store.byte_size import human_size
 from launch.images import LazyImage
-from launch.oci_spec import ImageConfig, parse_config
+from launch.oci_spec import load_config, parse_config
 from launch.ordinary_image import OrdinaryImage
 from launch.run_errors import ConfigInvalid
 from rafs.blob_meta import BlobMeta
@@ -86,9 +86,8 @@ def ordinary_facts(image: OrdinaryImage) -> dict[str, Any]:
 def config_facts(raw: bytes) -> dict[str, Any] | None:
     """What a container of the image would run; None where the config does not say so readably."""
     try:
-        document = json.loads(raw)
-        config = parse_config(document) if isinstance(document, Mapping) else ImageConfig()
-    except (ValueError, ConfigInvalid):
+        config = parse_config(load_config(raw))
+    except ConfigInvalid:
         return None
     return {
         "entrypoint": list(config.entrypoint),

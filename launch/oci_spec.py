@@ -7,6 +7,8 @@ capabilities, what is hidden in /proc. Not docker's: the network is the host's.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,8 @@ MOUNTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("tmpfs", "/dev/shm", ("nosuid", "noexec", "nodev", "mode=1777", "size=65536k")),
 )
 
+_NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # JSON may say either
+
 BIND_OPTIONS = ("rbind", "ro", "nosuid", "nodev", "noexec")
 
 
@@ -101,11 +105,27 @@ class Host:
     own_cgroup_view: bool = False
 
 
+def load_config(raw: bytes) -> dict[str, Any]:
+    """An image's config document.
+
+    Raises:
+        ConfigInvalid: it is not a JSON object.
+    """
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ConfigInvalid(f"cannot use the image's config: it is not JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise ConfigInvalid("cannot use the image's config: it is not a JSON object")
+    return document
+
+
 def parse_config(document: Mapping[str, Any]) -> ImageConfig:
     """The running part of an image config document (the whole JSON object, with `config` inside).
 
     Raises:
-        ConfigInvalid: a field is not of the type the OCI image specification gives it.
+        ConfigInvalid: a field is not of the type the OCI image specification gives it, or has text that
+            neither paths nor arguments can have.
     """
     section = document.get("config")
     if section is None:
@@ -224,6 +244,8 @@ def _strings(section: Mapping[str, Any], field: str) -> tuple[str, ...]:
         return ()
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise _invalid(field, found, "a list of strings")
+    if not all(map(_is_plain, found)):
+        raise _invalid(field, found, "text without NUL and surrogates")
     return tuple(found)
 
 
@@ -233,7 +255,13 @@ def _string(section: Mapping[str, Any], field: str) -> str:
         return ""
     if not isinstance(found, str):
         raise _invalid(field, found, "a string")
+    if not _is_plain(found):
+        raise _invalid(field, found, "text without NUL and surrogates")
     return found
+
+
+def _is_plain(text: str) -> bool:
+    return not _NO_TEXT.search(text)
 
 
 def _invalid(field: str, found: object, expected: str) -> ConfigInvalid:

@@ -26,8 +26,17 @@ from launch.errors import LaunchError, NotMounted
 from launch.kernel_mount import KernelMount
 from launch.log_lines import TEXT
 from launch.mountpoint import real_path
-from launch.oci_spec import Host, ImageConfig, Wanted, arguments, parse_config, runtime_spec, working_dir
-from launch.run_errors import ConfigInvalid, RootNeeded, RunError
+from launch.oci_spec import (
+    Host,
+    ImageConfig,
+    Wanted,
+    arguments,
+    load_config,
+    parse_config,
+    runtime_spec,
+    working_dir,
+)
+from launch.run_errors import RootNeeded, RunError
 from launch.runtime import WATCHED, find_runtime, run_container
 
 if TYPE_CHECKING:
@@ -157,13 +166,7 @@ def _mount_image(wanted: MountRequest, how: KernelMount | Choice, undo: ExitStac
         log.warning("%s", warning)
     if record.config is None:
         return ImageConfig()
-    try:
-        document = json.loads(record.config.read_bytes())
-    except ValueError as error:
-        raise ConfigInvalid(f"cannot use the image's config: it is not JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise ConfigInvalid("cannot use the image's config: it is not a JSON object")
-    return parse_config(document)
+    return parse_config(load_config(record.config.read_bytes()))
 
 
 def _tidily(step: Callable[[], object]) -> None:

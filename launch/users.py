@@ -14,6 +14,7 @@ from launch.run_errors import UserNotFound
 
 # runc's bounds; (uid_t)-1 and everything above 2^31-1 are refused there as well.
 MAX_ID = (1 << 31) - 1
+_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def _find_account(wanted: str, passwd: bytes) -> tuple[bytes, int, int, str] | N
         uid, gid = _digits(fields[2]), _digits(fields[3])
         if uid is None or gid is None:
             continue
-        if int(wanted) == uid if wanted.isdecimal() else os.fsencode(wanted) == fields[0]:
+        if _value(wanted) == uid if wanted.isdecimal() else os.fsencode(wanted) == fields[0]:
             return fields[0], uid, gid, fields[5].decode("utf-8", "replace") or "/"
     return None
 
@@ -83,13 +84,18 @@ def _records(text: bytes, least: int) -> Iterator[list[bytes]]:
 
 
 def _digits(field: bytes) -> int | None:
-    return int(field) if field.isdigit() and int(field) <= MAX_ID else None
+    return number if field.isdigit() and (number := _value(field)) <= MAX_ID else None
+
+
+def _value(digits: str | bytes) -> int:
+    """The number; of one with more digits than any id, none that is one: Python refuses some thousands."""
+    return int(digits) if len(digits) <= _DIGITS else MAX_ID + 1
 
 
 def _number(text: str, kind: str, file: str) -> int:
     if not text.isdecimal():
         raise UserNotFound(f"cannot run as {kind} {text!r}: not in the image's {file}; a number always works")
-    number = int(text)
+    number = _value(text)
     if number > MAX_ID:
-        raise UserNotFound(f"cannot run as {kind} {text}: numbers go from 0 to {MAX_ID}")
+        raise UserNotFound(f"cannot run as {kind} {text[:_DIGITS]}: numbers go from 0 to {MAX_ID}")
     return number

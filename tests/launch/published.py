@@ -38,7 +38,7 @@ def publish(
     with_metas: bool = True,
     bootstrap_layer: bytes | None = None,
     annotated: bool = True,
-    config: Mapping[str, Any] = CONFIG,
+    config: Mapping[str, Any] | bytes = CONFIG,
 ) -> Published:
     """Put *image* where *reference* points; *directory* is for scratch files.
 
@@ -49,7 +49,7 @@ def publish(
     made = write_bootstrap_layer(image.bootstrap, image.blobs if with_metas else (), directory)
     with made.content.open() as file:
         layer = bootstrap_layer if bootstrap_layer is not None else file.read()
-    config_raw = json.dumps(config).encode()
+    config_raw = config if isinstance(config, bytes) else json.dumps(config).encode()
     blobs = [
         Descriptor(MediaType.NYDUS_BLOB, Digest(f"sha256:{name}"), len(raw), {NYDUS_BLOB: "true"})
         for name, raw in image.objects.items()

@@ -75,6 +75,18 @@ def test_an_image_for_another_platform_than_was_asked_for_is_refused(
     assert nopull.main([command, "--platform", "foo", layout]) == 2
 
 
+@pytest.mark.parametrize("config", [b'{"config":' + b"[" * 100_000, b'{"config": {"User": "\\ud800"}}', b"5"])
+def test_a_config_that_nobody_can_use_is_no_defect_of_ours(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], config: bytes
+) -> None:
+    reference = f"oci:{tmp_path / 'layout'}:v1"
+    publish(image_of(tree(file(b"a", b"a"))), reference, tmp_path, config=config)
+    facts = json.loads(run(capfd, "inspect", "--json", reference))
+    assert facts["config"] is None
+    verdict = json.loads(run(capfd, "check", "--json", reference, code=6))
+    assert [finding["rule"] for finding in verdict["findings"]] == ["config"]
+
+
 def test_an_ordinary_image_for_another_platform_is_not_described_as_one_for_it(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

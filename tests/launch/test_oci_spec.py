@@ -15,6 +15,7 @@ from launch.oci_spec import (
     Wanted,
     arguments,
     environment,
+    load_config,
     parse_config,
     runtime_spec,
     working_dir,
@@ -152,6 +153,13 @@ def test_config_is_read_from_the_documents_config_object() -> None:
     assert parse_config({"config": None}) == ImageConfig()
 
 
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b'{"a":' + b"[" * 100_000, b"[]", b"null"])
+def test_a_config_that_is_no_json_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(ConfigInvalid, match=r"it is not (JSON|a JSON object)"):
+        load_config(raw)
+    assert load_config(b'{"os": "linux"}') == {"os": "linux"}
+
+
 @pytest.mark.parametrize(
     ("section", "field"),
     [
@@ -161,6 +169,10 @@ def test_config_is_read_from_the_documents_config_object() -> None:
         ({"Env": {"A": "1"}}, "Env"),
         ({"WorkingDir": 3}, "WorkingDir"),
         ({"User": 0}, "User"),
+        ({"User": "a\ud800"}, "User"),
+        ({"WorkingDir": "/a\0b"}, "WorkingDir"),
+        ({"Cmd": ["/bin/sh", "\0"]}, "Cmd"),
+        ({"Env": ["A=\udcff"]}, "Env"),
     ],
 )
 def test_a_config_of_other_types_is_refused_by_field(section: object, field: str) -> None:

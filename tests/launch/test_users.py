@@ -12,9 +12,10 @@ PASSWD = b"""root:x:0:0:root:/root:/bin/sh
 broken line
 app:x:1000:1000:App:/srv/app:/bin/sh
 1000:x:7:7::/seven:/bin/sh
+huger:x:%b:1::/:/bin/sh
 homeless:x:50:50:::
 huge:x:99999999999:1::/:/bin/sh
-web:x:33:33:w\xff:/var/w\xff:/bin/sh"""
+web:x:33:33:w\xff:/var/w\xff:/bin/sh""" % (b"9" * 5000)
 GROUP = b"""root:x:0:
 wheel:x:10:root,app
 app:x:1000:
@@ -58,6 +59,8 @@ def test_an_image_without_account_files_runs_as_numbers() -> None:
         ("-1", "'-1'"),
         ("2147483648", "2147483648"),
         ("0:2147483648", "2147483648"),
+        ("9" * 5000, "numbers go from 0"),
+        ("0:" + "9" * 5000, "numbers go from 0"),
     ],
 )
 def test_a_user_or_group_that_is_not_there_is_refused_by_name(wanted: str, named: str) -> None:
