@@ -70,7 +70,7 @@ class Shelf:
         return None
 
     def _look(self) -> Iterator[Manifest]:
-        tags = sorted(set(self.source.tags()) - {self._tag}, key=_natural, reverse=True)
+        tags = sorted(set(self.source.tags()) - {self._tag}, key=version_order, reverse=True)
         if self._tag is not None:
             tags.insert(0, self._tag)
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="shelf") as pool:
@@ -109,14 +109,19 @@ def open_dictionary(source: ImageSource, platform: Platform) -> KnownImage:
     return KnownImage(source, manifest)
 
 
+def version_order(tag: str) -> list[tuple[int, str]]:
+    """What to sort tags by, so that 1.10 comes behind 1.9."""
+    found = []
+    for word in re.split(r"([0-9]+)", tag):
+        # By length first, as numbers: others' tags may have more digits than Python turns into one.
+        digits = word.lstrip("0")
+        found.append((len(digits), digits) if word.isascii() and word.isdigit() else (-1, word))
+    return found
+
+
 def _shared(manifest: Manifest, wanted: Sequence[str], way: str) -> int:
     made, chain = noted(manifest.annotations.get(ANNOTATION, ""))
     if made != way or not is_converted(manifest):
         return 0
     # Each id stands for all layers up to it, so the last common one decides.
     return max((place for place, one in enumerate(wanted, 1) if chain[place - 1 : place] == [one]), default=0)
-
-
-def _natural(tag: str) -> list[tuple[int, str]]:
-    """So that 1.10 comes behind 1.9."""
-    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", tag)]

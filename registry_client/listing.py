@@ -34,8 +34,9 @@ def list_tags(endpoint: Endpoint) -> list[str]:
     found: dict[str, None] = {}
     try:
         for _, page in _pages(endpoint, endpoint.path("tags", "list"), PLAIN_HEADERS, purpose, _OK):
-            listed = page.get("tags") or []
-            found.update((tag, None) for tag in listed if isinstance(listed, list) and isinstance(tag, str))
+            listed = page.get("tags")
+            if isinstance(listed, list):
+                found.update((tag, None) for tag in listed if isinstance(tag, str))
     except NotFound:
         return []
     return list(found)

@@ -20,7 +20,7 @@ from builder.layer_record import RecordInvalid, decode
 from builder.overlay import empty_tree, merge_layer
 from builder.report import ConvertReport
 from builder.reuse import Dictionary
-from builder.shelf import Shelf
+from builder.shelf import Shelf, TaggedSource, version_order
 from builder.tar_index import TarEntry
 from builder.tree_undo import apply_undo, snapshot, undo_to
 from rafs.tree import Node, walk
@@ -441,3 +441,8 @@ def test_a_tree_deeper_than_the_interpreters_stack_can_be_undone() -> None:
     merge_layer(root, [TarEntry(deep + b"/f", Node(0o100644))], layer="sha256:abc", dropped=Counter())
     apply_undo(root, undo_to(taken, root))
     assert sum(1 for _ in walk(root)) == 1501
+
+
+def test_tags_are_looked_at_from_the_highest_version_down() -> None:
+    tags = ["1.9", "1.10", "1", "1.09", "9" * 5000, "a", "²"]
+    assert sorted(tags, key=version_order) == ["1", "1.9", "1.09", "1.10", "9" * 5000, "a", "²"]

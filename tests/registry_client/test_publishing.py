@@ -424,6 +424,18 @@ def test_tags_are_complete_over_pages_with_relative_links(
 
 
 @case(11)
+@pytest.mark.parametrize("tags", [5, "text", {"a": 1}, None, [5, None]])
+def test_tags_that_are_no_list_of_text_are_none(
+    server: ScriptedRegistry, options: RegistryOptions, tags: object
+) -> None:
+    body = json.dumps({"name": "demo/py", "tags": tags}).encode()
+    server.lie(lambda request, reply: Reply(200, (), body), "GET /v2/demo/py/tags/list")
+    source = source_at(server.host, options)
+    assert source.tags() == []
+    source.close()
+
+
+@case(11)
 def test_a_list_that_never_ends_or_leads_away_is_stopped(
     server: ScriptedRegistry, storage: ScriptedRegistry, options: RegistryOptions
 ) -> None:
