@@ -31,6 +31,7 @@ from builder.shelf import Shelf
 from registry_client.manifest import Descriptor, Index, Manifest, MediaType
 from registry_client.media_type import INDEXES, MANIFESTS
 from registry_client.platform import Platform, host_platform, is_attestation, normalise
+from registry_client.selection import config_bytes
 from registry_client.source import ImageDestination, ImageSource
 
 _INDEX_DEPTH: Final = 4
@@ -73,7 +74,7 @@ def convert(
     else:
         manifest = find_ordinary(source, options.platform or host_platform(), named)
         if options.platform is not None:
-            refuse_other_platform(manifest, b"".join(source.read_blob(manifest.config)), options.platform)
+            refuse_other_platform(manifest, config_bytes(source, manifest), options.platform)
         if options.spelling is None:
             image = _convert_or_copy(work, manifest, platform="", tag=tag)
             descriptor, images, skipped = image.descriptor(), [image], 0
@@ -133,7 +134,7 @@ def _convert_beside(
 
 
 def _platform_of(source: ImageSource, manifest: Manifest) -> Platform:
-    found = normalise(read_config(manifest, b"".join(source.read_blob(manifest.config))).platform)
+    found = normalise(read_config(manifest, config_bytes(source, manifest)).platform)
     return found if found.architecture else host_platform()
 
 

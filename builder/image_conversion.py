@@ -44,6 +44,7 @@ from rafs.tree import Node
 from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import host_platform
+from registry_client.selection import config_bytes
 from registry_client.source import ImageDestination, ImageSource
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | N
         RegistryError: of the source or the destination.
     """
     check_layers(manifest)
-    config = read_config(manifest, b"".join(work.source.read_blob(manifest.config)))
+    config = read_config(manifest, config_bytes(work.source, manifest))
     try:
         return _converted(work, manifest, config, platform, tag)
     except UndoMissing as error:

@@ -30,7 +30,6 @@ _HISTORY: Final = {"created_by": "Nydus Converter", "comment": "Nydus Bootstrap 
 _SHARED_HISTORY: Final = {"created_by": "nopull", "comment": "a blob that another image made"}
 _CONFIGS: Final = frozenset({MediaType.OCI_CONFIG, MediaType.DOCKER_CONFIG})
 _LAYERS_LIMIT: Final = 254  # a bootstrap has no more blobs: a byte that counts from 1, 255 not used
-_CONFIG_LIMIT: Final = 8 << 20  # bytes; configs have a few KB
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def _platform(document: Mapping[str, Any]) -> Platform:
 
 
 def check_layers(manifest: Manifest) -> None:
-    """Return if layers and config of the ordinary image *manifest* are of kinds and sizes that can be read.
+    """Return if the layers of the ordinary image *manifest* are of kinds, and as many, as can be converted.
 
     Raises:
         SourceUnsupported: one is not.
@@ -98,8 +97,6 @@ def check_layers(manifest: Manifest) -> None:
         raise SourceUnsupported(
             f"image {manifest.digest}: {len(manifest.layers)} layers, at most {_LAYERS_LIMIT} are possible"
         )
-    if manifest.config.size > _CONFIG_LIMIT:
-        raise SourceUnsupported(f"image {manifest.digest}: a config of {manifest.config.size} bytes")
 
 
 def read_config(manifest: Manifest, raw: bytes) -> SourceConfig:

@@ -20,6 +20,7 @@ from rafs.codes import DIGEST_SIZE, Digester
 from rafs.digests import digest_of
 from rafs.tree import Node
 from registry_client.manifest import Manifest
+from registry_client.selection import config_bytes
 from registry_client.source import ImageSource
 
 
@@ -46,7 +47,7 @@ class MergedImage:
                 f"image {manifest.digest} is a converted one; name the ordinary image to compare with"
             )
         check_layers(manifest)
-        config = read_config(manifest, b"".join(source.read_blob(manifest.config)))
+        config = read_config(manifest, config_bytes(source, manifest))
         self.root = empty_tree()
         self.dropped: Counter[str] = Counter()  # xattrs the format has no place for, by name
         self._digesters = tuple(digesters)

@@ -39,6 +39,7 @@ from registry_client.manifest import Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
 from registry_client.reference import Reference, Transport
+from registry_client.selection import config_bytes
 from registry_client.source import ImageSource
 
 # Of one blob; a rotten one would bury everything else.
@@ -225,7 +226,7 @@ class ImageCheck:
     def _judge_config(self, source: ImageSource, manifest: Manifest) -> None:
         where = f"config {manifest.config.digest}"
         try:
-            raw = b"".join(source.read_blob(manifest.config))
+            raw = config_bytes(source, manifest)
             refuse_other_platform(manifest, raw, self._wanted)
             document = load_config(raw)
             parse_config(document)

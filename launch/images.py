@@ -43,14 +43,13 @@ from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform, normalise
 from registry_client.reference import Reference, Transport
+from registry_client.selection import config_bytes
 from registry_client.source import ImageSource
 
 if TYPE_CHECKING:
     # Not at run time: `session` imports that package in another thread at the same time; its modules import
     # each other through the package, which Python then gives up half done.
     from chunk_store.remote import BlobSource
-
-CONFIG_LIMIT = 8 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +212,9 @@ def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Doc
     """The documents of *manifest*, verified, from where it came from."""
     layer = manifest.layers[-1]
     where = f"the bootstrap layer {layer.digest} of {reference.familiar()}"
-    if layer.size > PACKED_LIMIT or manifest.config.size > CONFIG_LIMIT:
-        raise ImageInvalid(f"{where} has {layer.size} bytes, its config {manifest.config.size}: too many")
-    config = Later(lambda: b"".join(source.read_blob(manifest.config)))
+    if layer.size > PACKED_LIMIT:
+        raise ImageInvalid(f"{where} has {layer.size} bytes, too many")
+    config = Later(lambda: config_bytes(source, manifest))
     try:
         parts = read_bootstrap_layer(source.read_blob(layer), where)
     except BootstrapLayerInvalid as error:

@@ -10,7 +10,7 @@ from registry_client.manifest import Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform, normalise
 from registry_client.reference import Reference
-from registry_client.selection import find_manifest
+from registry_client.selection import config_bytes, find_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def read_ordinary(
     source = open_source(reference, registry)
     try:
         manifest = find_manifest(source, wanted)
-        config = b"".join(source.read_blob(manifest.config))
+        config = config_bytes(source, manifest)
     finally:
         source.close()
     refuse_other_platform(manifest, config, platform)

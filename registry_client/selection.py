@@ -1,4 +1,5 @@
-"""From what a reference names to the manifest for one platform, through as many indexes as it takes.
+"""From what a reference names to the manifest for one platform, through as many indexes as it takes, and to
+its config.
 
 Written once over the `ImageSource` protocol, so every transport has it.
 """
@@ -12,6 +13,7 @@ from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import Platform, select
 from registry_client.source import ImageSource
 
+CONFIG_LIMIT = 8 << 20  # bytes; configs have a few KB
 _DEPTH = 4  # indexes within indexes occur with one level of nesting; more is a mistake or a trap
 
 
@@ -40,3 +42,17 @@ def find_manifest(
         preferred = [entry for entry in document.manifests if prefer is None or prefer(entry)]
         current = select(preferred or document.manifests, platform)
     raise ManifestInvalid(f"index {current.digest} lies more than {_DEPTH} levels deep in other indexes")
+
+
+def config_bytes(source: ImageSource, manifest: Manifest) -> bytes:
+    """The config document of *manifest*, verified by its digest.
+
+    Raises:
+        ManifestInvalid: it has more than `CONFIG_LIMIT` bytes.
+        and what `ImageSource.read_blob` and reading from it raise.
+    """
+    if manifest.config.size > CONFIG_LIMIT:
+        raise ManifestInvalid(
+            f"image {manifest.digest}: its config has {manifest.config.size} bytes, at most {CONFIG_LIMIT}"
+        )
+    return b"".join(source.read_blob(manifest.config))

@@ -14,6 +14,7 @@ from launch.explain import explain_layers, explain_mount, mount_lines
 from launch.mounts import MountRecord
 from registry_client.digest import digest_of
 from registry_client.manifest import Descriptor, Manifest, MediaType
+from registry_client.selection import CONFIG_LIMIT
 from tests.launch.published import publish
 from tests.support.images import image_of
 from tests.support.trees import directory, file, tree
@@ -85,6 +86,21 @@ def test_a_config_that_nobody_can_use_is_no_defect_of_ours(
     assert facts["config"] is None
     verdict = json.loads(run(capfd, "check", "--json", reference, code=6))
     assert [finding["rule"] for finding in verdict["findings"]] == ["config"]
+
+
+@pytest.mark.parametrize("annotated", [True, False], ids=["converted", "ordinary"])
+def test_a_config_of_any_size_takes_no_memory(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], annotated: bool
+) -> None:
+    reference = f"oci:{tmp_path / 'layout'}:v1"
+    config = b"{}" + b" " * CONFIG_LIMIT
+    publish(image_of(tree(file(b"a", b"a"))), reference, tmp_path, config=config, annotated=annotated)
+    out = f"oci:{tmp_path}/out:v1"
+    commands = [["inspect", reference], ["convert", "--platform", "amd64", reference, out]]
+    for command in [*commands, *([["check", reference]] if annotated else [])]:
+        assert nopull.main(command) == 6
+        told = capfd.readouterr()
+        assert f"its config has {len(config)} bytes, at most {CONFIG_LIMIT}" in told.out + told.err
 
 
 def test_an_ordinary_image_for_another_platform_is_not_described_as_one_for_it(
