@@ -20,7 +20,7 @@ from builder.layer_record import RecordInvalid, decode
 from builder.overlay import empty_tree, merge_layer
 from builder.report import ConvertReport
 from builder.reuse import Dictionary
-from builder.shelf import Shelf, TaggedSource, version_order
+from builder.shelf import Shelf, version_order
 from builder.tar_index import TarEntry
 from builder.tree_undo import apply_undo, snapshot, undo_to
 from rafs.tree import Node, walk
