@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chunk_store import sums
@@ -24,29 +24,35 @@ INTERVAL = (
 log = logging.getLogger(__name__)
 
 
-def sync_filesystem(path: Path) -> None:
-    """Write back everything of the file system that holds *path*.
+def sync_filesystem(descriptor: int) -> None:
+    """Write back everything of the file system that *descriptor* belongs to.
 
     Raises:
-        OSError: some of it could not be written since the last call.
+        OSError: some of it could not be written since the last call with this descriptor, or since it was
+        opened.
     """
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), os.fspath(path))
-    finally:
-        os.close(fd)
+    if libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 class Checkpoints:
-    """Collects what was completed and records it. Thread-safe."""
+    """Collects what was completed and records it. Thread-safe.
+
+    Made before the first window is written; closed by its owner.
+
+    Raises:
+        OSError: *root* cannot be opened.
+    """
 
     def __init__(self, root: Path, interval: float = INTERVAL) -> None:
         self._root = root
+        # For as long as we write, and not opened anew for each sync: the kernel tells of a failed write-back
+        # once per open file, and one that is opened after anybody has been told never hears of it.
+        self._file_system = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._interval = interval
         # Protects `_news` and `_thread`. A leaf: only list and thread bookkeeping happens under it.
         self._lock = threading.Lock()
@@ -78,7 +84,7 @@ class Checkpoints:
         with self._turn:
             with self._lock:
                 news, self._news = self._news, []
-            if not news:
+            if not news or self._file_system < 0:
                 return 0
             recorded = self._record_elsewhere(news) if elsewhere else self._record(news)
             if recorded is None:
@@ -88,16 +94,26 @@ class Checkpoints:
 
     def flush(self, patience: float) -> None:
         """Make a checkpoint now; wait for it at most *patience* seconds, after which it goes on by itself."""
-        flusher = threading.Thread(target=lambda: self.make(elsewhere=True), name="checkpoint", daemon=True)
-        flusher.start()
-        flusher.join(patience)
+        self._behind(lambda: self.make(elsewhere=True), patience)
 
     def close(self, patience: float) -> None:
         """Make the last checkpoint; what it does not reach in time is recorded after we are gone."""
         with self._lock:
             self._closed = True
         self._asked.set()
-        self.flush(patience)
+        self._behind(self._make_last, patience)
+
+    def _behind(self, work: Callable[[], object], patience: float) -> None:
+        worker = threading.Thread(target=work, name="checkpoint", daemon=True)
+        worker.start()
+        worker.join(patience)
+
+    def _make_last(self) -> None:
+        self.make(elsewhere=True)
+        with self._turn:
+            held, self._file_system = self._file_system, -1
+        if held >= 0:
+            os.close(held)
 
     def _run(self) -> None:
         while not self._closed:
@@ -112,7 +128,8 @@ class Checkpoints:
             status = 1
             try:
                 # At once: what we serve and hold would stay alive with these.
-                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                os.closerange(3, self._file_system)
+                os.closerange(max(3, self._file_system + 1), os.sysconf("SC_OPEN_MAX"))
                 status = 0 if self._record(news) is not None else 1
             finally:
                 os._exit(status)
@@ -122,7 +139,7 @@ class Checkpoints:
     def _record(self, news: Sequence[sums.Sum]) -> int | None:
         """Sync and append; None if nothing could be appended and it should be tried again."""
         try:
-            sync_filesystem(self._root)
+            sync_filesystem(self._file_system)
         except OSError as error:
             log.error("store %s: write-back failed (%s); checking what was filled since", self._root, error)
             news = [completed for completed in news if self._reached_disk(completed)]

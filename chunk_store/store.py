@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from chunk_store.attachment import LEAVE_SECONDS, Attachment, Shared
 from chunk_store.boot import current_boot, open_store
 from chunk_store.checkpoint import Checkpoints
+from chunk_store.errors import StoreUnusable
 from chunk_store.limits import Limits
 from chunk_store.memory_windows import MemoryWindows
 from chunk_store.open_windows import OpenWindows
@@ -48,7 +49,11 @@ class ChunkStore:
         self.directory = WindowDirectory(root, only=self.recovery.only if self.recovery else None)
         self.open_windows = OpenWindows(self.directory)
         self.memory = MemoryWindows(self.limits.memory_bytes)
-        self.checkpoints = Checkpoints(root)
+        try:
+            self.checkpoints = Checkpoints(root)
+        except OSError as error:
+            os.close(self._lock_fd)
+            raise StoreUnusable(f"opening the store {root}: {error.strerror or error}") from error
         self.waiting = Waiting()
         self.quota: Quota | None = None
         self.bound(self.limits.cache_bytes)
