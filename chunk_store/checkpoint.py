@@ -13,9 +13,10 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from chunk_store import sums
-from chunk_store.window_file import WindowDirectory
+from chunk_store.write_back import Fate, empty_lost_of_others, fates
 
 INTERVAL = (
     30.0  # seconds of filling that a power cut may cost; the kernel's own write-back takes as long by default
@@ -39,6 +40,13 @@ def sync_filesystem(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+class _Answer(NamedTuple):
+    """What a checkpoint found: whether the disk did not take something, what became of each window."""
+
+    failed: bool
+    fates: Sequence[Fate]
+
+
 class Checkpoints:
     """Collects what was completed and records it. Thread-safe.
 
@@ -58,8 +66,12 @@ class Checkpoints:
         self._lock = threading.Lock()
         self._news: list[sums.Sum] = []
         self._thread: threading.Thread | None = None
-        # One checkpoint at a time; taken before `_lock`, held across the sync.
+        # One checkpoint at a time; taken before `_lock`, held across the sync. Protects the two below, too.
         self._turn = threading.Lock()
+        # The kernel has told of a lost page, and does not tell again. It may be one of a window that was
+        # being filled then, so from now on each window is asked for on its own.
+        self._doubtful = False
+        self._lost: set[str] = set()  # windows of the news that could not be emptied
         self._asked = threading.Event()
         self._closed = False
 
@@ -76,21 +88,28 @@ class Checkpoints:
         self._asked.set()
 
     def make(self, *, elsewhere: bool = False) -> int:
-        """Sync, then record; return how many windows were recorded.
+        """Sync, then record; return how many windows were recorded. *elsewhere* has a child do it.
 
-        A failure is logged; windows that did not reach the disk are emptied. *elsewhere* has a child do it,
-        and counts all as recorded unless it failed.
+        A failure is logged; windows that did not reach the disk are emptied, and what could not be looked at
+        is left for the next time.
         """
         with self._turn:
             with self._lock:
-                news, self._news = self._news, []
+                news = list(self._news)
             if not news or self._file_system < 0:
                 return 0
-            recorded = self._record_elsewhere(news) if elsewhere else self._record(news)
-            if recorded is None:
-                with self._lock:
-                    self._news[:0] = news
-            return recorded or 0
+            answer = self._record_elsewhere(news) if elsewhere else self._record(news)
+            if answer is None:
+                self._doubtful = True
+                return 0
+            self._doubtful |= answer.failed
+            found = list(zip(news, answer.fates, strict=True))
+            self._lost = {one.window_id for one, fate in found if fate is Fate.LOST}
+            with self._lock:
+                self._news[: len(news)] = [
+                    one for one, fate in found if fate in (Fate.UNDECIDED, Fate.LOST)
+                ]
+            return sum(fate is Fate.ON_DISK for fate in answer.fates)
 
     def flush(self, patience: float) -> None:
         """Make a checkpoint now; wait for it at most *patience* seconds, after which it goes on by itself."""
@@ -122,48 +141,69 @@ class Checkpoints:
             if not self._closed:
                 self.make(elsewhere=True)
 
-    def _record_elsewhere(self, news: Sequence[sums.Sum]) -> int | None:
-        child = os.fork()
+    def _record_elsewhere(self, news: Sequence[sums.Sum]) -> _Answer | None:
+        """None: the child has died, and with it perhaps what the kernel told it."""
+        reading, writing = os.pipe()
+        try:
+            child = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            raise
         if not child:
-            status = 1
             try:
                 # At once: what we serve and hold would stay alive with these.
-                os.closerange(3, self._file_system)
-                os.closerange(max(3, self._file_system + 1), os.sysconf("SC_OPEN_MAX"))
-                status = 0 if self._record(news) is not None else 1
+                _close_all_but(self._file_system, writing)
+                answer = self._record(news)
+                os.write(writing, bytes([answer.failed, *answer.fates]))
             finally:
-                os._exit(status)
-        _, ended = os.waitpid(child, 0)
-        return len(news) if ended == 0 else None
+                os._exit(0)
+        os.close(writing)
+        told = b""
+        with open(reading, "rb", buffering=0) as answers:  # noqa: PTH123 - a descriptor
+            # Not to the end of it: somebody else's child may hold the other side, too.
+            while len(told) <= len(news) and (more := answers.read(1 + len(news) - len(told))):
+                told += more
+        os.waitpid(child, 0)
+        if len(told) <= len(news):
+            return None
+        return _Answer(bool(told[0]), [Fate(fate) for fate in told[1:]])
 
-    def _record(self, news: Sequence[sums.Sum]) -> int | None:
-        """Sync and append; None if nothing could be appended and it should be tried again."""
+    def _record(self, news: Sequence[sums.Sum]) -> _Answer:
+        """Sync and append."""
+        failed = False
         try:
             sync_filesystem(self._file_system)
         except OSError as error:
-            log.error("store %s: write-back failed (%s); checking what was filled since", self._root, error)
-            news = [completed for completed in news if self._reached_disk(completed)]
+            failed = True
+            log.error("store %s: write-back failed (%s); asking for what was filled since", self._root, error)
+        found = [Fate.ON_DISK] * len(news)
+        if failed or self._doubtful:
+            found = fates(self._root, news, self._lost)
+        emptied = found.count(Fate.EMPTIED)
+        if failed:
+            emptied += self._ask_others({one.window_id for one in news})
+        if emptied:
+            log.error("store %s: %d windows did not reach the disk and are absent again", self._root, emptied)
+        there = [one for one, fate in zip(news, found, strict=True) if fate is Fate.ON_DISK]
         try:
-            sums.append(self._root, news)
+            sums.append(self._root, there)
         except OSError as error:
-            log.warning("store %s: cannot record %d windows: %s; trying later", self._root, len(news), error)
-            return None
-        return len(news)
+            log.warning("store %s: cannot record %d windows: %s; trying later", self._root, len(there), error)
+            found = [Fate.UNDECIDED if fate is Fate.ON_DISK else fate for fate in found]
+        return _Answer(failed, found)
 
-    def _reached_disk(self, completed: sums.Sum) -> bool:
-        """Whether the window's own write-back went well; if not, the window is emptied, because its pages may
-        be lost already.
+    def _ask_others(self, ours: set[str]) -> int:
+        try:
+            return empty_lost_of_others(self._root, ours)
+        except OSError as error:
+            log.warning("store %s: cannot look for other windows that are lost: %s", self._root, error)
+            return 0
 
-        The error that `syncfs` reported is still unseen by the file itself, so its `fsync` tells which one it
-        was.
-        """
-        try:
-            window = WindowDirectory(self._root).try_lock(completed.window_id, completed.length)
-        except OSError:
-            return False
-        if window is None:
-            return False
-        try:
-            return window.sync_or_empty()
-        finally:
-            window.close()
+
+def _close_all_but(*kept: int) -> None:
+    begin = 3
+    for descriptor in sorted(kept):
+        os.closerange(begin, descriptor)
+        begin = max(begin, descriptor + 1)
+    os.closerange(begin, os.sysconf("SC_OPEN_MAX"))

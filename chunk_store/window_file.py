@@ -87,18 +87,22 @@ class LockedWindow:
             os.ftruncate(self._fd, self.length)
         return os.fstat(self._fd).st_mtime_ns
 
-    def sync_or_empty(self) -> bool:
-        """Write the file back; where that fails, its pages may be gone: make it absent and return False."""
-        try:
-            os.fsync(self._fd)
-        except OSError:
-            self.empty()
-            return False
-        return True
+    def sync(self) -> None:
+        """Write the file back, and have the next `read` come from the disk: what could not be written may
+        still lie in the page cache, which calls it clean from then on.
+
+        Raises:
+            OSError: some of it could not be written.
+        """
+        os.fsync(self._fd)
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def empty(self) -> None:
         """Make the window absent where it is, whoever holds it: an empty file reads as an error, never as
         wrong bytes. Readers of kernel mounts wait for it again as soon as the keeper knows.
+
+        Raises:
+            OSError: the file system does not let it.
         """
         os.ftruncate(self._fd, 0)
         self.size = 0
