@@ -98,7 +98,12 @@ class Checkpoints:
                 news = list(self._news)
             if not news or self._file_system < 0:
                 return 0
-            answer = self._record_elsewhere(news) if elsewhere else self._record(news)
+            try:
+                answer = self._record_elsewhere(news) if elsewhere else self._record(news)
+            except OSError as error:
+                # No process or no memory to be had: the news stays, and with it the thread.
+                log.warning("store %s: cannot make a checkpoint: %s; trying later", self._root, error)
+                return 0
             if answer is None:
                 self._doubtful = True
                 return 0

@@ -15,7 +15,7 @@ from xxhash import xxh3_64
 from chunk_store import StoreUnusable, boot, checkpoint, sums
 from chunk_store.boot import open_store
 from chunk_store.sums import Sum
-from tests.chunk_store.blobs import ScriptedSource, random_blob
+from tests.chunk_store.blobs import ScriptedSource, eventually, random_blob
 from tests.chunk_store.conftest import OpenStore
 
 BLOB = random_blob("recovery", 3 << 20)
@@ -40,6 +40,12 @@ def wait_recorded(root: Path) -> None:
             return
         time.sleep(0.01)
     raise AssertionError(f"{root}: the last checkpoint was not made within half a minute")
+
+
+def pipes() -> int:
+    """How many ends of pipes this process has open."""
+    listed = list(Path("/proc/self/fd").iterdir())
+    return sum(entry.exists() and str(entry.readlink()).startswith("pipe:") for entry in listed)
 
 
 def windows_in(root: Path) -> dict[str, Path]:
@@ -157,6 +163,29 @@ def test_a_sync_that_takes_long_holds_up_nobody_and_is_recorded_all_the_same(
     assert sums.load(store.root) == {}
     go.touch()
     wait_recorded(store.root)
+
+
+def test_what_could_not_be_recorded_because_no_process_was_to_be_had_is_recorded_later(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = [errno.EAGAIN, errno.ENOMEM]
+    really_fork = os.fork
+
+    def fork() -> int:
+        if refusals:
+            number = refusals.pop()
+            raise OSError(number, os.strerror(number))
+        return really_fork()
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(checkpoint.Checkpoints.__init__, "__defaults__", (0.05,))
+    store = open_store()
+    before = pipes()
+    assert store.attach([BLOB.meta], ScriptedSource(BLOB)).wait_complete(10)
+    wait_recorded(store.root)
+    assert not refusals
+    assert caplog.text.count("cannot make a checkpoint") == 2
+    assert eventually(lambda: pipes() == before)
 
 
 def test_a_checkpoint_holds_nothing_of_its_process_open(
