@@ -103,5 +103,7 @@ class FetchThreads(Generic[Job]):
             woken = self._turn.wait(_IDLE_SECONDS if change is None else change)
             self._idle -= 1
             if not woken and change is None:
-                return None
+                # Until we had *turn* again we counted as idle: a job may have come for which nobody else was
+                # started, and whose notification came too late for us.
+                return None if self._stopping else self._next_job()
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -66,6 +67,23 @@ def test_a_thread_without_jobs_leaves_and_the_next_job_gets_another(monkeypatch:
     assert eventually(lambda: jobs.done == [1] and count() == 0)
     jobs.add(2)
     assert eventually(lambda: jobs.done == [1, 2] and count() == 0)
+
+
+def test_a_job_that_comes_while_an_idle_thread_is_about_to_leave_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetch_threads, "_IDLE_SECONDS", 0.2)
+    jobs = Jobs(most=3)
+    jobs.gate.set()
+    jobs.add(1)
+    assert eventually(lambda: jobs.done == [1])
+    with jobs.turn:  # held until its time is over: it is not woken any more, and has not left yet
+        time.sleep(0.5)
+        assert count() == 1
+        jobs.left.append(2)
+        jobs.threads.hire(1)
+    assert eventually(lambda: jobs.done == [1, 2], seconds=5)
+    assert eventually(lambda: count() == 0)
 
 
 def test_where_the_system_gives_no_more_threads_those_there_are_do_it_all(
