@@ -3,7 +3,7 @@
 A window's length is trusted while the kernel that wrote it runs, because a file grows only after its bytes
 are in the page cache. A new boot id means that the page cache is gone, so everything that is not in the
 durable record (`sums`) is dropped then, once, by the first process that opens the store, under the exclusive
-lock. Everyone else holds the shared lock for as long as it lives.
+lock. Everyone else holds the shared lock for as long as it lives, which says that the store has been checked.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
     """Create *root* if need be, check it if it was last used under another boot, return (shared lock's
     descriptor, what was done).
 
-    A root that is there and cannot be written is opened to be read, which is logged. The caller closes the
-    descriptor to let the store go. Waits while another process checks the store.
+    A root that is there and cannot be written is opened to be read, which is logged; under another boot no
+    lock is held on it then. The caller closes the descriptor to let the store go. Waits while another process
+    checks the store.
 
     Raises:
         StoreUnusable: the directory cannot be created, locked or checked.
@@ -125,6 +126,9 @@ def _open_unwritable(root: Path, boot_id: str, reason: OSError) -> tuple[int, Re
             if _checked_under(fd) != boot_id:
                 kept = frozenset(s.window_id for s in _survivors(WindowDirectory(root), sums.load(root)))
                 recovery = Recovery(kept=len(kept), dropped=0, only=kept)
+                # Who can write takes a shared lock as a sign that the store has been checked and would wait
+                # for us for ever. He drops nothing that we rely on: he keeps the same windows.
+                fcntl.flock(fd, fcntl.LOCK_UN)
         except BaseException:
             os.close(fd)
             raise

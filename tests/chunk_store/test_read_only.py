@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,32 @@ def test_after_a_new_boot_only_recorded_windows_of_a_read_only_store_are_relied_
         attachment = store.attach([BLOB.meta], source, background=False)
         assert attachment.read(0, 0, HALF) == BLOB.plain[:HALF]
     assert source.sent == second.compressed_end - first.compressed_start
+
+
+@pytest.fixture
+def read_only(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The store of `place`, where it cannot be written."""
+    shown = tmp_path_factory.mktemp("shown")
+    subprocess.run(["mount", "--bind", place / "store", shown], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", shown], check=True)
+    yield shown
+    subprocess.run(["umount", shown], check=True)
+
+
+def test_who_cannot_write_a_store_keeps_nobody_from_checking_it_after_a_new_boot(
+    place: Path, read_only: Path
+) -> None:
+    with ThreadPoolExecutor(1) as pool, ChunkStore(read_only, boot_id="the next boot") as reading:
+        writing = pool.submit(ChunkStore, place / "store", boot_id="the next boot")
+        with writing.result(10) as store:
+            assert store.recovery is not None and reading.recovery is not None
+            assert store.recovery.kept == reading.recovery.kept > 0
+            attachment = store.attach([BLOB.meta], ScriptedSource(BLOB))
+            assert attachment.wait_complete(20)
+        source = ScriptedSource(BLOB)
+        shown = reading.attach([BLOB.meta], source, background=False)
+        assert shown.read(0, 0, len(BLOB.plain)) == BLOB.plain
+        assert source.sent == COST_OF_THE_REST
 
 
 def test_a_read_only_place_without_a_store_is_unusable(place: Path) -> None:
