@@ -17,6 +17,7 @@ import fcntl
 import os
 import signal
 import stat
+import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -26,6 +27,8 @@ from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, WINDOWS, Doorway, win
 
 _IOV_MAX = 1024  # buffers in one call: the kernel's UIO_MAXIOV; a window of small files has many more
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_LEASE_SECONDS = 2.0  # who asks `is_held` has his lease for microseconds, and may lose the processor in them
+_LEASE_LOOK = 0.001
 _ATTEMPTS = 8  # a window file that is swapped under us more often than this is somebody's attack or bug
 
 
@@ -173,7 +176,7 @@ class WindowDirectory:
         if self._only is not None and window_id not in self._only:
             return None
         try:
-            fd, _ = self._doorway.open(window_place(window_id), os.O_RDONLY | _FLAGS)
+            fd, _ = self._open(window_id, os.O_RDONLY | _FLAGS)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EACCES):
                 return None
@@ -238,6 +241,8 @@ class WindowDirectory:
             fd, _ = self._doorway.open(window_place(window_id), os.O_RDWR | _FLAGS)
         except FileNotFoundError:
             return Removal.GONE
+        except BlockingIOError:
+            return Removal.HELD  # somebody else has its lease, perhaps to remove it
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _leads_to(name, os.fstat(fd)):
@@ -266,12 +271,22 @@ class WindowDirectory:
     def _name(self, window_id: str) -> str:
         return f"{self._prefix}/{window_place(window_id)}"
 
+    def _open(self, window_id: str, flags: int) -> tuple[int, int]:
+        until = time.monotonic() + _LEASE_SECONDS
+        while True:
+            try:
+                return self._doorway.open(window_place(window_id), flags, FILE_MODE)
+            except BlockingIOError:
+                # Somebody has the file's lease (`is_held`), and we do not wait in `open`: it may be a pipe.
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_LEASE_LOOK)
+
     def _open_write(self, window_id: str) -> tuple[int, int]:
         name = self._name(window_id)
         for _ in range(_ATTEMPTS):
             try:
-                flags = os.O_RDWR | os.O_CREAT | _FLAGS
-                fd, number = self._doorway.open(window_place(window_id), flags, FILE_MODE)
+                fd, number = self._open(window_id, os.O_RDWR | os.O_CREAT | _FLAGS)
             except FileNotFoundError:
                 self._make_shelf(name)
                 continue

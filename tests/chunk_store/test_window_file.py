@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from chunk_store.window_file import WindowDirectory, is_held
+from chunk_store import window_file
+from chunk_store.window_file import Removal, WindowDirectory, is_held
 
 ID = "ab" * 32
 OTHER = "cd" * 32
@@ -62,6 +66,57 @@ def test_a_window_is_held_while_something_else_has_it_open(directory: WindowDire
         assert not is_held(fd)
     finally:
         os.close(fd)
+
+
+_LEASE_HOLDER = (
+    "import fcntl, os, signal, sys\n"
+    "signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
+    "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+    "fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n"
+    "print(flush=True)\n"
+    "sys.stdin.read()\n"
+)
+
+
+@contextmanager
+def leased(path: Path, *, seconds: float | None = None) -> Iterator[None]:
+    """Another process has the lease of the file, as in the middle of `is_held`; for *seconds* at most."""
+    command = [sys.executable, "-c", _LEASE_HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        holder.stdout.readline()
+        ending = threading.Timer(seconds or 60, holder.kill)
+        ending.start()
+        try:
+            yield
+        finally:
+            ending.cancel()
+            holder.kill()
+
+
+def test_a_window_that_another_process_asks_about_is_read_and_written_a_moment_later(
+    directory: WindowDirectory,
+) -> None:
+    directory.reserve([ID])
+    with leased(path_of(directory, ID), seconds=0.2):
+        fd = directory.open_read(ID, 0)
+    assert fd is not None
+    os.close(fd)
+    with leased(path_of(directory, ID), seconds=0.2):
+        locked = directory.try_lock(ID, 1)
+    assert locked is not None
+    locked.close()
+
+
+def test_nobody_waits_long_for_whoever_does_not_get_on_with_asking(
+    directory: WindowDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window_file, "_LEASE_SECONDS", 0.05)
+    directory.reserve([ID])
+    with leased(path_of(directory, ID)):
+        assert directory.remove(ID) is Removal.HELD
+        with pytest.raises(BlockingIOError):
+            directory.try_lock(ID, 1)
 
 
 def test_a_window_takes_more_pieces_than_one_call_does(directory: WindowDirectory) -> None:
