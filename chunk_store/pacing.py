@@ -12,7 +12,9 @@ _RETRY_SECONDS = 1.0  # between looks at windows that another process was fillin
 _FIRST_REST = 0.5  # seconds that everything but demand rests after the remote failed it; doubled each time
 _LONGEST_REST = 30.0
 _DISK_SECONDS = 30.0  # between two ranges fetched to find out whether a full disk has room again
-_SILENCE_SECONDS = 60.0  # between two lines about a full disk: room for one small window comes and goes
+# Between two lines about a full disk, because room for one small window comes and goes; and between two
+# tracebacks of one kind of error.
+_SILENCE_SECONDS = 60.0
 
 
 class Pacing:
@@ -27,6 +29,7 @@ class Pacing:
         self._retries_at = 0.0
         self._disk_until = 0.0
         self._silent_until = 0.0
+        self._traced: dict[type[BaseException], float] = {}
 
     def hot_room(self, now: float, awaited: int) -> int:
         """With fewer ranges than this in flight the hot list may start one; *awaited*: windows waited for."""
@@ -48,7 +51,7 @@ class Pacing:
         self._busy_until = now + (self._limits.start_busy_seconds if starting else self._limits.busy_seconds)
 
     def remote_failed(self, now: float) -> None:
-        """A range that nobody waited for failed."""
+        """A range that nobody waited for failed, or any range for no reason that was thought of."""
         if now >= self._rests_until:  # ranges that fail together count once
             self._rests_until = now + self._rest
             self._rest = min(2 * self._rest, _LONGEST_REST)
@@ -76,6 +79,13 @@ class Pacing:
     def may_try_disk(self, now: float) -> bool:
         """Whether enough time has gone by since the file system refused to try it with a range again."""
         return now >= self._disk_until
+
+    def may_trace(self, kind: type[BaseException], now: float) -> bool:
+        """Whether the traceback of an error of this kind is worth its lines; if so, the next one is not."""
+        if now < self._traced.get(kind, now):
+            return False
+        self._traced[kind] = now + _SILENCE_SECONDS
+        return True
 
     def next_change(self, now: float) -> float | None:
         """Seconds until one of the answers above may be another; None if only events change them."""

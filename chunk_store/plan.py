@@ -27,7 +27,7 @@ class State(IntEnum):
     ABSENT = 0
     IN_FLIGHT = 1
     PRESENT = 2
-    SET_ASIDE = 3  # filled by another process: left to readers and to a later pass
+    SET_ASIDE = 3  # filled by another process, or it cannot be said why not: for readers and a later pass
     BROKEN = 4  # its bytes are wrong at the source: left to readers
 
 

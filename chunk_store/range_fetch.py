@@ -56,6 +56,7 @@ class Outcome(Enum):
     BUSY = auto()  # another process fills it
     REFUSED = auto()  # the file system took no more; `error` is the OSError
     FAILED = auto()  # could not be fetched; `error` is the StoreError
+    UNEXPECTED = auto()  # a defect, or something the machine does not give; `error` is the StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,12 @@ class RangeFetch:
     def _lock(self, waiting: deque[Fill], sinks: deque[WindowSink]) -> Iterator[Settled]:
         """Move fills from *waiting* to locked *sinks* until the run they form ends."""
         while waiting:
-            opened = self._open(waiting[0], first=not sinks)
+            try:
+                opened = self._open(waiting[0], first=not sinks)
+            except Exception:
+                if not sinks:
+                    raise
+                opened = None  # it fails again at the beginning of a run, where it is known which one failed
             if opened is None:
                 return
             waiting.popleft()
@@ -170,6 +176,10 @@ class RangeFetch:
                 return Settled(fill, Outcome.REFUSED, error)
             fill.refused(error)
             sink = WindowSink(blob, window, fill, None)
+        except BaseException:
+            if locked is not None:
+                locked.close()
+            raise
         if not first and not sink.finished and sink.next_unit != window.first_unit:
             # Its first units are here already: one range over them would fetch them again.
             sink.close()

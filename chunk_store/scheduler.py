@@ -311,10 +311,19 @@ class Scheduler:
                 self._settle(settled)
         except Exception as error:
             # A worker that dies silently would leave readers waiting for ever.
-            log.exception("filling windows %s failed unexpectedly", [fill.number for fill in fills])
-            for fill in fills:
-                failure = ChunkUnavailable(f"filling window {fill.number} failed unexpectedly: {error!r}")
-                self._settle(Settled(fill, Outcome.FAILED, failure))
+            with self._turn:
+                told = self._pacing.may_trace(type(error), time.monotonic())
+                left = [fill for fill in fills if self._fills.get(fill.number) is fill]
+            if told:
+                log.exception("filling windows %s failed unexpectedly", [fill.number for fill in fills])
+            for place, fill in enumerate(left):
+                if place:  # gets a run of its own, in which it is seen whether it was this one
+                    self._settle(Settled(fill, Outcome.CUT))
+                    continue
+                text = f"filling window {fill.number} failed unexpectedly: {error!r}"
+                failure = ChunkUnavailable(text, temporary=True)
+                failure.__cause__ = error
+                self._settle(Settled(fill, Outcome.UNEXPECTED, failure))
 
     def _settle(self, settled: Settled) -> None:
         fill, outcome = settled.fill, settled.outcome
@@ -348,7 +357,7 @@ class Scheduler:
             self._fetch.local.clear()
         if outcome is Outcome.PRESENT and self._on_present is not None:
             self._on_present(fill.number)
-        failure = settled.error if outcome is Outcome.FAILED else None
+        failure = settled.error if outcome in (Outcome.FAILED, Outcome.UNEXPECTED) else None
         if failure is not None:
             message = str(failure)
         if message is not None:
@@ -368,7 +377,7 @@ class Scheduler:
             assert fill.memory is not None
             self._memory.put(self._index[fill.number].id, fill.memory)
             self._plan.states[fill.number] = State.SET_ASIDE
-        elif outcome is Outcome.BUSY:
+        elif outcome in (Outcome.BUSY, Outcome.UNEXPECTED):
             self._plan.states[fill.number] = State.SET_ASIDE
         elif isinstance(error, ChunkCorrupt):
             self._standstill.remote_failed(error)
@@ -380,7 +389,7 @@ class Scheduler:
             reason = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
             self._standstill.disk_refused(reason)
             return reason if self._pacing.disk_refused(time.monotonic()) else None
-        if outcome is Outcome.GIVEN_UP and isinstance(error, StoreError):
+        if outcome in (Outcome.GIVEN_UP, Outcome.UNEXPECTED) and isinstance(error, StoreError):
             self._standstill.remote_failed(error)
             self._pacing.remote_failed(time.monotonic())
             if not (isinstance(error, ChunkUnavailable) and error.temporary):

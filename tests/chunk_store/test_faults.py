@@ -14,6 +14,7 @@ import pytest
 from chunk_store import ChunkCorrupt, ChunkStore, ChunkUnavailable, Limits, StoreFull, StoreUnusable
 from chunk_store.fill import Fill
 from chunk_store.window_file import LockedWindow, WindowDirectory
+from chunk_store.window_sink import VerifiedPrefix
 from rafs.windows import Window
 from tests.chunk_store.blobs import (
     Asked,
@@ -237,6 +238,59 @@ def test_the_background_rests_and_comes_back_when_the_remote_does(store: ChunkSt
     attachment = store.attach([BLOB.meta], source)
     assert attachment.wait_complete(20)
     assert attachment.progress().trouble is None
+
+
+def test_an_error_that_nobody_expected_is_tried_again_slowly_and_told_of(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[str] = []
+
+    def fail(_: WindowDirectory, name: str) -> None:
+        tries.append(name)
+        raise ZeroDivisionError("nobody thought of this")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(WindowDirectory, "_make_shelf", fail)
+        attachment = store.attach([BLOB.meta], ScriptedSource(BLOB))
+        assert not attachment.wait_complete(2)
+        assert 1 < len(tries) < 10
+        assert "ZeroDivisionError('nobody thought of this')" in (attachment.progress().trouble or "")
+        assert caplog.text.count("filling windows [") == 1, "one traceback"
+        with pytest.raises(ChunkUnavailable, match="nobody thought of this"):
+            attachment.read(0, 0, 10)
+    assert attachment.wait_complete(20)
+    assert attachment.progress().trouble is None
+
+
+def test_a_window_that_fails_unexpectedly_keeps_no_other_from_being_fetched(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = WindowDirectory.try_lock
+
+    def fail_one(self: WindowDirectory, window_id: str, length: int) -> LockedWindow | None:
+        if window_id == WINDOW.id:
+            raise ZeroDivisionError
+        return original(self, window_id, length)
+
+    monkeypatch.setattr(WindowDirectory, "try_lock", fail_one)
+    attachment = store.attach([BLOB.meta], ScriptedSource(BLOB))
+    assert eventually(lambda: attachment.progress().windows_present == len(BLOB.windows) - 1)
+
+
+def test_an_unexpected_error_leaves_no_window_locked(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise ZeroDivisionError
+
+    put_file(store, WINDOW, WINDOW_BYTES[:5000])
+    monkeypatch.setattr(VerifiedPrefix, "extend", fail)
+    attachment = store.attach([BLOB.meta], ScriptedSource(BLOB), background=False)
+    with pytest.raises(ChunkUnavailable, match="ZeroDivisionError"):
+        attachment.read(0, WINDOW.start, 10)
+    locked = store.directory.try_lock(WINDOW.id, WINDOW.length)
+    assert locked is not None
+    locked.close()
 
 
 def test_waiting_for_an_image_the_remote_does_not_have_ends_at_once(store: ChunkStore) -> None:
