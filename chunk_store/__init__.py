@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from chunk_store.limits import Limits
     from chunk_store.remote import BlobSource
+    from chunk_store.standstill import Readers
     from chunk_store.store import ChunkStore
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Limits",
     "Progress",
     "RangeOutside",
+    "Readers",
     "StoreError",
     "StoreFull",
     "StoreUnusable",
@@ -46,6 +48,7 @@ _ROOMS = {
     "ClassCount": "counters",
     "Limits": "limits",
     "Progress": "counters",
+    "Readers": "standstill",
 }
 
 

@@ -29,6 +29,7 @@ from chunk_store.priority import Priority
 from chunk_store.range_fetch import RangeFetch
 from chunk_store.remote import BlobSource
 from chunk_store.scheduler import Scheduler
+from chunk_store.standstill import Readers
 from chunk_store.waiting import Waiting
 from chunk_store.window_file import WindowDirectory
 from chunk_store.window_index import WindowIndex
@@ -68,6 +69,7 @@ class Attachment:
         hot: Sequence[tuple[int, int, int]],
         *,
         background: bool,
+        readers: Readers,
         on_present: Callable[[str], None] | None,
         closed: Callable[[Attachment], None],
     ) -> None:
@@ -97,6 +99,7 @@ class Attachment:
             present=[number for number in self._index.distinct() if self._is_there(number)],
             hot=[number for place in hot for number, _, _ in self._index.pieces(*place)],
             background=background,
+            readers=readers,
             completed=shared.checkpoints.note,
             on_present=None if on_present is None else lambda number: on_present(self._index[number].id),
         )

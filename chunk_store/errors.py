@@ -30,7 +30,9 @@ class ChunkCorrupt(StoreError):
 
 
 class StoreFull(StoreError):
-    """The file system takes no more windows. Readers are still served, from memory; filling has stopped."""
+    """The file system takes no more windows. Filling has stopped; readers are still served, from memory, but
+    for those who read a window's file themselves.
+    """
 
 
 class WindowsWrong(StoreError):

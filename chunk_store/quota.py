@@ -21,6 +21,7 @@ from pathlib import Path
 
 from chunk_store.byte_size import human_size
 from chunk_store.open_windows import OpenWindows
+from chunk_store.standstill import LimitReached
 from chunk_store.sweep import evict, windows_by_age
 from chunk_store.window_file import WindowDirectory
 
@@ -60,7 +61,8 @@ class Quota:
         *beyond*: if need be beyond the limit. They count until `filled`, written or not.
 
         Raises:
-            OSError: EDQUOT, there is no room; or what keeps windows from being removed.
+            LimitReached: there is no room (EDQUOT).
+            OSError: what keeps windows from being removed.
         """
         with self._lock:
             now = time.monotonic()
@@ -108,8 +110,8 @@ class Quota:
         )
         self._used -= sum(one.size for one in gone)
 
-    def _refusal(self) -> OSError:
-        return OSError(
+    def _refusal(self) -> LimitReached:
+        return LimitReached(
             errno.EDQUOT,
             f"the cache has reached its limit of {human_size(self.limit)} and nothing in it can go",
         )

@@ -29,7 +29,7 @@ from chunk_store.pacing import Pacing
 from chunk_store.plan import Amount, Plan, State
 from chunk_store.priority import Priority
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
-from chunk_store.standstill import Standstill
+from chunk_store.standstill import Readers, Standstill
 from chunk_store.sums import Sum
 from chunk_store.waiting import Waiting
 from chunk_store.window_index import WindowIndex
@@ -54,6 +54,7 @@ class Scheduler:
         hot: numbers in the order in which they are wanted; fetched from the start.
         background: whether everything else is fetched as well; also allows a miss to take along what follows
             it.
+        readers: who reads what is fetched.
         completed: called, under no lock, with the record of each window that was written.
         on_present: called, under no lock, with the number of each window that has become complete.
     """
@@ -71,6 +72,7 @@ class Scheduler:
         present: Iterable[int],
         hot: Iterable[int],
         background: bool,
+        readers: Readers,
         completed: Callable[[Sum], None],
         on_present: Callable[[int], None] | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class Scheduler:
         self._completed = completed
         self._on_present = on_present
         self._background = background
+        self._readers = readers
         # Protects everything below and each fill's priority. Held for bookkeeping only; a fill's condition
         # and the counters' lock may be taken under it, files and the remote are not touched under it.
         self._turn = threading.Condition(threading.Lock())
@@ -385,8 +388,7 @@ class Scheduler:
         else:
             self._plan.absent_again(fill.number)
         if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
-            window_id = self._index[fill.number].id[:16]
-            reason = f"keeping window {window_id}: {error.strerror or error}; readers are served from memory"
+            reason = self._readers.refusal(self._index[fill.number].id, error)
             self._standstill.disk_refused(reason)
             return reason if self._pacing.disk_refused(time.monotonic()) else None
         if outcome in (Outcome.GIVEN_UP, Outcome.UNEXPECTED) and isinstance(error, StoreError):

@@ -5,7 +5,29 @@ Pure bookkeeping; the scheduler calls it under its lock.
 
 from __future__ import annotations
 
+from enum import Enum
+
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
+
+
+class LimitReached(OSError):
+    """The store's own limit refuses a window, not its file system: files that are needed go beyond it."""
+
+
+class Readers(Enum):
+    """Who reads what an attachment fetches, and so what it means that a window cannot be kept."""
+
+    HERE = "readers are served from memory"  # through `Attachment.read`
+    OF_FILES = "kernel mounts meanwhile answer reads of absent data with errors"
+    NONE = ""  # it is fetched for later
+
+    def refusal(self, window_id: str, error: OSError) -> str:
+        """That the window is not kept, because of *error*, and what follows for them; for people."""
+        follows = self.value
+        if self is Readers.OF_FILES and isinstance(error, LimitReached):
+            follows = "what is read of kernel mounts goes beyond it"
+        said = f"keeping window {window_id[:16]}: {error.strerror or error}"
+        return f"{said}; {follows}" if follows else said
 
 
 class Standstill:

@@ -22,6 +22,7 @@ from chunk_store.limits import Limits
 from chunk_store.memory_windows import MemoryWindows
 from chunk_store.open_windows import OpenWindows
 from chunk_store.remote import BlobSource
+from chunk_store.standstill import Readers
 from chunk_store.waiting import Waiting
 from chunk_store.window_file import WindowDirectory
 from rafs.blob_meta import BlobMeta
@@ -68,6 +69,7 @@ class ChunkStore:
         *,
         hot: Sequence[tuple[int, int, int]] = (),
         background: bool = True,
+        readers: Readers = Readers.HERE,
         on_present: Callable[[str], None] | None = None,
     ) -> Attachment:
         """Bind *blobs* to this store and to *source*, which stays the caller's and must outlive the
@@ -78,6 +80,7 @@ class ChunkStore:
                 in which they will be needed. Fetching them starts at once.
             background: fetch everything else behind that; False leaves it to readers until
                 `start_background`.
+            readers: who reads what is fetched, for what is said when a window cannot be kept.
             on_present: called with the id of each window that becomes complete from now on, whoever filled
                 it, by any thread and under no lock.
 
@@ -100,6 +103,7 @@ class ChunkStore:
             source,
             hot,
             background=background,
+            readers=readers,
             on_present=on_present,
             closed=self._forget,
         )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from builder.progress import Progress
-from chunk_store import Attachment, ChunkStore, ChunkUnavailable
+from chunk_store import Attachment, ChunkStore, ChunkUnavailable, Readers
 from chunk_store import Progress as Moment
 from launch.images import LazyImage
 
@@ -35,7 +35,7 @@ def fill(
         ChunkUnavailable: the remote refuses for good, or nothing came for *patience* seconds.
         and what else `Attachment.wait_complete` raises.
     """
-    attachment = store.attach(image.blobs, image.blob_source, background=False)
+    attachment = store.attach(image.blobs, image.blob_source, background=False, readers=Readers.NONE)
     try:
         now = attachment.progress()
         if now.complete:

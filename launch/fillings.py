@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from chunk_store import Attachment, ChunkStore
+from chunk_store import Attachment, ChunkStore, Readers
 from launch.hot_list import hot_ranges
 from launch.images import LazyImage
 from launch.later import Later
@@ -122,6 +122,7 @@ class Fillings:
                 image.blob_source,
                 hot=hot_ranges(image.bootstrap),
                 background=background,
+                readers=Readers.OF_FILES,
                 on_present=lambda window_id: self._present(name, window_id),
             )
             # Not the image: its tree is of no use here, and larger than everything else.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chunk_store import ChunkCorrupt, ChunkStore, ChunkUnavailable, Limits, StoreFull, StoreUnusable
+from chunk_store import ChunkCorrupt, ChunkStore, ChunkUnavailable, Limits, Readers, StoreFull, StoreUnusable
 from chunk_store.fill import Fill
 from chunk_store.window_file import LockedWindow, WindowDirectory
 from chunk_store.window_sink import VerifiedPrefix
@@ -456,6 +456,24 @@ def test_a_full_disk_serves_readers_from_memory_and_stops_filling(
             )
 
     assert eventually(filled)
+
+
+@pytest.mark.parametrize(
+    ("readers", "said"),
+    [
+        (Readers.HERE, "; readers are served from memory"),
+        (Readers.OF_FILES, "; kernel mounts meanwhile answer reads of absent data with errors"),
+        (Readers.NONE, ""),
+    ],
+)
+def test_what_is_said_of_a_full_disk_is_true_for_those_who_read(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch, readers: Readers, said: str
+) -> None:
+    full_disk(monkeypatch, 0)
+    attachment = store.attach([BLOB.meta], ScriptedSource(BLOB), readers=readers)
+    with pytest.raises(StoreFull) as full:
+        attachment.wait_complete(10)
+    assert str(full.value).endswith("No space left on device" + said)
 
 
 def test_full_inodes_are_as_a_full_disk(store: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> None:

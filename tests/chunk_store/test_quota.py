@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from chunk_store import ChunkStore, StoreFull
+from chunk_store import ChunkStore, Readers, StoreFull
 from chunk_store.attached import NAME
 from chunk_store.limits import Limits
 from tests.chunk_store.blobs import Asked, Blob, ScriptedSource, random_blob
@@ -78,6 +78,13 @@ def test_at_the_limit_filling_stops_and_readers_get_every_byte(
         assert attachment.read(0, offset, end - offset) == LARGE.plain[offset:end]
         assert occupied(store.root) <= limit
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 1
+
+
+def test_it_is_said_that_kernel_mounts_go_beyond_the_limit(open_store: OpenStore) -> None:
+    store = open_store(limits=Limits(cache_bytes=1))
+    attachment = store.attach([FIRST.meta], ScriptedSource(FIRST), readers=Readers.OF_FILES)
+    with pytest.raises(StoreFull, match="can go; what is read of kernel mounts goes beyond it"):
+        attachment.wait_complete(20)
 
 
 def test_what_is_held_stays_and_readers_are_served_from_memory(open_store: OpenStore) -> None:

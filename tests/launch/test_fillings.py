@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from chunk_store import ChunkStore
+from chunk_store.window_file import LockedWindow
 from launch.errors import ImageInvalid
 from launch.fillings import Fillings
 from launch.images import LazyImage, open_image
@@ -193,3 +196,15 @@ def test_the_background_begins_when_one_asks_for_it(bench: Bench) -> None:
     assert not filling.attachment.complete
     assert bench.fillings.begin("image", opening, background=True).result() is filling
     eventually(lambda: filling.attachment.complete)
+
+
+def test_a_full_disk_is_told_of_as_kernel_mounts_see_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LockedWindow, "write", full)
+    filling = bench.fillings.begin("image", bench.published("image"), background=True).result()
+    assert eventually(lambda: filling.attachment.progress().trouble is not None)
+    assert "kernel mounts meanwhile answer" in (filling.attachment.progress().trouble or "")
