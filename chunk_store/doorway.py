@@ -8,6 +8,8 @@ descriptor of it to every process of ours. All of this package opens window file
 `ROOT/windows.keeper` holds the number of the latest keeper, 8 bytes little-endian, 0 before the first. A
 keeper writes it before it marks its first window, and we look at it before and after each `open`: if it is
 the same, the file was opened through that keeper's door, or before any window was marked, which is as silent.
+A keeper listens before it raises the number, so whom nobody answers under a new one is asking a keeper that
+is gone, and its marks with it; one that listens and is silent is asked again.
 Standard library only: the keeper imports the names below.
 """
 
@@ -17,10 +19,13 @@ import mmap
 import os
 import struct
 import threading
+import time
 from contextlib import suppress
+from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
-from chunk_store.keeper_client import ask_keeper
+from chunk_store.keeper_client import ASK_SECONDS, ask_keeper, ask_within
 
 WINDOWS = "windows"
 NUMBER = "windows.keeper"
@@ -28,6 +33,17 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
 _NUMBER = struct.Struct("<Q")
+# A keeper that was silent once is asked again after this, or after as long as it was silent; for as short as
+# an access that has to wait for it costs (`erofs_fs.gate`).
+_PAUSE_SECONDS = 0.05
+_AGAIN_SECONDS = 0.25
+
+
+class Passage(NamedTuple):
+    """How a window's file was opened."""
+
+    number: int  # of the keeper then
+    silent: bool  # it asks no keeper of that number
 
 
 class Doorway:
@@ -36,11 +52,12 @@ class Doorway:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._path = os.fspath(root / WINDOWS)
-        # Protects the three below while they change; readers take the pair in `_door` at once.
+        # Protects the four below while they change; readers take the pair in `_door` at once.
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
         self._door: tuple[int, int | None] = (0, None)  # number of its keeper; descriptor, None: by path
         self._old: list[int] = []  # other threads may still be opening through them
+        self._ask_at = inf  # monotonic seconds: when a keeper that was silent is asked again for its door
 
     @property
     def number(self) -> int:
@@ -48,15 +65,15 @@ class Doorway:
         mapped = self._map or self._map_number()
         return int(_NUMBER.unpack_from(mapped)[0]) if mapped is not None else 0
 
-    def open(self, name: str, flags: int, mode: int = FILE_MODE) -> tuple[int, int]:
-        """(descriptor of `ROOT/windows/NAME`, the keeper's number under which it was opened).
+    def open(self, name: str, flags: int, mode: int = FILE_MODE) -> tuple[int, Passage]:
+        """(descriptor of `ROOT/windows/NAME`, how it was opened).
 
         Raises:
             OSError: as `os.open`.
         """
         while True:
             number, directory = self._door
-            if number != self.number:
+            if number != self.number or (directory is None and time.monotonic() >= self._ask_at):
                 self._find_door()
                 continue
             if directory is None:
@@ -64,8 +81,18 @@ class Doorway:
             else:
                 descriptor = os.open(name, flags, mode, dir_fd=directory)
             if number == self.number:
-                return descriptor, number
+                return descriptor, Passage(number, not number or directory is not None)
             os.close(descriptor)
+
+    def is_current(self, passage: Passage) -> bool:
+        """Whether what was opened that way would be opened in the same way now. Else it may have us wait for
+        the keeper, which what is opened now does not.
+        """
+        if passage.number != self.number:
+            return False
+        if not passage.silent and time.monotonic() >= self._ask_at:
+            self._find_door()
+        return passage.silent or self._door[1] is None
 
     def watch_again(self) -> None:
         """Tell the keeper, if there is one, that a window is not complete any more."""
@@ -80,7 +107,7 @@ class Doorway:
         """
         with self._lock:
             _, directory = self._door
-            self._door = (0, None)
+            self._door, self._ask_at = (0, None), inf
             self._map = None  # not closed: a thread may be looking at it
             closing, self._old = [*self._old, *([] if directory is None else [directory])], []
         for descriptor in closing:
@@ -102,10 +129,18 @@ class Doorway:
             return self._map
 
     def _find_door(self) -> None:
-        number = self.number
-        directory = _ask_for_door(self._root)
+        number, began = self.number, time.monotonic()
+        seconds = _AGAIN_SECONDS if number == self._door[0] else ASK_SECONDS
+        self._ask_at = began + seconds  # other threads go by the path meanwhile
+        ask_at = inf
+        try:
+            directory = _ask_for_door(self._root, seconds)
+        except TimeoutError:
+            directory = None
+            ask_at = time.monotonic() + max(_PAUSE_SECONDS, time.monotonic() - began)
         with self._lock:
             before, self._door = self._door[1], (number, directory)
+            self._ask_at = ask_at
             if before is not None:
                 self._old.append(before)
 
@@ -145,8 +180,8 @@ def next_number(root: Path) -> int:
     return number
 
 
-def _ask_for_door(root: Path) -> int | None:
-    answered = ask_keeper(root, {"ask": "door"})
+def _ask_for_door(root: Path, seconds: float) -> int | None:
+    answered = ask_within(root, {"ask": "door"}, seconds)
     if answered is None:
         return None  # it is gone, and with it its marks
     descriptors = answered[1]

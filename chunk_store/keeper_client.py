@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import time
 from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from chunk_store.short_name import short_name
 KEEPER = "keeper"  # directory of the keeper's own files below the store's root
 SOCKET = "socket"
 
-_ASK_SECONDS = 5.0
+ASK_SECONDS = 5.0
 _ANSWER_LIMIT = 1 << 16  # bytes
 _MOST_DESCRIPTORS = 8  # with one message
+_LOOK_SECONDS = 0.01
 _ABSENT = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.EACCES, errno.EPERM})
 
 
@@ -29,23 +32,52 @@ def ask_keeper(root: Path, question: Mapping[str, Any]) -> tuple[dict[str, Any],
     """What the keeper of the store below *root* answers, and the descriptors that came with it, which are the
     caller's; None if no keeper listens, or it does not answer in time.
     """
+    with suppress(TimeoutError):
+        return ask_within(root, question, ASK_SECONDS)
+    return None
+
+
+def ask_within(
+    root: Path, question: Mapping[str, Any], seconds: float
+) -> tuple[dict[str, Any], list[int]] | None:
+    """As `ask_keeper`, but that a silent keeper is told from none.
+
+    Raises:
+        TimeoutError: a keeper listens and has not answered within *seconds*.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
-        connection.settimeout(_ASK_SECONDS)
+        connection.settimeout(seconds)
         try:
-            with short_name(root / KEEPER / SOCKET) as name:
-                connection.connect(name)
+            _connect(connection, root / KEEPER / SOCKET, time.monotonic() + seconds)
             connection.send(json.dumps(question).encode())
             words, descriptors = receive(connection, _ANSWER_LIMIT)
             answer = json.loads(words)
-            if descriptors:
-                connection.recv(1)  # its end: the keeper has let go of what it gave away
+        except TimeoutError:
+            raise
         except OSError as error:
-            if error.errno in _ABSENT or isinstance(error, TimeoutError | ConnectionError):
+            if error.errno in _ABSENT or isinstance(error, ConnectionError):
                 return None
             raise
         except ValueError:
             return None
+        if descriptors:
+            with suppress(OSError):
+                connection.recv(1)  # its end: the keeper has let go of what it gave away
     return answer, descriptors
+
+
+def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            with short_name(path) as name:
+                connection.connect(name)
+        except BlockingIOError as error:
+            # More wait to be accepted than the keeper lets wait; with a timeout the kernel does not wait.
+            if time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "the keeper accepts nobody") from error
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
 
 
 def receive(connection: socket.socket, limit: int) -> tuple[bytes, list[int]]:

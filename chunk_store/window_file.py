@@ -23,7 +23,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
-from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, WINDOWS, Doorway, window_place
+from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, WINDOWS, Doorway, Passage, window_place
 
 _IOV_MAX = 1024  # buffers in one call: the kernel's UIO_MAXIOV; a window of small files has many more
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -39,12 +39,12 @@ class LockedWindow:
     it. Not thread-safe; close it to let the lock go.
     """
 
-    __slots__ = ("_doorway", "_fd", "_number", "length", "size")
+    __slots__ = ("_doorway", "_fd", "_passage", "length", "size")
 
-    def __init__(self, fd: int, length: int, size: int, doorway: Doorway, number: int) -> None:
+    def __init__(self, fd: int, length: int, size: int, doorway: Doorway, passage: Passage) -> None:
         self._fd = fd
         self._doorway = doorway
-        self._number = number
+        self._passage = passage
         self.length = length
         self.size = size
 
@@ -63,9 +63,9 @@ class LockedWindow:
         Raises:
             OSError: the file system took only part of it or nothing; what it took is right. ESTALE: the file
             is to be opened again. Somebody who does not ask for locks has cut it, so writing here would leave
-            a hole that reads as zeros; or another keeper watches it by now, whom we would wait for.
+            a hole that reads as zeros; or a keeper watches it by now whom we would wait for.
         """
-        if self._doorway.number != self._number:
+        if not self._doorway.is_current(self._passage):
             raise OSError(errno.ESTALE, "another keeper watches the window file than when it was opened")
         if os.fstat(self._fd).st_size < offset:
             raise OSError(errno.ESTALE, "the window file was cut while it was being filled")
@@ -195,7 +195,7 @@ class WindowDirectory:
         """
         name = self._name(window_id)
         for _ in range(_ATTEMPTS):
-            fd, number = self._open_write(window_id)
+            fd, passage = self._open_write(window_id)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -208,7 +208,7 @@ class WindowDirectory:
             # Between open and lock the file may have been evicted or replaced; a lock on an unlinked inode
             # guards nothing.
             if _leads_to(name, held):
-                return LockedWindow(fd, length, held.st_size, self._doorway, number)
+                return LockedWindow(fd, length, held.st_size, self._doorway, passage)
             os.close(fd)
         raise OSError(errno.EBUSY, "the window file is replaced each time it is opened", name)
 
@@ -271,7 +271,7 @@ class WindowDirectory:
     def _name(self, window_id: str) -> str:
         return f"{self._prefix}/{window_place(window_id)}"
 
-    def _open(self, window_id: str, flags: int) -> tuple[int, int]:
+    def _open(self, window_id: str, flags: int) -> tuple[int, Passage]:
         until = time.monotonic() + _LEASE_SECONDS
         while True:
             try:
@@ -282,11 +282,11 @@ class WindowDirectory:
                     raise
             time.sleep(_LEASE_LOOK)
 
-    def _open_write(self, window_id: str) -> tuple[int, int]:
+    def _open_write(self, window_id: str) -> tuple[int, Passage]:
         name = self._name(window_id)
         for _ in range(_ATTEMPTS):
             try:
-                fd, number = self._open(window_id, os.O_RDWR | os.O_CREAT | _FLAGS)
+                fd, passage = self._open(window_id, os.O_RDWR | os.O_CREAT | _FLAGS)
             except FileNotFoundError:
                 self._make_shelf(name)
                 continue
@@ -295,7 +295,7 @@ class WindowDirectory:
                     raise
             else:
                 if stat.S_ISREG(os.fstat(fd).st_mode):
-                    return fd, number
+                    return fd, passage
                 os.close(fd)
             # A link or a pipe under a window's name is no window, so nothing can hold it as one: it goes.
             if not stat.S_ISREG(os.lstat(name).st_mode):

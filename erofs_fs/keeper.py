@@ -78,11 +78,13 @@ class Keeper:
         self._group = given[handover.GROUP] if inherited else fanotify.open_group()
         self._journal = given[handover.JOURNAL] if inherited else new_journal(most)
         (root / WINDOWS).mkdir(DIRECTORY_MODE, exist_ok=True)
+        self._poll = select.epoll()
+        # Before the number is raised: who sees the new one asks for the door, and waits until we serve.
+        self._clients = Clients(root / KEEPER / SOCKET, self._poll)
         # Before anything is watched: what others have open by now counts as noisy from here on.
         self.number = next_number(root)
         self._door = given[handover.DOOR] if inherited else self._open_door()
         self._lines: deque[str] = deque(maxlen=_LINES)
-        self._poll = select.epoll()
         self._post = FillerPost(command, self.stored, self._poll, self._say)
         self._windows = WatchedWindows(self._group, self._door)
         journal = Journal(self._journal)
@@ -106,7 +108,6 @@ class Keeper:
         self._mounts.take_up(_requests(given.get(handover.REQUESTS)))
         if inherited:
             self._gate.resume(left)
-        self._clients = Clients(root / KEEPER / SOCKET, self._poll)
         for descriptor in (self._mounts.descriptor, self._woken):
             self._poll.register(descriptor, select.EPOLLIN)
 

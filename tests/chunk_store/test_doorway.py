@@ -6,14 +6,16 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from chunk_store import doorway as doorways
 from chunk_store.doorway import NUMBER, Doorway, next_number, prepare_number
-from chunk_store.keeper_client import KEEPER, SOCKET
+from chunk_store.keeper_client import KEEPER, SOCKET, ask_keeper
 from chunk_store.short_name import short_name
 from chunk_store.window_file import WindowDirectory
 
@@ -29,10 +31,12 @@ def root(tmp_path: Path) -> Path:
 
 
 class Doorman:
-    """Listens where a keeper does and hands out *door*, a directory of its own."""
+    """Listens where a keeper does and hands out *door*, a directory of its own, unless it `is_silent`."""
 
     def __init__(self, root: Path, door: Path) -> None:
         self.asked: list[object] = []
+        self.is_silent = False
+        self._unanswered: list[socket.socket] = []
         self._door = os.open(door, os.O_PATH | os.O_DIRECTORY)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with short_name(root / KEEPER / SOCKET) as name:
@@ -47,6 +51,9 @@ class Doorman:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
+            if self.is_silent:
+                self._unanswered.append(connection)
+                continue
             with connection:
                 self.asked.append(json.loads(connection.recv(4096)))
                 socket.send_fds(connection, [b"{}"], [self._door])
@@ -55,6 +62,8 @@ class Doorman:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join()
+        for connection in self._unanswered:
+            connection.close()
         os.close(self._door)
 
 
@@ -76,9 +85,9 @@ def make(doorway: Doorway) -> None:
 
 def test_without_a_keeper_files_are_opened_by_their_path(root: Path) -> None:
     doorway = Doorway(root)
-    descriptor, number = doorway.open(NAME, os.O_WRONLY | os.O_CREAT)
+    descriptor, passage = doorway.open(NAME, os.O_WRONLY | os.O_CREAT)
     os.close(descriptor)
-    assert number == 0
+    assert passage == (0, True)
     assert (root / "windows" / NAME).exists()
 
 
@@ -105,6 +114,70 @@ def test_a_keeper_that_is_gone_has_left_nothing_to_go_around(root: Path) -> None
     assert (root / "windows" / NAME).exists()
 
 
+def test_a_keeper_that_was_silent_is_asked_again_and_what_was_opened_meanwhile_is_opened_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorways, "ASK_SECONDS", 0.05)
+    directory = WindowDirectory(root)
+    with doorman(root, "first") as first:
+        first.is_silent = True
+        next_number(root)
+        locked = directory.try_lock("ab" * 32, 4096)
+        assert locked is not None
+        locked.write(0, [b"x" * 100])  # by its path: there is no other way yet
+        first.is_silent = False
+        deadline = time.monotonic() + 10
+        with pytest.raises(OSError, match="another keeper"):
+            while time.monotonic() < deadline:
+                locked.write(100, [b"x" * 100])
+        locked.close()
+        assert first.asked == [{"ask": "door"}]
+        (root / "first" / NAME).write_bytes(b"through the door")
+        descriptor = directory.open_read("ab" * 32, None)
+        assert descriptor is not None
+        assert os.read(descriptor, 100) == b"through the door"
+        os.close(descriptor)
+    directory.close()
+
+
+def test_a_silent_keeper_is_not_asked_for_every_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def nobody_answers(_root: Path, _question: object, seconds: float) -> None:
+        asked.append(seconds)
+        raise TimeoutError
+
+    monkeypatch.setattr(doorways, "ask_within", nobody_answers)
+    next_number(root)
+    doorway = Doorway(root)
+    for _ in range(20):
+        make(doorway)
+    assert len(asked) == 1
+    time.sleep(0.06)
+    make(doorway)
+    assert len(asked) == 2 and asked[1] < asked[0]
+
+
+def test_who_finds_no_place_among_those_who_ask_waits_for_one(root: Path) -> None:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    first = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with listening, first, short_name(root / KEEPER / SOCKET) as name:
+        listening.bind(name)
+        listening.listen(0)
+        first.connect(name)
+        answers: list[object] = []
+        asking = threading.Thread(target=lambda: answers.append(ask_keeper(root, {"ask": "status"})))
+        asking.start()
+        time.sleep(0.1)
+        listening.accept()[0].close()
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.recv(100) == b'{"ask": "status"}'
+            connection.send(b"{}")
+        asking.join()
+        assert answers == [({}, [])]
+
+
 def test_what_was_opened_while_the_keeper_changed_is_opened_again(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,10 +192,10 @@ def test_what_was_opened_while_the_keeper_changed_is_opened_again(
             return descriptor
 
         monkeypatch.setattr(os, "open", open_late)
-        descriptor, number = doorway.open(NAME, os.O_WRONLY | os.O_CREAT)
+        descriptor, passage = doorway.open(NAME, os.O_WRONLY | os.O_CREAT)
         os.close(descriptor)
         monkeypatch.undo()
-        assert number == 1
+        assert passage == (1, True)
         assert (root / "first" / NAME).exists()
     doorway.close()
 

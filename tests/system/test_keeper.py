@@ -21,7 +21,7 @@ from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import Removal, WindowDirectory
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed, PostTaken
-from erofs_fs.holds import hold_path, lives
+from erofs_fs.holds import forget_hold, hold_path, lives
 from erofs_fs.keeper_program import start_keeper
 from launch.keeper_start import keeper_status
 from launch.mountpoint import detach, mount_at
@@ -370,6 +370,44 @@ def test_what_goes_through_the_door_asks_nobody(store: KeptStore, shown: Shown) 
         assert os.read(descriptor, PAGE) == shown.right[window_id][:PAGE]
         os.close(descriptor)
         assert store.status()["counts"]["events"] == 0
+
+
+def test_who_is_busy_while_a_keeper_starts_asks_nobody_from_then_on(
+    store: KeptStore, shown: Shown
+) -> None:
+    """However often windows are opened meanwhile: a moment without a door must not be one for ever."""
+    window_id = shown.windows("f0")[0]
+    ended = threading.Event()
+
+    def open_windows() -> None:
+        while not ended.is_set():
+            descriptor = store.directory.open_read(window_id, None)
+            assert descriptor is not None
+            os.close(descriptor)
+
+    opening = [threading.Thread(target=open_windows) for _ in range(2)]
+    for thread in opening:
+        thread.start()
+    try:
+        for _ in range(3):
+            pid = store.start()
+            with store.link() as link:
+                store.mount(link, shown)
+                locked = store.directory.try_lock(window_id, len(shown.right[window_id]))
+                assert locked is not None
+                locked.write(0, [shown.right[window_id][:PAGE]])
+                locked.close()
+                assert store.status()["counts"]["events"] == 0
+                detach(store.base / "mountpoint", lazy=True)
+                until(lambda: store.status()["mounts"] == {})
+                forget_hold(store.root, "mountpoint")
+            ask_keeper(store.root, {"ask": "end"})
+            os.waitpid(pid, 0)
+            store.pids.discard(pid)
+    finally:
+        ended.set()
+        for thread in opening:
+            thread.join()
 
 
 def test_a_mount_in_use_stays_and_a_lazy_unmount_lets_readers_wait_on(store: KeptStore, shown: Shown) -> None:
