@@ -46,17 +46,32 @@ class Passage(NamedTuple):
     silent: bool  # it asks no keeper of that number
 
 
+class _Door:
+    """A keeper's directory of windows: closed with its last reference, and whoever opens through it has one.
+
+    Counting users instead would cost each `open` two locks, which a fork may find taken.
+    """
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self.descriptor)
+
+
 class Doorway:
     """Opens files below `ROOT/windows`. Thread-safe; usable in a forked child, too."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._path = os.fspath(root / WINDOWS)
-        # Protects the four below while they change; readers take the pair in `_door` at once.
+        # Protects the three below while they change; readers take the pair in `_door` at once.
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
-        self._door: tuple[int, int | None] = (0, None)  # number of its keeper; descriptor, None: by path
-        self._old: list[int] = []  # other threads may still be opening through them
+        self._door: tuple[int, _Door | None] = (0, None)  # number of its keeper; None: by path
         self._ask_at = inf  # monotonic seconds: when a keeper that was silent is asked again for its door
 
     @property
@@ -72,16 +87,16 @@ class Doorway:
             OSError: as `os.open`.
         """
         while True:
-            number, directory = self._door
-            if number != self.number or (directory is None and time.monotonic() >= self._ask_at):
+            number, door = self._door
+            if number != self.number or (door is None and time.monotonic() >= self._ask_at):
                 self._find_door()
                 continue
-            if directory is None:
+            if door is None:
                 descriptor = os.open(f"{self._path}/{name}", flags, mode)
             else:
-                descriptor = os.open(name, flags, mode, dir_fd=directory)
+                descriptor = os.open(name, flags, mode, dir_fd=door.descriptor)
             if number == self.number:
-                return descriptor, Passage(number, not number or directory is not None)
+                return descriptor, Passage(number, not number or door is not None)
             os.close(descriptor)
 
     def is_current(self, passage: Passage) -> bool:
@@ -106,12 +121,8 @@ class Doorway:
         Opening finds them again.
         """
         with self._lock:
-            _, directory = self._door
             self._door, self._ask_at = (0, None), inf
             self._map = None  # not closed: a thread may be looking at it
-            closing, self._old = [*self._old, *([] if directory is None else [directory])], []
-        for descriptor in closing:
-            os.close(descriptor)
 
     def _map_number(self) -> mmap.mmap | None:
         try:
@@ -134,15 +145,12 @@ class Doorway:
         self._ask_at = began + seconds  # other threads go by the path meanwhile
         ask_at = inf
         try:
-            directory = _ask_for_door(self._root, seconds)
+            door = _ask_for_door(self._root, seconds)
         except TimeoutError:
-            directory = None
+            door = None
             ask_at = time.monotonic() + max(_PAUSE_SECONDS, time.monotonic() - began)
         with self._lock:
-            before, self._door = self._door[1], (number, directory)
-            self._ask_at = ask_at
-            if before is not None:
-                self._old.append(before)
+            self._door, self._ask_at = (number, door), ask_at
 
 
 def window_place(window_id: str) -> str:
@@ -180,7 +188,7 @@ def next_number(root: Path) -> int:
     return number
 
 
-def _ask_for_door(root: Path, seconds: float) -> int | None:
+def _ask_for_door(root: Path, seconds: float) -> _Door | None:
     answered = ask_within(root, {"ask": "door"}, seconds)
     if answered is None:
         return None  # it is gone, and with it its marks
@@ -188,4 +196,4 @@ def _ask_for_door(root: Path, seconds: float) -> int | None:
     for unexpected in descriptors[1:]:
         with suppress(OSError):
             os.close(unexpected)
-    return descriptors[0] if descriptors else None
+    return _Door(descriptors[0]) if descriptors else None

@@ -107,6 +107,56 @@ def test_a_keepers_door_is_asked_for_once_and_used_from_then_on(root: Path) -> N
     doorway.close()
 
 
+def test_the_doors_of_keepers_that_are_gone_are_let_go(root: Path) -> None:
+    """Each pins a mount."""
+    doorway = Doorway(root)
+    counts = []
+    for number in range(4):
+        with doorman(root, f"door {number}"):
+            next_number(root)
+            make(doorway)
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert len(set(counts)) == 1, counts
+    doorway.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) < counts[0]
+
+
+def test_a_door_is_let_go_only_when_nobody_opens_through_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doorway = Doorway(root)
+    real_open = os.open
+    with doorman(root, "first"):
+        next_number(root)
+        make(doorway)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def open_slowly(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if threading.current_thread() is slow and dir_fd is not None and not reached.is_set():
+            reached.set()
+            go_on.wait(10)
+        return real_open(name, flags, mode, dir_fd=dir_fd)
+
+    found: list[os.stat_result] = []
+
+    def open_one() -> None:
+        descriptor, _ = doorway.open(NAME, os.O_WRONLY | os.O_CREAT)
+        found.append(os.fstat(descriptor))
+        os.close(descriptor)
+
+    slow = threading.Thread(target=open_one)
+    monkeypatch.setattr(os, "open", open_slowly)
+    slow.start()
+    assert reached.wait(10)
+    with doorman(root, "second"):
+        next_number(root)
+        make(doorway)
+        go_on.set()
+        slow.join()
+    assert [one.st_ino for one in found] == [(root / "second" / NAME).stat().st_ino]
+    doorway.close()
+
+
 def test_a_keeper_that_is_gone_has_left_nothing_to_go_around(root: Path) -> None:
     next_number(root)
     doorway = Doorway(root)
