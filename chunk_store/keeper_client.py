@@ -20,6 +20,7 @@ from chunk_store.short_name import short_name
 
 KEEPER = "keeper"  # directory of the keeper's own files below the store's root
 SOCKET = "socket"
+LONG = "long"  # says of an answer that it is in the last of its descriptors, a file in memory
 
 ASK_SECONDS = 5.0
 _ANSWER_LIMIT = 1 << 16  # bytes
@@ -52,6 +53,8 @@ def ask_within(
             connection.send(json.dumps(question).encode())
             words, descriptors = receive(connection, _ANSWER_LIMIT)
             answer = json.loads(words)
+            if LONG in answer:
+                answer = _read_all(descriptors.pop())
         except TimeoutError:
             raise
         except OSError as error:
@@ -64,6 +67,12 @@ def ask_within(
             with suppress(OSError):
                 connection.recv(1)  # its end: the keeper has let go of what it gave away
     return answer, descriptors
+
+
+def _read_all(descriptor: int) -> Any:
+    with open(descriptor, "rb") as file:
+        file.seek(0)
+        return json.loads(file.read())
 
 
 def _connect(connection: socket.socket, path: Path, deadline: float) -> None:

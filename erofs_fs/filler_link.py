@@ -135,9 +135,13 @@ class FillerLink:
                 connection.settimeout(_CONNECT_SECONDS)
                 with short_name(self._root / KEEPER / SOCKET) as name:
                     connection.connect(name)
-                connection.send(json.dumps({"ask": "fill", "requests": dict(requests)}).encode())
+                connection.send(b'{"ask": "fill"}')
                 words, descriptors = receive(connection, MESSAGE_BYTES)
                 hired = json.loads(words)
+                if hired.get("hired"):
+                    for mount_id, request in requests.items():
+                        known = {"ask": "know", "mount": mount_id, "request": request}
+                        connection.send(json.dumps(known).encode())
                 connection.settimeout(None)
             except (OSError, ValueError) as error:
                 connection.close()

@@ -36,7 +36,7 @@ from erofs_fs.errors import ErofsError
 from erofs_fs.filler_post import FillerPost
 from erofs_fs.gate import READER_SECONDS, Gate
 from erofs_fs.journal import Journal, new_journal
-from erofs_fs.keeper_clients import Clients, credentials
+from erofs_fs.keeper_clients import Clients, credentials, reply
 from erofs_fs.keeper_words import HAVE, LOST, MESSAGE_BYTES, NEED, Word, pack_word, parse_word
 from erofs_fs.kept_mounts import KeptMounts, Mount
 from erofs_fs.watched import Watched, WatchedWindows
@@ -209,15 +209,13 @@ class Keeper:
 
     def _hear_client(self, connection: socket.socket, question: Any) -> None:
         if isinstance(question, dict) and question.get("ask") == "fill":
-            self._employ(connection, question)
+            self._employ(connection)
             return
         self._poll.unregister(connection)
         with connection:
             if not isinstance(question, dict):
                 return
-            answer, descriptors = self._answer(question)
-            with suppress(OSError):
-                socket.send_fds(connection, [json.dumps(answer).encode()], descriptors)
+            reply(connection, *self._answer(question))
             taken = self._mounts.untaken(str(question.get("mount")))
             if question.get("ask") == "take" and taken is not None:
                 self._mounts.taken(taken)
@@ -266,18 +264,13 @@ class Keeper:
             "lines": list(self._lines),
         }
 
-    def _employ(self, connection: socket.socket, question: Mapping[str, Any]) -> None:
+    def _employ(self, connection: socket.socket) -> None:
         """*connection* asks for the post."""
         if self._post.connection is not None:
             self._poll.unregister(connection)
             with connection, suppress(OSError):
                 connection.send(b'{"refused": "there is a filler"}')
             return
-        given = question.get("requests")
-        given = given if isinstance(given, dict) else {}
-        for mount_id, request in given.items():
-            if (mount := self._mounts.of(mount_id)) is not None:
-                mount.request = request  # it knows secrets that we may have lost
         stored = self.stored
         with suppress(OSError):
             words = json.dumps({"hired": True, "names": list(stored), "stays": self._stays}).encode()
@@ -287,8 +280,6 @@ class Keeper:
         self._windows.settle(window for window in self._windows if window.watched)
         for mount in self._mounts:
             self._post.tell(json.dumps({"mount": mount.id, "request": mount.request}).encode())
-        for mount_id in given.keys() - self._mounts.requests.keys():
-            self._post.tell(json.dumps({"gone": mount_id}).encode())  # while there was no keeper to say so
         for window, end in self._gate.waited_for():
             self._need(window, end)
 
@@ -324,6 +315,12 @@ class Keeper:
             asked = wanted["ask"]
             if asked == "mount":
                 answer = self._mount(str(wanted["id"]), Path(wanted["image"]), wanted["request"])
+            elif asked == "know":
+                mount = self._mounts.of(str(wanted["mount"]))
+                if mount is not None:
+                    mount.request = wanted["request"]  # with secrets that we may have lost
+                    return
+                answer = {"gone": wanted["mount"]}  # while there was no keeper to say so
             elif asked == "tell":
                 if (mount := self._mounts.of(str(wanted["mount"]))) is not None:
                     mount.facts = wanted["facts"]

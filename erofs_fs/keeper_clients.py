@@ -11,11 +11,14 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chunk_store.keeper_client import LONG
 from chunk_store.short_name import short_name
+from erofs_fs.handover import memory
 from erofs_fs.keeper_words import MESSAGE_BYTES
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
@@ -66,6 +69,24 @@ class Clients:
             return connection, json.loads(connection.recv(MESSAGE_BYTES))
         except (OSError, ValueError):
             return connection, None
+
+
+def reply(connection: socket.socket, answer: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    """Send *answer* with *descriptors*, which stay the caller's; without waiting, and to nobody who is gone.
+
+    What is too long for a message goes as a file in memory, behind the other descriptors.
+    """
+    words = json.dumps(answer).encode()
+    if len(words) <= MESSAGE_BYTES:
+        with suppress(OSError):
+            socket.send_fds(connection, [words], descriptors)
+        return
+    whole = memory(words)
+    try:
+        with suppress(OSError):
+            socket.send_fds(connection, [json.dumps({LONG: True}).encode()], [*descriptors, whole])
+    finally:
+        os.close(whole)
 
 
 def credentials(connection: socket.socket) -> tuple[int, int, int]:

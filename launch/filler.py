@@ -245,8 +245,7 @@ class Filler:
         except Exception as error:  # noqa: BLE001
             log.error("mount %s: what it shows cannot be told: %s", mount_id, error)
             return
-        self._mounts.add(mount_id, wanted)
-        self._open(wanted)
+        self._open(self._mounts.add(mount_id, wanted))
 
     def _open(self, wanted: ImageRequest) -> None:
         self._store.bound(wanted.cache_size)

@@ -22,10 +22,12 @@ class ShownMounts:
         self._requests: dict[str, ImageRequest] = {}
         self._facts: dict[str, dict[str, Any]] = {}  # of mounts whose image is not filled any more
 
-    def add(self, mount_id: str, request: ImageRequest) -> None:
-        """There is, or is about to be, that mount; what is known of it already stays, secrets among it."""
+    def add(self, mount_id: str, request: ImageRequest) -> ImageRequest:
+        """There is, or is about to be, that mount; what is known of it now: as it was, if it was, secrets
+        among it.
+        """
         with self._lock:
-            self._requests.setdefault(mount_id, request)
+            return self._requests.setdefault(mount_id, request)
 
     def forget(self, mount_id: str) -> None:
         """That mount is gone, or was not made."""

@@ -189,6 +189,34 @@ def test_readers_wait_while_the_keeper_is_dead_and_go_on_with_the_next(
         assert store.status()["counts"]["refused"] == 0
 
 
+def test_a_keeper_is_followed_and_loses_nothing_however_many_mounts_there_are(
+    store: KeptStore, shown: Shown
+) -> None:
+    names = [f"mount{number}" for number in range(150)]
+    # A long NO_PROXY, an account.
+    requests = {name: {"of": name, "secret": name + "x" * 2000} for name in names}
+    first = store.start()
+    with store.link() as link:
+        tops = [store.mount(link, shown, name) for name in names]
+        store.kill(first)
+        while link.hear() is not None:
+            pass
+        link.restore({**requests, "gone meanwhile": {"of": "gone meanwhile"}})
+        store.pids.add(store.status()["pid"])
+        assert len(store.status()["mounts"]) == 150
+        while link.hear() != {"gone": "gone meanwhile"}:
+            pass
+    with store.link() as link:
+        told: dict[str, object] = {}
+        while len(told) < 150:
+            said = link.hear()
+            assert isinstance(said, dict)
+            told[said["mount"]] = said["request"]
+        assert told == requests
+        Serving(store, link, shown)
+        assert content_of(tops[-1] / "f0") == shown.content("f0")
+
+
 def test_an_answer_to_a_new_reader_never_reaches_one_who_waited_before(
     store: KeptStore, shown: Shown
 ) -> None:
