@@ -3,7 +3,8 @@
 The kernel opens it with the mount and closes it when the mount's last user is gone, in whatever mount
 namespace that is, also after a lazy unmount. So a lease tells whether the mount lives, and inotify when it
 went. What is in the file is for us: what has to be known to take up its windows again after all our
-processes were killed.
+processes were killed. Beside it lies a link to the localised image: where that was found when it was mounted
+there may be another by then, or none, because another version of nopull writes another.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from chunk_store.keeper_client import KEEPER
 from chunk_store.window_file import is_held
 
 HOLDS = "mounts"
+_IMAGE = ".erofs"  # behind a hold's name: a link to the image
 
 
 class Hold(NamedTuple):
@@ -27,7 +29,7 @@ class Hold(NamedTuple):
 
     id: str
     path: Path  # the file that the mount holds
-    image: Path  # the localised image
+    image: Path  # the localised image, there for as long as the hold
     request: Mapping[str, Any] | None  # how its windows are filled, nothing secret; None: it never asks
 
 
@@ -48,10 +50,14 @@ def make_hold(root: Path, mount_id: str, image: Path, request: Mapping[str, Any]
     for directory in (root / KEEPER, path.parent):
         directory.mkdir(DIRECTORY_MODE, exist_ok=True)
     asked = None if request is None else dict(request)
-    content = json.dumps({"image": str(image), "request": asked}).encode()
     writing = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
-        os.write(writing, content)
+        kept = _image_link(path)
+        try:
+            os.link(image, kept)
+        except OSError:  # on another file system, or one without links
+            kept = image
+        os.write(writing, json.dumps({"image": str(kept), "request": asked}).encode())
         # As the kernel opens it, so that its end is heard of in the same way.
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     finally:
@@ -78,8 +84,12 @@ def living(root: Path) -> Iterator[Hold]:
     except FileNotFoundError:
         return
     for path in paths:
+        if path.suffix == _IMAGE:
+            if not path.with_suffix("").exists():
+                path.unlink(missing_ok=True)
+            continue
         if not lives(path):
-            path.unlink(missing_ok=True)
+            forget_hold(root, path.name)
             continue
         hold = read_hold(path)
         if hold is not None:
@@ -96,5 +106,11 @@ def read_hold(path: Path) -> Hold | None:
 
 
 def forget_hold(root: Path, mount_id: str) -> None:
-    """Remove the file of a mount that is gone; no error if that was done before."""
-    hold_path(root, mount_id).unlink(missing_ok=True)
+    """Remove what was kept of a mount that is gone; no error if that was done before."""
+    path = hold_path(root, mount_id)
+    path.unlink(missing_ok=True)
+    _image_link(path).unlink(missing_ok=True)
+
+
+def _image_link(hold: Path) -> Path:
+    return hold.with_name(hold.name + _IMAGE)

@@ -93,5 +93,6 @@ def _make(image: LazyImage, blobs: Sequence[BlobMeta], path: Path, store: Path) 
     write_whole(path, raw, durable=False)
     for older in path.parent.glob(f"{LOCALISED}*.erofs"):
         if older != path:
-            older.unlink(missing_ok=True)  # mounts of it go on: they hold the file, not its name
+            # Mounts of it go on: they have the file open, and its holds have another name of it.
+            older.unlink(missing_ok=True)
     WindowDirectory(store).reserve(device.id for device in read_devices(raw))

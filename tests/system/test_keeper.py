@@ -21,9 +21,9 @@ from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import Removal, WindowDirectory
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed, PostTaken
-from erofs_fs.holds import forget_hold, hold_path, lives
+from erofs_fs.holds import forget_hold, hold_path, lives, living
 from erofs_fs.keeper_program import start_keeper
-from launch.keeper_start import keeper_status
+from launch.keeper_start import keeper_status, lacking
 from launch.mountpoint import detach, mount_at
 from tests.system.kept_store import (
     KIB,
@@ -261,6 +261,26 @@ def test_with_everybody_dead_absent_data_is_an_error_and_there_again_without_rem
         Serving(store, link, shown)
         for entry in shown.root.children:
             assert content_of(top / os.fsdecode(entry.name)) == entry.content
+
+
+def test_a_mount_is_taken_up_although_its_image_was_made_anew(store: KeptStore, shown: Shown) -> None:
+    """As another version of nopull does, which makes another file of it and removes this one."""
+    keeper = store.start()
+    with store.link() as link:
+        top = store.mount(link, shown)
+        store.kill(keeper)
+    shown.path.unlink()
+    assert [hold.id for hold in lacking(store.root)] == ["mountpoint"]
+    store.start()
+    assert store.status()["mounts"] == {"mountpoint": len(shown.right)}
+    with store.link() as link:
+        Serving(store, link, shown)
+        assert content_of(top / "f0") == shown.content("f0")
+        assert [hold.image.read_bytes() for hold in living(store.root)] == [shown.made.raw]
+        detach(top, lazy=False)
+        until(lambda: store.status()["mounts"] == {})
+        assert list(living(store.root)) == []
+        assert list(hold_path(store.root, "").iterdir()) == []
 
 
 def test_a_keeper_that_starts_itself_anew_keeps_its_readers(store: KeptStore, shown: Shown) -> None:
