@@ -18,7 +18,7 @@ FIRST: Final = 3  # SD_LISTEN_FDS_START
 
 GROUP, JOURNAL, DOOR = "group", "journal", "door"
 STORED: Final = (GROUP, JOURNAL, DOOR)  # who holds these keeps readers waiting while there is no keeper
-LOCK, REQUESTS = "lock", "requests"  # only of a keeper that starts itself anew
+LOCK, REQUESTS, FILLER = "lock", "requests", "filler"  # only from a keeper that makes room for the next
 
 NOTIFY_SOCKET: Final = "NOTIFY_SOCKET"  # set for what a service manager starts
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")

@@ -45,6 +45,7 @@ from rafs.errors import FormatInvalid
 IDLE_SECONDS: Final = 1.0  # a keeper without mounts and without a filler ends after this
 _SLOW_SECONDS: Final = 4.0  # when somebody has waited this long, the filler is asked whether it is there
 _SPARE_NUMBERS: Final = 64  # descriptors kept free for everything but accesses that wait
+_END: Final = b'{"end": true}'  # to a filler
 _LINES: Final = 200  # of what it has to say, kept until somebody asks
 
 Answer = tuple[dict[str, Any], list[int]]  # and descriptors that go with it, and stay ours
@@ -101,6 +102,8 @@ class Keeper:
         self._gate_is_open = False
         self._ending = False
         self._restart: list[str] | None = None
+        self._has_given = False
+        self._former = given.get(handover.FILLER)
         left = list(journal.waiting())
         handover.reserve([waiting.number for waiting in left])
         self._woken, self.waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a signal writes to the second
@@ -120,19 +123,25 @@ class Keeper:
             handover.DOOR: self._door,
         }
 
-    @property
-    def requests(self) -> bytes:
-        """What a filler needs to know, of all mounts; may hold secrets."""
-        return json.dumps(self._mounts.requests).encode()
+    def left(self) -> dict[str, int]:
+        """What a successor gets: what is `stored`, what a filler needs to know of all mounts, which may hold
+        secrets, and the filler, which goes on until the successor serves, or else has another one started.
+        """
+        requests = handover.memory(json.dumps(self._mounts.requests).encode())
+        left = {**self.stored, handover.REQUESTS: requests}
+        if self._post.connection is not None:
+            left[handover.FILLER] = self._post.filler_fd
+        return left
 
     def run(self) -> list[str] | None:
         """Serve until the end; what to become then, if anything."""
+        self._dismiss_former()
         while not self._ending and self._restart is None:
             self._tend()
             for descriptor, mask in self._poll.poll(self._timeout()):
                 self._heed(descriptor, mask)
-        # Also where another keeper follows: it may be of another version, and so should its filler be.
-        self._post.tell(b'{"end": true}')
+        if self._restart is None and not self._has_given:
+            self._post.tell(_END)
         return self._restart
 
     def end(self) -> None:
@@ -143,6 +152,14 @@ class Keeper:
         door = syscalls.open_tree_clone(os.fsencode(self._root / WINDOWS))
         fanotify.ignore_mount(self._group, door)
         return door
+
+    def _dismiss_former(self) -> None:
+        """End the filler of the keeper before: it may be of another version."""
+        if self._former is None:
+            return
+        with socket.socket(fileno=self._former) as connection, suppress(OSError):
+            connection.send(_END, socket.MSG_DONTWAIT)
+        self._former = None
 
     def _timeout(self) -> float | None:
         due = [self._mounts.due(), self._gate.due()]
@@ -238,9 +255,9 @@ class Keeper:
             self._restart = [str(word) for word in command]
             return {}, []
         if asked == "give":
-            self._ending = True
-            given = {**self.stored, handover.REQUESTS: handover.memory(self.requests)}
-            return {"names": list(given)}, list(given.values())
+            self._ending = self._has_given = True
+            left = self.left()
+            return {"names": list(left)}, list(left.values())
         if asked == "end":
             self._ending = True
             return {}, []

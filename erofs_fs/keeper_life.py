@@ -66,9 +66,7 @@ def main(arguments: list[str]) -> int:
     _report_ready()
     become = keeper.run()
     if become is not None:
-        requests = handover.memory(keeper.requests)
-        descriptors = {**keeper.stored, handover.LOCK: lock, handover.REQUESTS: requests}
-        handover.exec_with(become, descriptors, os.environ)
+        handover.exec_with(become, {**keeper.left(), handover.LOCK: lock}, os.environ)
     return 0
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from chunk_store.keeper_client import ask_keeper
 from erofs_fs import handover
 from launch.keeper_start import keeper_status
@@ -103,6 +105,23 @@ def test_nopull_is_upgraded_while_mounts_live(place: Place) -> None:
     keeper_now, filler_now = place.pids()
     assert keeper_now == keeper
     assert filler_now != filler
+    assert_right(where)
+
+
+@pytest.mark.parametrize("program", ["/nowhere", "/bin/false"])
+def test_an_upgrade_that_does_not_start_costs_no_read(place: Place, program: str) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, _ = place.pids()
+    os.kill(place.registry.pid, signal.SIGSTOP)
+    try:
+        reading = Reading(where / "f2", 0, 100)
+        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        assert ask_keeper(place.root, {"ask": "restart", "command": [program]}) is not None
+        until(lambda: (keeper_status(place.root) or {"pid": keeper})["pid"] != keeper)
+        assert reading.waits
+    finally:
+        os.kill(place.registry.pid, signal.SIGCONT)
+    assert reading.result() == FILES[b"f2"][:100]
     assert_right(where)
 
 
