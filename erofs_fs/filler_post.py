@@ -103,9 +103,12 @@ class FillerPost:
             self.tell(ARE_YOU_THERE)
         elif now - self._asked_at >= _SILENT_SECONDS:
             self._say(f"filler {self.pid} has not answered for {_SILENT_SECONDS:g} s and is killed")
+            self._asked_at = now
+            if self.pid <= 0:  # not seen from here, and to a signal the number means us and all around us
+                self.lose()
+                return
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            self._asked_at = now
 
     def lose(self) -> None:
         """The connection has ended."""

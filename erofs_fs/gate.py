@@ -32,7 +32,7 @@ class Gate:
 
     Parameters:
         most: accesses that may wait here at once; further ones wait in the kernel's queue.
-        ours: whether a process is one that may not be made to wait.
+        ours: whether a process is one that may not be made to wait; not asked of those not seen from here.
         need: called when the first so many bytes of a window are waited for.
         say: called with a line for people.
         reader_seconds: after which whoever still waits gets an error.
@@ -180,7 +180,7 @@ class Gate:
     def _take(self, event: fanotify.Event) -> None:
         self.counts["events"] += 1
         window = self._windows.of_inode(os.fstat(event.number).st_ino)
-        if self._ours(event.pid):
+        if event.pid and self._ours(event.pid):
             self.counts["own"] += 1  # it would wait for itself
             self._answer(event.number, yes=True)
         elif event.offset == event.end:
@@ -191,6 +191,9 @@ class Gate:
             self.counts["at_once"] += 1
             self._answer(event.number, yes=True)
         elif (now := time.monotonic()) < window.refused_until:
+            self._answer(event.number, yes=False)
+        elif event.number >= self._journal.capacity:
+            self._say("an access was refused: too many descriptors are open")
             self._answer(event.number, yes=False)
         else:
             self.counts["waited"] += 1
@@ -233,9 +236,10 @@ class Gate:
         """
         self._owners_at = now + _OWNER_SECONDS
         slow = [waiting for waiting in self._waiting.values() if now - waiting.since >= _OWNER_SECONDS]
-        owners = lock_owners({waiting.inode for waiting in slow}) if slow else {}
+        inodes = {waiting.inode for waiting in slow if waiting.pid}
+        owners = lock_owners(self._windows.device, inodes) if inodes else {}
         for waiting in slow:
             window = self._windows.of_inode(waiting.inode)
-            if window is not None and owners.get(waiting.inode) == waiting.pid:
+            if window is not None and waiting.pid and owners.get(waiting.inode) == waiting.pid:
                 self.counts["own"] += 1
                 self._dismiss(window, waiting.number, now, yes=True)

@@ -26,7 +26,7 @@ class Waiting(NamedTuple):
     inode: int
     end: int
     since: float  # seconds of the monotonic clock, which all processes share
-    pid: int  # of the process that waits
+    pid: int  # of the process that waits; 0 if it is not seen from here
 
 
 class Journal:
@@ -37,7 +37,7 @@ class Journal:
         self.capacity = len(self._map) // _SLOT.size
 
     def note(self, waiting: Waiting) -> None:
-        """The access waits."""
+        """The access waits; its number is below the capacity."""
         place = waiting.number * _SLOT.size
         # The inode, which says whether the slot is taken, last: a torn slot is an empty one.
         packed = _SLOT.pack(*waiting[1:])
@@ -45,9 +45,10 @@ class Journal:
         self._map[place : place + 8] = packed[:8]
 
     def clear(self, number: int) -> None:
-        """The access was answered."""
-        place = number * _SLOT.size
-        self._map[place : place + _SLOT.size] = _EMPTY
+        """The access was answered; also of one that was never noted."""
+        if number < self.capacity:
+            place = number * _SLOT.size
+            self._map[place : place + _SLOT.size] = _EMPTY
 
     def waiting(self) -> Iterator[Waiting]:
         """All that wait."""

@@ -93,7 +93,7 @@ class Keeper:
             self._group,
             journal,
             self._windows,
-            most=most - _SPARE_NUMBERS,
+            most=min(most, journal.capacity) - _SPARE_NUMBERS,
             ours=lambda pid: pid in (os.getpid(), self._post.pid),
             need=self._need,
             say=self._say,
@@ -183,7 +183,8 @@ class Keeper:
             self._post.fill()
         if self._gate.oldest is not None and now - self._gate.oldest >= _SLOW_SECONDS:
             self._post.ask_whether_there(now)
-        self._mounts.overdue(now)
+        for mount in self._mounts.overdue(now):
+            self._drop(mount)
         if (self._gate.room > 0) is not self._gate_is_open:
             self._gate_is_open = not self._gate_is_open
             if self._gate_is_open:

@@ -132,14 +132,17 @@ class KeptMounts:
 
     def due(self) -> float | None:
         """When `overdue` has something to do, in seconds of the monotonic clock."""
-        return min((mount.untaken_until for mount in self._untaken.values()), default=None)
+        dues = [mount.untaken_until for mount in self._untaken.values()]
+        held = self._holds.due()
+        return min(dues if held is None else [*dues, held], default=None)
 
-    def overdue(self, now: float) -> None:
-        """Let go of those that nobody has taken."""
+    def overdue(self, now: float) -> list[Mount]:
+        """Let go of those that nobody has taken; return what else is gone, as `ended` does."""
         for mount in list(self._untaken.values()):
             if now >= mount.untaken_until:
                 self._say(f"mount {mount.id} was made and never attached")
                 self.taken(mount)
+        return [self._mounts[mount_id] for mount_id in self._holds.overdue(now)]
 
     def _add(self, mount: Mount) -> None:
         self._mounts[mount.id] = mount

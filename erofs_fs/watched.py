@@ -54,6 +54,11 @@ class WatchedWindows:
     def __iter__(self) -> Iterator[Watched]:
         return iter(self._by_inode.values())
 
+    @property
+    def device(self) -> int:
+        """Of their files, as `st_dev` has it."""
+        return os.fstat(self._door).st_dev
+
     def of_inode(self, inode: int) -> Watched | None:
         """The window whose file has that number."""
         return self._by_inode.get(inode)

@@ -238,3 +238,19 @@ def test_a_program_that_is_not_there_is_said_and_not_tried_again_at_once(bench: 
     assert due is not None and due > bench.clock.now
     post.fill()
     assert len(bench.said) == 1 and post.started == 0
+
+
+def test_a_silent_filler_that_is_not_seen_from_here_loses_the_post_and_nobody_is_killed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is 0, which to a signal means the keeper and all of its group."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *words: killed.append(words))
+    post = bench.post(STAYS)
+    theirs = bench.connected(pid=0)
+    post.ask_whether_there(bench.clock.now)
+    assert theirs.recv(100) == ARE_YOU_THERE
+    post.ask_whether_there(bench.clock.now + 9)
+    assert post.connection is None and killed == []
+    assert theirs.recv(100) == b""
+    theirs.close()

@@ -6,6 +6,7 @@ The group of events is a socket here, whose other end is the kernel's part; file
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -116,7 +117,7 @@ def is_open(descriptor: int) -> bool:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     clock = Clock()
     monkeypatch.setattr(gate, "time", clock)
-    monkeypatch.setattr(gate, "lock_owners", lambda _: {})
+    monkeypatch.setattr(gate, "lock_owners", lambda *_: {})
     # Marks need root; who is marked is `WatchedWindows`' business.
     monkeypatch.setattr(fanotify, "watch", lambda *_: None)
     monkeypatch.setattr(fanotify, "unwatch", lambda *_: None)
@@ -222,12 +223,41 @@ def test_who_fills_waits_for_nobody(bench: Bench) -> None:
     assert bench.gate.counts["own"] == 1
 
 
+def test_who_is_not_seen_from_here_is_taken_for_nobody_and_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of another PID namespace has the number 0, as has a filler that there is not."""
+    bench.gate._ours = lambda pid: pid in (OURS, 0)
+    bench.take(0, 0, PAGE, pid=0)
+    inode = bench.file(0).stat().st_ino
+    monkeypatch.setattr(gate, "lock_owners", lambda *_: {inode: 0})
+    bench.clock.now += 1
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [] and len(bench.gate) == 1
+
+
+def test_an_access_whose_number_the_journal_has_no_place_for_is_an_error(bench: Bench) -> None:
+    opened = os.open(bench.file(0), os.O_RDONLY)
+    number = fcntl.fcntl(opened, fcntl.F_DUPFD, bench.journal.capacity)
+    os.close(opened)
+    bench.kernel.send(packed_event(number, 7, 0, PAGE))
+    bench.gate.read()
+    assert bench.answers() == [(number, NO)]
+    assert not is_open(number) and bench.needed == []
+    assert bench.said == ["an access was refused: too many descriptors are open"]
+
+
 def test_who_holds_the_lock_of_a_window_does_not_wait_for_it_for_long(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filling, reading = bench.take(0, 0, PAGE, pid=50), bench.take(0, 0, PAGE, pid=51)
     inode = bench.file(0).stat().st_ino
-    monkeypatch.setattr(gate, "lock_owners", lambda inodes: {inode: 50} if inode in inodes else {})
+    there = bench.file(0).stat().st_dev
+    monkeypatch.setattr(
+        gate,
+        "lock_owners",
+        lambda device, inodes: {inode: 50} if device == there and inode in inodes else {},
+    )
     due = bench.gate.due()
     assert due is not None and due < bench.clock.now + 1
     bench.clock.now = due
