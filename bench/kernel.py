@@ -30,6 +30,7 @@ from chunk_store.doorway import WINDOWS as SHELVES
 from chunk_store.window_file import WindowDirectory
 from erofs_fs import readahead
 from erofs_fs.localised_file import devices_of
+from launch.held_signals import HeldSignals
 from launch.image_request import ImageRequest
 from launch.images import open_image
 from launch.keeper_start import end_keeper, keeper_status
@@ -292,7 +293,8 @@ class _Stage:
         image = ImageRequest(parse_reference(reference), self._options, background=False)
         request = MountRequest(image, where, root, driver="erofs")
         before = readahead.numbers()
-        record = KernelMount(request, "measured").put(where)
+        with HeldSignals() as held:
+            record = KernelMount(request, "measured").put(where, held)
         if kib is not None and not readahead.tune_readahead(before, kib):
             raise BenchError("another program mounts at the same time; try again")
         return record

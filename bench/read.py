@@ -39,6 +39,7 @@ from bench.read_times import (
 from bench.registry_server import RegistryServer
 from launch.control import ask
 from launch.errors import LaunchError
+from launch.held_signals import HeldSignals
 from launch.image_request import ImageRequest
 from launch.images import LazyImage, open_image
 from launch.keeper_start import end_keeper
@@ -308,7 +309,8 @@ class _Stage:
                 record = start_mount(request)
             else:
                 try:
-                    record = KernelMount(replace(request), "measured").put(where)
+                    with HeldSignals() as held:
+                        record = KernelMount(replace(request), "measured").put(where, held)
                 except LaunchError as error:
                     self._say(f"left out: {error}")
             yield record

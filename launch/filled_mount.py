@@ -20,23 +20,28 @@ from erofs_fs.probe import probe, require_root
 from launch.claim import Claim
 from launch.errors import ImageIncomplete, MountImpossible
 from launch.filling import fill
+from launch.held_signals import HeldSignals
 from launch.images import LazyImage, open_request
-from launch.kernel_record import record_kernel_mount
+from launch.kernel_record import record_kernel_mount, withdraw
 from launch.localised_image import kept_image
 from launch.mount_request import MountRequest
-from launch.mountpoint import detach
 from launch.mounts import MountRecord, new_id
 from launch.store_options import store_root
 from rafs.window_slots import WindowDevice
 
 
 def mount_filled(
-    request: MountRequest, reason: str, progress: Progress, *, viewer: int | None = None
+    request: MountRequest,
+    reason: str,
+    progress: Progress,
+    held: HeldSignals,
+    *,
+    viewer: int | None = None,
 ) -> MountRecord:
     """Mount what *request* says; return when it is mounted, with its record, in which there is no process.
 
     What is not local is fetched first, unless the request forbids fetching in the background. Interrupted or
-    failed, it leaves no mount; what was fetched stays. *viewer*: as in `KernelMount.put`.
+    failed, it leaves no mount; what was fetched stays. *held*, *viewer*: as in `KernelMount.put`.
 
     Raises:
         erofs_fs.ErofsError: this machine cannot do it; nothing was fetched.
@@ -68,6 +73,7 @@ def mount_filled(
         hold = make_hold(place, mount_id, path, None)
         undo.callback(os.close, hold)
         names = [device.id for device in devices]
+        held.hold()
         mount(path, store.directory.path, names, hold_path(place, mount_id), claim.mountpoint)
         try:
             _require_whole(image, store.directory, devices)
@@ -87,7 +93,7 @@ def mount_filled(
                 warnings=image.warnings,
             )
         except BaseException:
-            detach(claim.mountpoint, lazy=True)
+            withdraw(request.root, claim.mountpoint)
             raise
 
 

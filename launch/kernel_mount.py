@@ -22,8 +22,9 @@ from launch.error_relay import rebuild
 from launch.errors import FillerEnds, MountImpossible, ServerSilent
 from launch.filler_life import LOG_NAME, be_filler, control_path
 from launch.forking import Forked
+from launch.held_signals import HeldSignals
 from launch.image_request import absolute
-from launch.kernel_record import record_kernel_mount
+from launch.kernel_record import record_kernel_mount, withdraw
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, new_id
 from launch.root import state_directory
@@ -59,10 +60,12 @@ class KernelMount:
         for descriptor in [] if answered is None else answered[1]:
             os.close(descriptor)
 
-    def put(self, mountpoint: Path, *, viewer: int | None = None) -> MountRecord:
+    def put(self, mountpoint: Path, held: HeldSignals, *, viewer: int | None = None) -> MountRecord:
         """Wait until it is made, mount it on the directory *mountpoint*, and return its record, written.
 
-        *viewer*: the process whose mount namespace *mountpoint* is in, if that is not everybody's.
+        Signals are *held* as soon as there is something to take away again, which is the caller's from the
+        return on; after an error there is nothing. *viewer*: the process whose mount namespace *mountpoint*
+        is in, if that is not everybody's.
 
         Raises:
             what keeps the image from being opened or mounted, see `filler.Filler.make_mount`.
@@ -74,25 +77,30 @@ class KernelMount:
             raise KeeperFailed(f"mounting on {mountpoint}: the keeper was killed meanwhile; try again")
         (descriptor,) = answered[1]
         self._put = True
+        held.hold()
         try:
             attach(descriptor, mountpoint)
         finally:
             os.close(descriptor)
-        return record_kernel_mount(
-            self.root,
-            self._id,
-            mountpoint,
-            store=self._place,
-            reference=str(made["reference"]),
-            digest=str(made["digest"]),
-            reason=self._reason,
-            lazy=True,
-            background=self._image.background,
-            config=None if made["config"] is None else Path(made["config"]),
-            image=None if made["image"] is None else Path(made["image"]),
-            viewer=viewer,
-            warnings=made["warnings"],
-        )
+        try:
+            return record_kernel_mount(
+                self.root,
+                self._id,
+                mountpoint,
+                store=self._place,
+                reference=str(made["reference"]),
+                digest=str(made["digest"]),
+                reason=self._reason,
+                lazy=True,
+                background=self._image.background,
+                config=None if made["config"] is None else Path(made["config"]),
+                image=None if made["image"] is None else Path(made["image"]),
+                viewer=viewer,
+                warnings=made["warnings"],
+            )
+        except BaseException:
+            withdraw(self.root, mountpoint)
+            raise
 
     def _fork(self) -> Forked:
         place, root, first = self._place, self.root, (self._image, self._id)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from erofs_fs.mount import is_localised
 from erofs_fs.mount_table import KERNEL_TYPE
 from launch import mounts
-from launch.errors import MountImpossible
+from launch.errors import MountImpossible, NotMounted
 from launch.filler_life import LOG_NAME, control_path
-from launch.mountpoint import mount_at
+from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord
 from launch.root import state_directory
 
@@ -65,3 +67,15 @@ def record_kernel_mount(
     )
     mounts.write_record(root, record)
     return record
+
+
+def withdraw(root: Path, mountpoint: Path, record: MountRecord | None = None) -> None:
+    """Take what was mounted on *mountpoint* away again, in use or not, and its *record*; but nothing that
+    somebody has mounted over it or in its place.
+    """
+    entry = mount_at(mountpoint)
+    if entry is not None and is_localised(entry) and (record is None or record.device == entry.device):
+        with suppress(NotMounted, MountImpossible):
+            detach(mountpoint, lazy=True)
+    if record is not None:
+        mounts.forget(root, record)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
 from erofs_fs.errors import ErofsError, ErofsMissing
 from erofs_fs.holds import hold_path, lives
-from launch import mounts
 from launch.claim import Claim
 from launch.driver_choice import Choice, Driver, choose_driver
-from launch.errors import MountImpossible, NotMounted
+from launch.held_signals import ENDING, HeldSignals
 from launch.kernel_mount import KernelMount
+from launch.kernel_record import withdraw
 from launch.mount_request import MountRequest
-from launch.mountpoint import detach
 from launch.mounts import MountRecord
 from launch.store_options import store_root
 from rafs.errors import FormatUnsupported, ImageTooLarge
@@ -32,7 +30,8 @@ def mount_image(
     """Mount what *request* says; *on_ready* is called when the mount answers.
 
     With *foreground* the return is after the end of the mount, which signals that end processes take away.
-    Main thread only, and before the process has others.
+    Without, they take it away until *on_ready* has returned. Main thread only, and before the process has
+    others.
 
     Raises:
         what the drivers raise: `server.start_mount`, `kernel_mount.KernelMount`, `filled_mount.mount_filled`.
@@ -44,27 +43,38 @@ def mount_image(
         on_ready(mount_shared(request))
         return
     choice = choose(request)
-    if choice.driver is Driver.EROFS:
+    with HeldSignals() as held:
+        if choice.driver is Driver.EROFS:
+            try:
+                with Claim(request.mountpoint) as claim:
+                    record = KernelMount(request, choice.reason).put(claim.mountpoint, held)
+            except UNSUITABLE as error:
+                held.release()
+                choice = instead(request, error)
+        if choice.driver is Driver.FUSE:
+            from launch.server import start_mount
+
+            served = replace(request, driver_reason=choice.reason)
+            start_mount(served, foreground=foreground, on_ready=on_ready)
+            return
+        if choice.driver is Driver.FILLED:
+            from builder.progress import shown_progress
+            from launch.filled_mount import mount_filled
+
+            with shown_progress(sys.stderr) as progress:
+                record = mount_filled(request, choice.reason, progress, held)
+
+        def undo() -> None:
+            withdraw(request.root, record.mountpoint, record)
+
         try:
-            with Claim(request.mountpoint) as claim:
-                record = KernelMount(request, choice.reason).put(claim.mountpoint)
-        except UNSUITABLE as error:
-            choice = instead(request, error)
-    if choice.driver is Driver.FUSE:
-        from launch.server import start_mount
-
-        served = replace(request, driver_reason=choice.reason)
-        start_mount(served, foreground=foreground, on_ready=on_ready)
-        return
-    if choice.driver is Driver.FILLED:
-        from builder.progress import shown_progress
-        from launch.filled_mount import mount_filled
-
-        with shown_progress(sys.stderr) as progress:
-            record = mount_filled(request, choice.reason, progress)
-    on_ready(record)
-    if foreground:
-        _stay(request, record)
+            on_ready(record)
+            if foreground:
+                _stay(record, held, undo)
+            held.release(undo)
+        except BaseException:
+            undo()
+            raise
 
 
 def choose(request: MountRequest) -> Choice:
@@ -88,15 +98,13 @@ def instead(request: MountRequest, error: Exception) -> Choice:
     raise error
 
 
-def _stay(request: MountRequest, record: MountRecord) -> None:
-    """Return when the mount is gone, or take it away when told to end."""
+def _stay(record: MountRecord, held: HeldSignals, undo: Callable[[], None]) -> None:
+    """Return when the mount is gone, or when told to end; `undo` is done then."""
     assert record.store is not None, "kernel mounts have a store"
     path = hold_path(record.store, record.id)
-    stopping = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     while lives(path):
-        if signal.sigtimedwait(stopping, _LOOK_SECONDS) is not None:
-            with suppress(NotMounted, MountImpossible):
-                detach(record.mountpoint, lazy=True)
+        if held.noted or signal.sigtimedwait(ENDING, _LOOK_SECONDS) is not None:
+            held.noted.clear()  # it has had its effect
             break
-    mounts.forget(request.root, record)
+    undo()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from launch import containers, overlay
 from launch.driver_choice import Choice, Driver
 from launch.errors import LaunchError, NotMounted
+from launch.held_signals import HeldSignals
 from launch.kernel_mount import KernelMount
 from launch.log_lines import TEXT
 from launch.mountpoint import real_path
@@ -146,22 +147,24 @@ def _mount_image(wanted: MountRequest, how: KernelMount | Choice, undo: ExitStac
     from launch.mounting import UNSUITABLE, instead
     from launch.umount import unmount
 
-    if isinstance(how, KernelMount):
-        _load_the_rest()
-        try:
-            record = how.put(real_path(wanted.mountpoint), viewer=os.getpid())
-        except UNSUITABLE as error:
-            how = instead(wanted, error)
-    if isinstance(how, Choice) and how.driver is Driver.FILLED:
-        from builder.progress import SilentProgress
-        from launch.filled_mount import mount_filled
+    with HeldSignals() as held:
+        if isinstance(how, KernelMount):
+            _load_the_rest()
+            try:
+                record = how.put(real_path(wanted.mountpoint), held, viewer=os.getpid())
+            except UNSUITABLE as error:
+                held.release()
+                how = instead(wanted, error)
+        if isinstance(how, Choice) and how.driver is Driver.FILLED:
+            from builder.progress import SilentProgress
+            from launch.filled_mount import mount_filled
 
-        record = mount_filled(wanted, how.reason, SilentProgress(), viewer=os.getpid())
-    elif isinstance(how, Choice):
-        from launch.server import start_mount
+            record = mount_filled(wanted, how.reason, SilentProgress(), held, viewer=os.getpid())
+        elif isinstance(how, Choice):
+            from launch.server import start_mount
 
-        record = start_mount(replace(wanted, driver_reason=how.reason), meanwhile=_load_the_rest)
-    undo.callback(_tidily, lambda: unmount(wanted.mountpoint, wanted.root, lazy=True))
+            record = start_mount(replace(wanted, driver_reason=how.reason), meanwhile=_load_the_rest)
+        undo.callback(_tidily, lambda: unmount(wanted.mountpoint, wanted.root, lazy=True))
     for warning in record.warnings:
         log.warning("%s", warning)
     if record.config is None:

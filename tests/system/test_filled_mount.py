@@ -28,6 +28,7 @@ from launch import mounts
 from launch.driver_choice import SEEN, now
 from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
 from launch.filled_mount import mount_filled
+from launch.held_signals import HeldSignals
 from launch.image_request import ImageRequest
 from launch.images import open_image
 from launch.localised_image import NAME, kept_image
@@ -48,6 +49,7 @@ from tests.support.trees import Entry, file, tree
 from tests.system.test_erofs_mount import able
 from tests.system.test_fuse_mount import BIG
 from tests.system.test_kernel_mount import EVERYTHING, assert_shows, names_below
+from tests.system.test_lazy_kernel_mount import SIGNALLED
 
 pytestmark = pytest.mark.system
 
@@ -86,7 +88,8 @@ class Place:
 
     def mount(self, reference: str, *, timeout: float = 20, background: bool = True) -> MountRecord:
         request = self.request(reference, timeout=timeout, background=background)
-        return mount_filled(request, "the test says so", SilentProgress())
+        with HeldSignals() as held:
+            return mount_filled(request, "the test says so", SilentProgress(), held)
 
     def command(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         self.ask_nobody()
@@ -298,6 +301,20 @@ def test_forms_of_older_versions_are_replaced(place: Place) -> None:
     assert not old.exists()
 
 
+@pytest.mark.parametrize("foreground", [False, True])
+def test_a_command_that_is_ended_when_the_mount_has_just_appeared_leaves_none(
+    place: Place, foreground: bool
+) -> None:
+    place.ask_nobody()
+    words = ["mount", place.publish(SMALL), str(place.mountpoint), "--root", str(place.root)]
+    words += ["--driver", "erofs", *(["--foreground"] if foreground else [])]
+    signalled = [sys.executable, "-c", SIGNALLED, "launch.filled_mount", "mount", str(int(signal.SIGTERM))]
+    done = subprocess.run([*signalled, *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == (0 if foreground else 143), done
+    assert mount_at(place.mountpoint) is None
+    assert mounts.records(place.root) == []
+
+
 def test_the_mount_outlives_its_store_and_says_what_is_lacking(place: Place) -> None:
     reference = place.publish(SMALL)
     place.mount(reference)
@@ -309,11 +326,9 @@ def test_the_mount_outlives_its_store_and_says_what_is_lacking(place: Place) -> 
     # Another mount of the image fills it again, in place: the first one sees it.
     other = place.base / "other"
     other.mkdir()
-    mount_filled(
-        replace(place.request(reference), mountpoint=other),
-        "the test says so",
-        SilentProgress(),
-    )
+    request = replace(place.request(reference), mountpoint=other)
+    with HeldSignals() as held:
+        mount_filled(request, "the test says so", SilentProgress(), held)
     assert_shows(bytes(place.mountpoint), SMALL)
     assert_shows(bytes(other), SMALL)
     assert len(mounts.records(place.root)) == 2

@@ -156,6 +156,55 @@ def test_an_absent_image_is_shown_at_once_and_filled_as_it_is_read(place: Place)
     assert re.search(r"^kernel   asked \d+ times, of which \d+ waited, .* 0 windows are watched", text, re.M)
 
 
+# nopull, which is sent a signal when it has just called a function: module, name, signal, arguments.
+SIGNALLED = """
+import importlib, os, sys
+module, name, number = importlib.import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+original = getattr(module, name)
+def signalled(*words, **more):
+    found = original(*words, **more)
+    os.kill(os.getpid(), number)
+    return found
+setattr(module, name, signalled)
+import nopull
+sys.exit(nopull.main(sys.argv[4:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, -signal.SIGHUP)]
+)
+@pytest.mark.parametrize(
+    ("module", "name"), [("launch.kernel_mount", "attach"), ("launch.mounts", "write_record")]
+)
+@pytest.mark.parametrize("foreground", [False, True])
+def test_a_command_that_is_ended_when_the_mount_has_just_appeared_leaves_none(
+    place: Place, number: int, code: int, module: str, name: str, foreground: bool
+) -> None:
+    where = place.base / "mountpoint"
+    where.mkdir()
+    words = ["mount", place.publish(LARGE), str(where), "--root", str(place.root), "--driver", "erofs"]
+    words += ["--no-background", *(["--foreground"] if foreground else [])]
+    program = [sys.executable, "-c", SIGNALLED, module, name, str(int(number))]
+    done = subprocess.run([*program, *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == (0 if foreground else code), done
+    assert mount_at(where) is None
+    assert mounts.records(place.root) == []
+    until(lambda: not (keeper_status(place.root) or {}).get("mounts"))
+
+
+def test_a_mount_whose_record_cannot_be_written_does_not_stay(place: Place) -> None:
+    where = place.base / "mountpoint"
+    where.mkdir()
+    (place.root / "mounts").parent.mkdir(parents=True, exist_ok=True)
+    (place.root / "mounts").write_text("in the way")
+    done = place.command(
+        "mount", place.publish(LARGE), where, "--driver", "erofs", "--no-background", code=1
+    )
+    assert "mounts" in done.stderr
+    assert mount_at(where) is None
+
+
 def test_auto_takes_the_kernel_and_says_why(place: Place) -> None:
     where = place.mount(place.publish(LARGE), "mountpoint", "--driver", "auto")
     assert place.record(where).driver == "erofs"

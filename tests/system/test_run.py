@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 
 from chunk_store.keeper_client import KEEPER
+from launch import mounts
 from launch.keeper_start import end_keeper, keeper_status
 from tests.system.busybox_image import BUSYBOX, write_layout
+from tests.system.test_lazy_kernel_mount import SIGNALLED
 
 pytestmark = pytest.mark.system
 
@@ -367,6 +369,16 @@ def read_terminal(descriptor: int) -> str:
             break
         shown += piece
     return shown.decode(errors="replace")
+
+
+def test_interrupted_when_the_mount_has_just_appeared_it_leaves_nothing(run: Runner) -> None:
+    if run.driver == "fuse":
+        pytest.skip("a server ends with its starter")
+    program = [sys.executable, "-c", SIGNALLED, "launch.kernel_mount", "attach", str(int(signal.SIGTERM))]
+    words = [*program, *run.arguments(run.image, "true")]
+    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 128 + signal.SIGTERM, done
+    assert mounts.records(run.root) == []
 
 
 def test_a_terminal_is_the_containers_and_ours_is_as_before(run: Runner) -> None:
