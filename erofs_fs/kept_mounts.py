@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from chunk_store.doorway import WINDOWS
 from erofs_fs import readahead
-from erofs_fs.errors import ErofsError
+from erofs_fs.errors import ErofsError, MountFailed
 from erofs_fs.hold_watch import HoldWatch
 from erofs_fs.holds import hold_path, living
 from erofs_fs.localised_file import devices_of
 from erofs_fs.mount import detached
 from erofs_fs.watched import Watched, WatchedWindows
 from rafs.errors import FormatInvalid
+from rafs.window_slots import WindowDevice
 
 UNTAKEN_SECONDS: Final = 30.0  # a mount that was made and that nobody has attached is dropped then
+_ATTEMPTS: Final = 5  # to mount windows that the store removes and makes anew meanwhile
 
 
 class Mount:
@@ -90,18 +92,17 @@ class KeptMounts:
         Raises:
             OSError, ErofsError, FormatInvalid: it cannot be made; nothing is left of it.
         """
-        windows: list[Watched] = []
-        hold = hold_path(self._root, mount_id)
-        try:
-            devices = devices_of(image)
-            windows = self._windows.take(devices)
+        devices = devices_of(image)
+        for _ in range(_ATTEMPTS):
             before = readahead.numbers()
-            descriptor = detached(image, self._root / WINDOWS, [device.id for device in devices], hold)
-        except (OSError, ErofsError, FormatInvalid):
+            windows, descriptor = self._watched_mount(mount_id, image, devices)
+            if self._windows.settle_new(windows):
+                break
+            os.close(descriptor)
             self._windows.release(windows)
-            raise
+        else:
+            raise MountFailed(f"mounting {image}: its windows are replaced each time; try again")
         readahead.tune_readahead(before)
-        self._windows.settle_new(windows)
         mount = Mount(mount_id, request, windows)
         mount.descriptor = descriptor
         mount.untaken_until = time.monotonic() + UNTAKEN_SECONDS
@@ -143,6 +144,17 @@ class KeptMounts:
                 self._say(f"mount {mount.id} was made and never attached")
                 self.taken(mount)
         return [self._mounts[mount_id] for mount_id in self._holds.overdue(now)]
+
+    def _watched_mount(
+        self, mount_id: str, image: Path, devices: Sequence[WindowDevice]
+    ) -> tuple[list[Watched], int]:
+        windows = self._windows.take(devices)
+        names = [device.id for device in devices]
+        try:
+            return windows, detached(image, self._root / WINDOWS, names, hold_path(self._root, mount_id))
+        except (OSError, ErofsError):
+            self._windows.release(windows)
+            raise
 
     def _add(self, mount: Mount) -> None:
         self._mounts[mount.id] = mount

@@ -90,11 +90,22 @@ class WatchedWindows:
             elif window.there == window.length:
                 window.there = 0  # cut by somebody since it was complete
 
-    def settle_new(self, windows: Iterable[Watched]) -> None:
-        """`settle` for what was just taken: what was complete then."""
+    def settle_new(self, windows: Iterable[Watched]) -> bool:
+        """`settle` for what was just taken, now that the kernel has opened it, which nobody removes from now
+        on; False if one was replaced meanwhile: the kernel may have opened another file than is watched.
+        """
         for window in windows:
-            if window.there == window.length:
-                self._unwatch(window)
+            try:
+                found = self._status(window.place)
+            except OSError:
+                return False
+            if found.st_ino != window.inode:
+                return False
+            if found.st_size == window.length:
+                self.complete(window)
+            elif window.there == window.length:
+                window.there = 0
+        return True
 
     def complete(self, window: Watched) -> None:
         """All of the window is there."""

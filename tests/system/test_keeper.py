@@ -19,10 +19,12 @@ import pytest
 from chunk_store.doorway import Doorway
 from chunk_store.keeper_client import ask_keeper
 from chunk_store.window_file import Removal, WindowDirectory
-from erofs_fs import handover
-from erofs_fs.errors import KeeperFailed, PostTaken
-from erofs_fs.holds import forget_hold, hold_path, lives, living
+from erofs_fs import fanotify, handover, kept_mounts, syscalls
+from erofs_fs.errors import KeeperFailed, MountFailed, PostTaken
+from erofs_fs.holds import forget_hold, hold_path, lives, living, make_hold
 from erofs_fs.keeper_program import start_keeper
+from erofs_fs.mount import detached
+from erofs_fs.watched import WatchedWindows
 from launch.keeper_start import keeper_status, lacking
 from launch.mountpoint import detach, mount_at
 from tests.system.kept_store import (
@@ -553,6 +555,46 @@ def test_an_image_that_the_kernel_refuses_leaves_no_mark(store: KeptStore, shown
             store.mount(link, shown, "second")
         status = store.status()
         assert (status["windows"], status["watched"], status["mounts"]) == (0, 0, {})
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_window_that_is_replaced_while_it_is_mounted_is_watched_or_the_mount_refused(
+    store: KeptStore, shown: Shown, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    replaced = shown.windows("f0")[0]
+    calls = 0
+
+    def late(image: Path, windows: Path, window_ids: list[str], hold: Path) -> int:
+        nonlocal calls
+        calls += 1
+        if calls <= times:
+            assert store.directory.remove(replaced) is Removal.REMOVED
+            (store.base / f"takes the number {calls}").touch()
+            store.directory.reserve([replaced])
+        return detached(image, windows, window_ids, hold)
+
+    monkeypatch.setattr(kept_mounts, "detached", late)
+    group, door = fanotify.open_group(), syscalls.open_tree_clone(bytes(store.directory.path))
+    watched = WatchedWindows(group, door)
+    mounts = kept_mounts.KeptMounts(store.root, watched, print)
+    hold = make_hold(store.root, "m", shown.path, {})
+    try:
+        if times == 1:
+            mounts.make("m", shown.path, {})
+            window = watched.of_id(replaced)
+            assert window is not None and window.watched
+            assert window.inode == store.window(replaced).stat().st_ino
+            assert store.directory.remove(replaced) is Removal.HELD
+            made = mounts.untaken("m")
+            assert made is not None and calls == 2
+            mounts.taken(made)
+        else:
+            with pytest.raises(MountFailed, match="replaced each time"):
+                mounts.make("m", shown.path, {})
+            assert len(watched) == 0 and watched.watched == 0
+    finally:
+        for descriptor in (group, door, hold, mounts.descriptor):
+            os.close(descriptor)
 
 
 def test_a_reader_that_is_killed_leaves_nothing_behind(store: KeptStore, shown: Shown) -> None:
