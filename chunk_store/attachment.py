@@ -113,7 +113,7 @@ class Attachment:
         """The numbers of all windows, which `when_local` takes, by their ids."""
         return {self._index[number].id: number for number in self._index.distinct()}
 
-    def read(self, blob_index: int, offset: int, size: int) -> bytes:
+    def read(self, blob_index: int, offset: int, size: int, until: float | None = None) -> bytes:
         """Return exactly *size* verified bytes at *offset* of the blob's uncompressed address space; waits
         for what is not local.
 
@@ -121,13 +121,16 @@ class Attachment:
 
         Raises:
             RangeOutside: the blob has no such bytes.
-            ChunkUnavailable: they could not be fetched within `Limits.read_seconds`, or the attachment was
-            closed.
+            ChunkUnavailable: they could not be fetched within `Limits.read_seconds`, or by *until*, in
+            seconds of the monotonic clock, if that is earlier; or the attachment was closed.
             ChunkCorrupt: the remote's bytes are wrong, also after fetching them again.
         """
         pieces = list(self._index.pieces(blob_index, offset, size))
         self._counters.touched(blob_index, offset, size)
-        deadline = time.monotonic() + self._shared.limits.read_seconds
+        began = time.monotonic()
+        deadline = began + self._shared.limits.read_seconds
+        if until is not None:
+            deadline = min(deadline, until)
         originals = [self._index.original[number] for number, _, _ in pieces]
         for number in originals:
             if self._counters.touched_window(number):
@@ -139,6 +142,18 @@ class Attachment:
             for number, (_, begin, end) in zip(originals, pieces, strict=True)
         ]
         return found[0] if len(found) == 1 else b"".join(found)
+
+    def is_local(self, blob_index: int, offset: int, size: int) -> bool:
+        """Whether `read` of these bytes would not have to wait, as far as is known; fetches nothing.
+
+        Raises:
+            RangeOutside: the blob has no such bytes.
+        """
+        return all(
+            self._scheduler.is_present(self._index.original[number])
+            or self._shared.memory.get(self._index[number].id) is not None
+            for number, _, _ in self._index.pieces(blob_index, offset, size)
+        )
 
     def when_local(self, number: int, end: int, listener: Listener) -> None:
         """Have *listener* called once: with None when the first *end* bytes of window *number* are verified

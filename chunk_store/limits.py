@@ -16,7 +16,9 @@ from dataclasses import dataclass
 class Limits:
     """Seconds, counts and compressed bytes."""
 
-    read_seconds: float = 30.0  # a reader gets its bytes or an error within this
+    # A reader gets its bytes or an error within 30 s. Not this many: who has waited for a page behind another
+    # reader may wait a little longer (`recent_failures`), and a busy machine takes its time, too.
+    read_seconds: float = 25.0
     fetch_seconds: float = 60.0  # a fetch that somebody waits for is retried this long
     elsewhere_seconds: float = 10.0  # another process stands still in the middle of a window: fetch beside it
     demand_connections: int = 8  # distinct windows missed at the same time

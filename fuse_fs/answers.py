@@ -19,6 +19,7 @@ from fuse_fs.errors import (
     NotSupported,
     RoomTooSmall,
     TreeReadOnly,
+    WaitedAlready,
 )
 
 REFUSALS: dict[type[BaseException], int] = {
@@ -32,6 +33,7 @@ REFUSALS: dict[type[BaseException], int] = {
     TreeReadOnly: errno.EROFS,
     MessageInvalid: errno.EINVAL,
     RoomTooSmall: errno.ERANGE,
+    WaitedAlready: errno.EIO,  # which was logged when it had waited
 }
 
 

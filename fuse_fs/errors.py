@@ -23,6 +23,10 @@ class MountFailed(FuseError):
     """The kernel, or a program or library between, refused the mount."""
 
 
+class WaitedAlready(FuseError):
+    """Whoever asks has waited for these bytes in vain just now, and they have not come since."""
+
+
 class ReadIncomplete(FuseError):
     """Fewer bytes came than the file has there; passed on, they would truncate the file for its reader."""
 

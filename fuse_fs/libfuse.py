@@ -18,17 +18,18 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from chunk_store.recent_failures import RecentFailures
 from fuse_fs.answers import errno_of, is_failure
-from fuse_fs.errors import FuseMissing, MountFailed
+from fuse_fs.errors import FuseMissing, MountFailed, WaitedAlready
 from fuse_fs.mount_options import SUBTYPE, fsname_option
 from fuse_fs.operations import FOREVER, PARALLEL_READS
 from fuse_fs.paths import TreeByPath
-from fuse_fs.recent_failures import RecentFailures
 from fuse_fs.tree import BLOCK, ImageTree
 from rafs.directory import name_text
 
@@ -157,6 +158,7 @@ class Callbacks:
         self._tree = TreeByPath(tree)
         self._on_ready = on_ready
         self._new_stat = fuse.c_stat
+        self._context: Callable[[], tuple[int, int, int]] = fuse.fuse_get_context
         self._failed: RecentFailures[bytes] = RecentFailures()  # by path
 
     def init(self, _: Any) -> int:
@@ -200,16 +202,23 @@ class Callbacks:
         return 0
 
     def read(self, path: bytes, answer: Any, size: int, offset: int, _: Any) -> int:
-        if self._failed.covers(path, offset):
-            return -errno.EIO
+        asker, since = self._asker(), time.monotonic()
+        until = self._failed.until(path, asker, offset)
+        if until is not None and until <= since and not self._tree.is_local(path, offset, size):
+            raise WaitedAlready(f"thread {asker} has waited for byte {offset} of {name_text(path)} already")
         try:
-            content = self._tree.read(path, offset, size)
+            content = self._tree.read(path, offset, size, until)
         except BaseException as error:
             if is_failure(error):
-                self._failed.note(path, offset, size)
+                self._failed.note(path, asker, offset, offset + size, since)
             raise
         ctypes.memmove(answer, content, len(content))
         return len(content)
+
+    def _asker(self) -> int:
+        """The thread that asks, as it is seen from here."""
+        _, _, pid = self._context()
+        return pid
 
     def statfs(self, _: bytes, answer: Any) -> int:
         space, shown = self._tree.space(), answer.contents

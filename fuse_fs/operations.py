@@ -105,6 +105,14 @@ class Operations:
         except struct.error as error:
             raise MessageInvalid(f"request {request} with {len(body)} bytes: {error}") from error
 
+    def read(self, node: int, offset: int, size: int, until: float | None = None) -> bytes:
+        """The body of the reply to a READ, as `ImageTree.read` gives it."""
+        return self._tree.read(self._inode(node), offset, size, until)
+
+    def is_local(self, node: int, offset: int, size: int) -> bool:
+        """Whether a READ of these bytes would not have to wait."""
+        return self._tree.is_local(self._inode(node), offset, size)
+
     def inode_number(self, node: int) -> Nid:
         """The number in the image of what the kernel calls *node*."""
         return self._root if node == ROOT_NODE else Nid(node - _NODE_OFFSET)
@@ -150,7 +158,7 @@ class Operations:
 
     def _read(self, node: int, body: memoryview) -> bytes:
         _, offset, size, _, _, _, _ = READ_IN.unpack_from(body)
-        return self._tree.read(self._inode(node), offset, size)
+        return self.read(node, offset, size)
 
     def _statfs(self, _: int, __: memoryview) -> bytes:
         space = self._tree.space()

@@ -58,9 +58,13 @@ class TreeByPath:
         """The size of the whole image."""
         return self._tree.space()
 
-    def read(self, path: bytes, offset: int, size: int) -> bytes:
+    def read(self, path: bytes, offset: int, size: int, until: float | None = None) -> bytes:
         """*size* bytes of a file from byte *offset*; fewer only where the file ends."""
-        return self._tree.read(self.inode(path), offset, size)
+        return self._tree.read(self.inode(path), offset, size, until)
+
+    def is_local(self, path: bytes, offset: int, size: int) -> bool:
+        """Whether `read` of these bytes would not have to wait."""
+        return self._tree.is_local(self.inode(path), offset, size)
 
     def _find(self, path: bytes) -> Nid:
         nid = self._recall(path)

@@ -10,14 +10,16 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 
+from chunk_store.recent_failures import RecentFailures
 from fuse_fs.answers import errno_of, is_failure
 from fuse_fs.crew import Crew
 from fuse_fs.device import is_gone
+from fuse_fs.errors import MessageInvalid, WaitedAlready
 from fuse_fs.operations import Operations
 from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, UNANSWERED, Request, word_for
-from fuse_fs.recent_failures import RecentFailures
 from fuse_fs.tree import ImageTree
 from rafs.directory import name_text
 
@@ -98,14 +100,14 @@ class Session:
             if size < IN_HEADER.size:
                 log.error("a message of %d bytes from the kernel is no request", size)
                 continue
-            length, request, unique, node, *_ = IN_HEADER.unpack_from(message)
+            length, request, unique, node, _, _, asker, *_ = IN_HEADER.unpack_from(message)
             if length != size:
                 self._refuse(unique, errno.EINVAL)
                 continue
             self._asked[request] = self._asked.get(request, 0) + 1
             if request == Request.READ:
                 body = bytes(message[IN_HEADER.size : size])
-                return lambda: self._answer_read(unique, node, memoryview(body))
+                return lambda: self._answer_read(unique, node, asker, memoryview(body))
             if request not in UNANSWERED:
                 self._answer(request, unique, node, message[IN_HEADER.size : size])
 
@@ -121,20 +123,29 @@ class Session:
         if request == Request.INIT:
             self._on_ready()
 
-    def _answer_read(self, unique: int, node: int, body: memoryview) -> None:
-        if len(body) >= READ_IN.size and self._failed.covers(node, READ_IN.unpack_from(body)[1]):
-            self._refuse(unique, errno.EIO)
-            return
+    def _answer_read(self, unique: int, node: int, asker: int, body: memoryview) -> None:
+        since = time.monotonic()
         try:
-            content = self._operations.answer(Request.READ, node, body)
+            content = self._read(node, asker, body, since)
         except BaseException as error:  # noqa: BLE001
-            if is_failure(error):
-                _, offset, size, *_ = READ_IN.unpack_from(body)
-                self._failed.note(node, offset, size)
             self._log(Request.READ, node, error)
+            if is_failure(error):
+                # Not before the log, which may take its time: the kernel asks again after the reply.
+                _, offset, size, *_ = READ_IN.unpack_from(body)
+                self._failed.note(node, asker, offset, offset + size, since)
             self._refuse(unique, errno_of(error))
             return
         self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
+
+    def _read(self, node: int, asker: int, body: memoryview, now: float) -> bytes:
+        """*asker*: the thread that reads, as seen from here, 0 if it is not. Readahead names it, too."""
+        if len(body) < READ_IN.size:
+            raise MessageInvalid(f"a read of {len(body)} bytes is no request")
+        _, offset, size, *_ = READ_IN.unpack_from(body)
+        until = self._failed.until(node, asker, offset)
+        if until is not None and until <= now and not self._operations.is_local(node, offset, size):
+            raise WaitedAlready(f"thread {asker} has waited for byte {offset} of node {node} already")
+        return self._operations.read(node, offset, size, until)
 
     def _refuse(self, unique: int, number: int) -> None:
         self._reply(OUT_HEADER.pack(OUT_HEADER.size, -number, unique), b"")

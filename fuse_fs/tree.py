@@ -30,8 +30,13 @@ BLOCK = 4096  # bytes; st_blksize, and what st_blocks is rounded up to, as in an
 class BlobBytes(Protocol):
     """What the tree needs of a `chunk_store.Attachment`."""
 
-    def read(self, blob_index: int, offset: int, size: int) -> bytes:
-        """Exactly *size* bytes of a blob's uncompressed address space, or an error."""
+    def read(self, blob_index: int, offset: int, size: int, until: float | None = None) -> bytes:
+        """Exactly *size* bytes of a blob's uncompressed address space, or an error; by *until* at the latest,
+        in seconds of the monotonic clock.
+        """
+
+    def is_local(self, blob_index: int, offset: int, size: int) -> bool:
+        """Whether reading these bytes would not have to wait."""
 
 
 class Space(NamedTuple):
@@ -126,10 +131,11 @@ class ImageTree:
         """A path that leads to each inode, for people; the first call walks through the image."""
         return self._names.paths(nids)
 
-    def read(self, inode: Inode, offset: int, size: int) -> bytes:
+    def read(self, inode: Inode, offset: int, size: int, until: float | None = None) -> bytes:
         """*size* bytes of a file from byte *offset*; fewer only where the file ends.
 
-        Neighbouring chunks that lie one behind the other in a blob are read in one go.
+        Neighbouring chunks that lie one behind the other in a blob are read in one go, each run of them by
+        *until* at the latest.
 
         Raises:
             IsADirectory, NotAFile.
@@ -146,13 +152,23 @@ class ImageTree:
             return b""
         self.first_reads.note(inode.nid)
         runs = self._runs(inode, offset, stop)
-        pieces = [self._attachment.read(blob, start, length) for blob, start, length in runs]
+        pieces = [self._attachment.read(blob, start, length, until) for blob, start, length in runs]
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(content) != stop - offset:
             raise ReadIncomplete(
                 f"reading inode {inode.nid} from {offset}: got {len(content)} bytes, expected {stop - offset}"
             )
         return content
+
+    def is_local(self, inode: Inode, offset: int, size: int) -> bool:
+        """Whether `read` of these bytes of a file would not have to wait, as far as is known.
+
+        Raises:
+            rafs.FormatInvalid: the bootstrap is broken there.
+        """
+        stop = min(offset + size, inode.size)
+        runs = self._runs(inode, offset, stop) if offset < stop else []
+        return all(self._attachment.is_local(*run) for run in runs)
 
     def _runs(self, inode: Inode, offset: int, stop: int) -> list[tuple[int, int, int]]:
         """(blob, place in it, length) of the bytes *offset* to *stop*; what touches is one run."""

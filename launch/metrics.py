@@ -31,15 +31,19 @@ class TimedBytes:
         self._wrapped = wrapped
         self._observe = observe
 
-    def read(self, blob_index: int, offset: int, size: int) -> bytes:
+    def read(self, blob_index: int, offset: int, size: int, until: float | None = None) -> bytes:
         """As `chunk_store.Attachment.read`."""
         began, good = time.monotonic(), False
         try:
-            content = self._wrapped.read(blob_index, offset, size)
+            content = self._wrapped.read(blob_index, offset, size, until)
             good = True
         finally:
             self._observe(time.monotonic() - began, good)
         return content
+
+    def is_local(self, blob_index: int, offset: int, size: int) -> bool:
+        """As `chunk_store.Attachment.is_local`; not observed."""
+        return self._wrapped.is_local(blob_index, offset, size)
 
 
 class MetricsServer:

@@ -60,6 +60,19 @@ def test_without_background_only_what_is_read_is_fetched(store: ChunkStore) -> N
     ]
 
 
+def test_whether_bytes_are_local_is_told_without_fetching_them(store: ChunkStore) -> None:
+    source = ScriptedSource(BLOB)
+    attachment = store.attach([BLOB.meta], source, background=False)
+    window = BLOB.windows[2]
+    assert not attachment.is_local(0, window.start, 10) and source.asked == []
+    attachment.read(0, window.start, window.length)
+    assert eventually(lambda: attachment.is_local(0, window.start, window.length))
+    assert not attachment.is_local(0, window.start - 1, 2)
+    with pytest.raises(RangeOutside):
+        attachment.is_local(0, len(BLOB.plain), 1)
+    assert len(source.asked) == 1
+
+
 def test_files_are_made_before_anybody_reads_and_nothing_is_fetched_for_that(store: ChunkStore) -> None:
     source = ScriptedSource(BLOB)
     attachment = store.attach([BLOB.meta], source, background=False)

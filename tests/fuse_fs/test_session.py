@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from fuse_fs import crew
+from chunk_store.recent_failures import GRACE_SECONDS, RecentFailures
+from fuse_fs import crew, session
 from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, ROOT_NODE, Request
 from fuse_fs.session import Session
 from fuse_fs.tree import ImageTree
@@ -31,12 +32,28 @@ class Gated:
         self._content = content
         self.gate = threading.Semaphore(0)
         self.failure: Exception | None = None
+        self.local = False
+        self.limits: list[float | None] = []  # of each read
 
-    def read(self, _: int, offset: int, size: int) -> bytes:
+    def read(self, _: int, offset: int, size: int, until: float | None = None) -> bytes:
+        self.limits.append(until)
         assert self.gate.acquire(timeout=PATIENCE)
         if self.failure is not None:
             raise self.failure
         return self._content[offset : offset + size]
+
+    def is_local(self, _: int, __: int, ___: int) -> bool:
+        return self.local
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Served:
@@ -53,12 +70,14 @@ class Served:
         self.session = Session(self.tree, device, self.ready.set, self.ended.set, {})
         self.session.start()
 
-    def send(self, request: int, unique: int, body: bytes = b"", node: int = ROOT_NODE) -> None:
+    def send(
+        self, request: int, unique: int, body: bytes = b"", node: int = ROOT_NODE, asker: int = 0
+    ) -> None:
         size = IN_HEADER.size + len(body)
-        self.kernel.send(IN_HEADER.pack(size, request, unique, node, 0, 0, 0, 0, 0) + body)
+        self.kernel.send(IN_HEADER.pack(size, request, unique, node, 0, 0, asker, 0, 0) + body)
 
-    def send_read(self, unique: int, size: int = 100, offset: int = 0) -> None:
-        self.send(Request.READ, unique, READ_IN.pack(0, offset, size, 0, 0, 0, 0), self.node)
+    def send_read(self, unique: int, size: int = 100, offset: int = 0, asker: int = 7) -> None:
+        self.send(Request.READ, unique, READ_IN.pack(0, offset, size, 0, 0, 0, 0), self.node, asker)
 
     def reply(self) -> tuple[int, int, bytes]:
         """(id, errno, body)."""
@@ -135,6 +154,60 @@ def test_a_failure_is_an_input_output_error_with_a_path_in_the_log(
     # The kernel asks again for the page, and the reader has waited already.
     served.send_read(2)
     assert served.reply() == (2, errno.EIO, b"")
+
+
+def test_who_has_waited_in_vain_is_not_made_to_wait_again_and_whoever_has_not_is(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.bytes.failure = ValueError("a defect")
+    served.bytes.gate.release()
+    served.send_read(1, size=8192, asker=41)
+    assert served.reply() == (1, errno.EIO, b"")
+    served.bytes.failure = None
+    served.send_read(2, asker=42)
+    served.send_read(3, size=4096, offset=4096, asker=41)
+    assert served.reply() == (3, errno.EIO, b"")
+    served.bytes.gate.release()
+    assert served.reply() == (2, 0, CONTENT[:100])
+    assert served.bytes.limits == [None, None]
+    assert caplog.text.count("read /f: ValueError") == 1
+
+
+def test_who_may_have_waited_behind_another_waits_a_little_longer_than_he(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(session, "time", clock)
+    served.session._failed = RecentFailures(clock.monotonic)
+    served.bytes.failure = ValueError("a defect")
+    served.send_read(1, asker=41)
+    give_up = time.monotonic() + PATIENCE
+    while not served.bytes.limits:
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+    clock.now += 25
+    served.bytes.gate.release()
+    assert served.reply() == (1, errno.EIO, b"")
+    served.bytes.gate.release()
+    served.send_read(2, asker=42)
+    assert served.reply() == (2, errno.EIO, b"")
+    assert served.bytes.limits == [None, clock.now + GRACE_SECONDS]
+    clock.now += GRACE_SECONDS
+    served.bytes.gate.release()
+    served.send_read(3, asker=43)
+    assert served.reply() == (3, errno.EIO, b"")
+    assert len(served.bytes.limits) == 3
+
+
+def test_who_has_waited_in_vain_gets_what_has_come_since(served: Served) -> None:
+    served.bytes.failure = ValueError("a defect")
+    served.bytes.gate.release()
+    served.send_read(1)
+    assert served.reply() == (1, errno.EIO, b"")
+    served.bytes.failure, served.bytes.local = None, True
+    served.bytes.gate.release()
+    served.send_read(2)
+    assert served.reply() == (2, 0, CONTENT[:100])
 
 
 def test_messages_that_are_none_are_refused_or_passed_over(

@@ -54,10 +54,14 @@ class Memory:
     asked: list[tuple[int, int, int]] = field(default_factory=list)
     missing: int = 0  # bytes to leave out at the end of every answer
 
-    def read(self, blob_index: int, offset: int, size: int) -> bytes:
+    def read(self, blob_index: int, offset: int, size: int, until: float | None = None) -> bytes:
         self.asked.append((blob_index, offset, size))
         content = self.image.devices[self.image.blobs[blob_index].id]
         return content[offset : offset + size - self.missing]
+
+    def is_local(self, blob_index: int, offset: int, size: int) -> bool:
+        self.asked.append((blob_index, offset, size))
+        return not self.missing
 
 
 def shown_by_number(root: Entry, *, missing: int = 0) -> tuple[ImageTree, Memory]:
@@ -210,3 +214,14 @@ def test_space_counts_the_blobs_and_the_inodes() -> None:
     image, _ = shown(tree(file(b"f", os.urandom(10 * CHUNK)), file(b"g")))
     assert image.space().blocks > 10
     assert image.space().inodes == 3
+
+
+def test_bytes_of_a_file_are_local_when_all_they_lie_in_are() -> None:
+    content = os.urandom(3 * CHUNK)
+    image, memory = shown(tree(file(b"f", content), file(b"empty", b"")))
+    assert image.is_local(b"/f", CHUNK, 10 * CHUNK)
+    ((_, _, size),) = memory.asked
+    assert size == 2 * CHUNK  # to the file's end
+    memory.missing = 1
+    assert not image.is_local(b"/f", 0, 1)
+    assert image.is_local(b"/f", 3 * CHUNK, 1) and image.is_local(b"/empty", 0, 1)

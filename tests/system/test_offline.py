@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from fuse_fs.recent_failures import STILL_FAILED_SECONDS
+from chunk_store.recent_failures import STILL_FAILED_SECONDS
 from launch import mounts
 from launch.control import ask
 from launch.image_request import ImageRequest
