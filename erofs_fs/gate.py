@@ -17,11 +17,10 @@ from typing import Final
 from erofs_fs import fanotify
 from erofs_fs.journal import Journal, Waiting
 from erofs_fs.lock_owners import lock_owners
+from erofs_fs.refused import Refused
 from erofs_fs.watched import Watched, WatchedWindows
 
 READER_SECONDS: Final = 25.0  # a reader gets its bytes within this, or an error
-# After readahead was refused the kernel asks once more, at once, for the page that a reader waits for.
-STILL_REFUSED_SECONDS: Final = 0.25
 _OWNER_SECONDS: Final = 0.25  # who waits this long may be filling the very window: see `_release_owners`
 _BATCH: Final = 64  # events read at once
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -60,6 +59,7 @@ class Gate:
         self._reader_seconds = reader_seconds
         self._waiting: dict[int, Waiting] = {}  # by number, in the order of their times
         self._owners_at = 0.0
+        self._refused = Refused(lambda: time.monotonic())
         self.counts = dict.fromkeys(("events", "at_once", "waited", "refused", "own"), 0)
         self.waited_seconds = 0.0
 
@@ -127,7 +127,7 @@ class Gate:
         window.there = max(window.there, min(end, window.length))
         now = time.monotonic()
         for number, needed in list(window.waiting.items()):
-            if needed <= window.there:
+            if needed.stop <= window.there:
                 self._dismiss(window, number, now, yes=True)
 
     def lost(self, window_id: str, until: int = 0) -> None:
@@ -143,10 +143,11 @@ class Gate:
         kernel asks again for the same.
         """
         now = time.monotonic()
-        window.refused_until = now + STILL_REFUSED_SECONDS
-        for number in list(window.waiting):
-            if until is None or self._waiting[number].since <= until:
+        for number, needed in list(window.waiting.items()):
+            waiting = self._waiting[number]
+            if until is None or waiting.since <= until:
                 self.counts["refused"] += 1
+                self._refused.note(window.id, waiting.pid, needed.start, needed.stop, waiting.since)
                 self._dismiss(window, number, now, yes=False)
 
     def due(self) -> float | None:
@@ -190,17 +191,28 @@ class Gate:
         elif min(event.end, window.length) <= window.there or self._has_become_whole(window):
             self.counts["at_once"] += 1
             self._answer(event.number, yes=True)
-        elif (now := time.monotonic()) < window.refused_until:
-            self._answer(event.number, yes=False)
         elif event.number >= self._journal.capacity:
             self._say("an access was refused: too many descriptors are open")
             self._answer(event.number, yes=False)
         else:
-            self.counts["waited"] += 1
-            end = min(event.end, window.length)
-            waiting = Waiting(event.number, window.inode, end, now, event.pid)
-            self._journal.note(waiting)
-            self._admit(window, waiting)
+            self._let_wait(window, event)
+
+    def _let_wait(self, window: Watched, event: fanotify.Event) -> None:
+        """Unless it has waited already; if only part of that is left, it counts as having begun earlier."""
+        since = time.monotonic()
+        until = self._refused.until(window.id, event.pid, event.offset)
+        if until is not None:
+            if until <= since:
+                self._answer(event.number, yes=False)
+                return
+            since = min(since, until - self._reader_seconds)
+        self.counts["waited"] += 1
+        end = min(event.end, window.length)
+        waiting = Waiting(event.number, window.inode, end, since, event.pid)
+        self._journal.note(waiting)
+        self._admit(window, waiting, event.offset)
+        if until is not None:
+            self._waiting = dict(sorted(self._waiting.items(), key=lambda item: item[1].since))
 
     def _has_become_whole(self, window: Watched) -> bool:
         """Whether somebody has completed it who did not tell: a server of the other driver, or a filler that
@@ -211,9 +223,9 @@ class Gate:
         self._windows.complete(window)
         return True
 
-    def _admit(self, window: Watched, waiting: Waiting) -> None:
+    def _admit(self, window: Watched, waiting: Waiting, start: int = 0) -> None:
         self._waiting[waiting.number] = waiting
-        window.waiting[waiting.number] = waiting.end
+        window.waiting[waiting.number] = range(start, waiting.end)
         self._need(window, waiting.end)
 
     def _dismiss(self, window: Watched, number: int, now: float, *, yes: bool) -> None:

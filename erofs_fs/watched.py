@@ -20,7 +20,7 @@ from rafs.window_slots import WindowDevice
 class Watched:
     """One window, as far as some mount of this keeper needs it."""
 
-    __slots__ = ("id", "inode", "length", "mounts", "refused_until", "there", "waiting", "watched")
+    __slots__ = ("id", "inode", "length", "mounts", "there", "waiting", "watched")
 
     def __init__(self, window_id: str, inode: int, length: int) -> None:
         self.id = window_id
@@ -29,8 +29,7 @@ class Watched:
         self.there = 0  # bytes from the beginning that a filler has told to be verified
         self.watched = False
         self.mounts = 0
-        self.waiting: dict[int, int] = {}  # accesses by number: the bytes they need, from the beginning
-        self.refused_until = 0.0
+        self.waiting: dict[int, range] = {}  # accesses by number: the bytes they are of
 
     @property
     def place(self) -> str:

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from chunk_store.recent_failures import GRACE_SECONDS, OWN_SECONDS, STILL_FAILED_SECONDS
 from erofs_fs import fanotify, gate
 from erofs_fs.errors import QueueOverflow
-from erofs_fs.gate import STILL_REFUSED_SECONDS, Gate
+from erofs_fs.gate import Gate
 from erofs_fs.journal import Journal, Waiting, new_journal
+from erofs_fs.refused import READAHEAD_SECONDS
 from erofs_fs.watched import Watched, WatchedWindows
 from rafs.window_slots import WindowDevice
 from rafs.windows import WindowId
@@ -278,14 +280,93 @@ def test_an_event_without_a_range_waits_for_the_whole_window(bench: Bench) -> No
     assert bench.needed == [(name_of(0), LENGTH)]
 
 
-def test_what_was_refused_is_refused_again_while_the_kernel_asks_for_the_rest_of_it(bench: Bench) -> None:
-    readahead = bench.take(0, 0, LENGTH)
+def test_who_was_refused_is_refused_again_when_the_kernel_asks_for_the_page_however_late(
+    bench: Bench,
+) -> None:
+    readahead = bench.take(0, PAGE, 4 * PAGE, pid=50)
+    bench.clock.now += 19
     bench.gate.lost(name_of(0))
-    page = bench.take(0, 0, PAGE)
+    bench.clock.now += OWN_SECONDS * 0.9
+    page = bench.take(0, 2 * PAGE, PAGE, pid=50)
     assert bench.answers() == [(readahead, NO), (page, NO)]
-    bench.clock.now += STILL_REFUSED_SECONDS
-    bench.take(0, 0, PAGE)
+    bench.clock.now += STILL_FAILED_SECONDS
+    bench.take(0, 2 * PAGE, PAGE, pid=50)  # for the process itself
     assert bench.answers() == [] and len(bench.needed) == 2
+
+
+def test_who_has_not_waited_is_not_refused_with_those_who_have(bench: Bench) -> None:
+    refused = bench.take(0, 0, 4 * PAGE, pid=50)
+    bench.clock.now += 19
+    bench.gate.lost(name_of(0))
+    assert bench.answers() == [(refused, NO)]
+    other = bench.take(0, 4 * PAGE, PAGE, pid=51)
+    assert bench.answers() == []
+    bench.gate.have(name_of(0), 5 * PAGE)
+    assert bench.answers() == [(other, YES)]
+
+
+def test_those_who_have_waited_for_one_page_behind_each_other_wait_a_little_longer_than_the_first(
+    bench: Bench,
+) -> None:
+    """The kernel asks for them one after another, and not before the one in front was answered."""
+    first = bench.take(0, 0, 4 * PAGE, pid=50)
+    bench.clock.now += 15
+    other = bench.take(1, 0, PAGE, pid=49)
+    bench.clock.now += 5
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(first, NO)]
+    bench.clock.now += 1
+    second = bench.take(0, PAGE, PAGE, pid=51)
+    bench.clock.now += GRACE_SECONDS - 1.1
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == []
+    bench.clock.now += 0.2
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(second, NO)]
+    for pid in range(52, 55):
+        number = bench.take(0, PAGE, PAGE, pid=pid)
+        assert bench.answers() == [(number, NO)]
+    bench.clock.now += STILL_FAILED_SECONDS
+    bench.take(0, PAGE, PAGE, pid=55)
+    assert bench.answers() == []
+    assert is_open(other)
+
+
+def test_who_reads_again_what_has_just_failed_gets_it_if_it_comes_soon(bench: Bench) -> None:
+    refused = bench.take(0, 0, PAGE, pid=50)
+    bench.clock.now += 20
+    bench.gate.overdue(bench.clock.now)
+    again = bench.take(0, 0, PAGE, pid=51)
+    assert bench.needed == [(name_of(0), PAGE)] * 2
+    bench.gate.have(name_of(0), PAGE)
+    assert bench.answers() == [(refused, NO), (again, YES)]
+
+
+def test_a_readahead_waits_once_however_many_windows_and_ranges_it_goes_on_to(bench: Bench) -> None:
+    bench.take(0, LENGTH - PAGE, PAGE, pid=50)
+    bench.take(2, 0, PAGE, pid=51)
+    bench.clock.now += 19
+    bench.gate.lost(name_of(0))
+    bench.gate.lost(name_of(2))
+    assert len(bench.answers()) == 2
+    for start in (0, PAGE):  # its rest
+        bench.take(1, start, PAGE, pid=50)
+        bench.clock.now += READAHEAD_SECONDS * 0.4
+    bench.take(0, LENGTH - PAGE, PAGE, pid=50)  # the page
+    assert [response for _, response in bench.answers()] == [NO] * 3
+    bench.take(1, 0, PAGE, pid=50)  # what it reads next
+    bench.clock.now += READAHEAD_SECONDS
+    bench.take(1, 0, PAGE, pid=51)
+    assert bench.answers() == []
+
+
+def test_processes_that_cannot_be_told_apart_are_not_taken_for_one(bench: Bench) -> None:
+    refused = bench.take(0, 0, PAGE, pid=0)
+    bench.clock.now += 19
+    bench.gate.lost(name_of(0))
+    page = bench.take(0, 0, PAGE, pid=0)
+    bench.take(1, 0, PAGE, pid=0)
+    assert bench.answers() == [(refused, NO), (page, NO)]
 
 
 def test_nobody_waits_longer_than_the_limit(bench: Bench) -> None:
@@ -342,7 +423,7 @@ def test_no_more_wait_here_than_there_are_numbers_for(
     bench.take(0, 0, PAGE)
     assert bench.gate.room == 1
     bench.take(1, 0, PAGE)
-    third = bench.access(bench.file(2), 0, PAGE)
+    third = bench.access(bench.file(2), 0, PAGE, pid=8)
     bench.gate.read()
     assert (len(bench.gate), bench.gate.room) == (2, 0)
     assert bench.group.recv(1 << 16, socket.MSG_PEEK)  # it waits in the kernel's queue

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from chunk_store.recent_failures import STILL_FAILED_SECONDS
 from erofs_fs import fanotify, handover, readahead
 from erofs_fs.errors import ErofsMissing, KeeperFailed
-from erofs_fs.gate import STILL_REFUSED_SECONDS
 from erofs_fs.holds import hold_path
 from erofs_fs.keeper_program import start_keeper
 from erofs_fs.mount_table import KERNEL_TYPE, mount_table
@@ -431,7 +431,7 @@ def test_on_a_frozen_file_system_readers_get_an_error_in_time_and_bytes_when_it_
             thaw(freezable.base)
         filling.join(30)
         assert not filling.is_alive()
-        time.sleep(STILL_REFUSED_SECONDS)
+        time.sleep(STILL_FAILED_SECONDS)
         for name in ("f0", "f1", "f2"):
             assert content_of(top / name) == shown.content(name)
 
@@ -473,7 +473,7 @@ def test_a_freeze_that_waits_for_a_writer_who_waits_for_us_ends_in_time(freezabl
                     freezing.wait(30)
                     thaw(freezable.base)
         filling.join(30)
-        time.sleep(STILL_REFUSED_SECONDS)
+        time.sleep(STILL_FAILED_SECONDS)
         serving.held.clear()
         assert content_of(top / "f0") == shown.content("f0")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from erofs_fs.gate import STILL_REFUSED_SECONDS
+from chunk_store.recent_failures import STILL_FAILED_SECONDS
 from launch.keeper_start import keeper_status
 from tests.kills.armed import FILLER_STEPS, KEEPER_STEPS
 from tests.support.trees import Entry, file, tree
@@ -159,6 +159,6 @@ def test_killed_at_any_step_of_a_fill_they_leave_readers_right_bytes_or_an_error
             assert wrong == {}, step
             assert keeper_status(place.root) is None
             armed.nopull("ps")
-            time.sleep(STILL_REFUSED_SECONDS)
+            time.sleep(STILL_FAILED_SECONDS)
             found = armed.read(number)
             assert {way for way in found if found[way] != expected[way]} == set(), step
