@@ -14,9 +14,10 @@ from typing import TypeVar
 
 log = logging.getLogger("nopull.fuse")
 
-# Each waits for one read. More can be under way only where so many processes fault on absent pages at once;
-# then the next request waits for one of them.
-MOST = 512
+# Each waits for one read, and takes some 25 KB meanwhile. The kernel has no more readahead under way than
+# `operations.PARALLEL_READS`. More is asked for only where so many processes want single absent pages at
+# once; then the next request waits for one of them.
+MOST = 2048
 IDLE = 3  # that wait for their turn at the device; more than this have nothing to do and end
 
 Work = Callable[[], object]

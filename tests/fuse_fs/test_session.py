@@ -14,7 +14,7 @@ import pytest
 
 from chunk_store.recent_failures import GRACE_SECONDS, RecentFailures
 from fuse_fs import crew, session
-from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, ROOT_NODE, Request
+from fuse_fs.protocol import IN_HEADER, INIT_OUT, OUT_HEADER, READ_IN, ROOT_NODE, Request
 from fuse_fs.session import Session
 from fuse_fs.tree import ImageTree
 from rafs.bootstrap import Bootstrap
@@ -116,6 +116,20 @@ def test_nothing_waits_behind_reads_that_wait(served: Served) -> None:
         served.bytes.gate.release()
     found = dict(sorted((unique, body) for unique, _, body in (served.reply() for _ in range(20))))
     assert found == {unique: CONTENT[: unique + 1] for unique in range(20)}
+
+
+def test_as_many_reads_wait_as_the_kernel_may_send_and_nothing_waits_behind_them(served: Served) -> None:
+    served.send(Request.INIT, 1, (7).to_bytes(4, "little") + (31).to_bytes(4, "little") + bytes(8))
+    _, _, body = served.reply()
+    may_send = INIT_OUT.unpack(body)[4]
+    assert may_send >= 1000
+    for unique in range(may_send):
+        served.send_read(unique)
+    served.send(Request.GETATTR, 5000)
+    assert served.reply()[:2] == (5000, 0)
+    for _ in range(may_send):
+        served.bytes.gate.release()
+    assert {served.reply()[0] for _ in range(may_send)} == set(range(may_send))
 
 
 def test_idle_threads_end(served: Served) -> None:

@@ -167,6 +167,40 @@ def test_a_registry_that_never_answers_is_asked_once_about_a_tag_and_never_about
         assert silent.requests == [b"GET /v2/app/manifests/1 HTTP/1.1"]
 
 
+def test_each_of_many_readers_waits_for_one_limit_for_a_registry_that_is_gone(tmp_path: Path) -> None:
+    limit, readers = 4.0, 100
+    files = [file(b"f%d" % number, os.urandom(40_000)) for number in range(readers)]
+    ends: list[tuple[float, int | None]] = []
+
+    def read(path: Path) -> None:
+        began, code = time.monotonic(), None
+        try:
+            path.read_bytes()
+        except OSError as error:
+            code = error.errno
+        ends.append((time.monotonic() - began, code))
+
+    with DebianRegistry() as registry:
+        reference = publish(image_of(tree(*files)), f"docker://{registry.host}/app:1", tmp_path).reference
+        root, mountpoint = tmp_path / "root", tmp_path / "mountpoint"
+        mountpoint.mkdir()
+        options = RegistryOptions(timeout=limit)
+        start_mount(MountRequest(parse_reference(reference), mountpoint, options, root, background=False))
+        try:
+            registry.stop()
+            paths = (mountpoint / f"f{number}" for number in range(readers))
+            threads = [threading.Thread(target=read, args=(path,)) for path in paths]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+        finally:
+            unmount(mountpoint, root, lazy=True)
+    assert {code for _, code in ends} == {errno.EIO} and len(ends) == readers
+    # Who had to wait for somebody else's wait to end has waited for two.
+    assert max(seconds for seconds, _ in ends) < 2 * limit
+
+
 def test_an_unknown_image_needs_its_registry(known: Known) -> None:
     done = known.mount(f"{known.tag}-other")
     assert done.returncode == 3 and "cannot reach" in done.stderr
