@@ -135,6 +135,23 @@ def open_request(request: ImageRequest, root: Path, question: Question | None = 
     )
 
 
+def look_into(request: ImageRequest, root: Path) -> tuple[Bootstrap, tuple[BlobMeta, ...]]:
+    """The tree and the chunks of what *request* says, its blobs in the order of their table. Without any
+    connection as long as the image's documents are here.
+
+    Raises:
+        what `open_image` raises.
+    """
+    digest = request.reference.digest
+    kept = None if digest is None else image_cache.load(root, digest)
+    if kept is not None:
+        bootstrap = Bootstrap(kept.bootstrap)
+        return bootstrap, read_tables(bootstrap, kept.metas, kept.digests)
+    image = open_request(request, root)
+    image.close()
+    return image.bootstrap, image.blobs
+
+
 def _open(question: Question, root: Path) -> LazyImage:
     reference, platform, source = question.reference, question.platform, question.source
     known = image_cache.recall(root, reference, platform)

@@ -6,25 +6,18 @@ Serves `filler`, for whom the keeper's words are translated here into fetches, a
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from chunk_store import StoreError
 from erofs_fs.keeper_words import Word
 from launch.fillings import Fillings
 from launch.image_request import ImageRequest
-from launch.images import open_request
-from launch.later import Later
+from launch.lost_reads import LostReads
 from launch.shown_mounts import ShownMounts
-from launch.window_reads import files_of
-from rafs.directory import name_text
-from rafs.windows import cut_windows
-
-log = logging.getLogger("nopull.filler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ class Needs:
     ) -> None:
         self._fillings = fillings
         self._mounts = mounts
-        self._root = root
+        self._lost_reads = LostReads(fillings, mounts, root)
         self._open_image = open_image
         self._have = have
         self._lost = lost
@@ -102,7 +95,7 @@ class Needs:
                 self._have(need.window_id, need.end)
             else:
                 self._lost(need.window_id, need.at)
-                Later(lambda: self._log_lost(need, error))
+                self._lost_reads.note(need.window_id, need.end, error)
 
         filling.attachment.when_local(number, need.end, tell)
         return True
@@ -116,16 +109,3 @@ class Needs:
                 self._open_image(request)
         if not self._fillings.opening:
             self.opened()
-
-    def _log_lost(self, need: _Need, error: StoreError) -> None:
-        """Say which file's read has failed; who says it has to look through the image for that."""
-        for name, request in self._mounts.images().items():
-            filling = self._fillings.of(name)
-            if filling is None or need.window_id not in filling.numbers:
-                continue
-            image = open_request(replace(request, background=False), self._root)
-            image.close()
-            windows = [cut_windows(meta) for meta in image.blobs]
-            for read in files_of([(need.window_id, need.end, 0.0)], image.bootstrap, windows):
-                path = name_text(read.path)
-                log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})

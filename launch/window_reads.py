@@ -71,17 +71,27 @@ def files_of(
     """The files that *reads* (`WindowReads.to_json`) were of, each once. *windows* are those of the blobs, in
     the order of the bootstrap's blob table.
     """
+    reads = list(reads)
+    found: dict[bytes, FileRead] = {}
+    for read, owner in zip(reads, owners_of(reads, bootstrap, windows), strict=True):
+        if owner is not None:
+            path, size = owner
+            found.setdefault(path, FileRead(path, read[2], size))
+    return list(found.values())
+
+
+def owners_of(
+    reads: Iterable[Sequence[Any]], bootstrap: Bootstrap, windows: Sequence[Sequence[Window]]
+) -> Iterator[tuple[bytes, int] | None]:
+    """Yield path and size of the file that each of *reads* was of, None if of none. Arguments: as `files_of`;
+    of a read only window and last byte but one are looked at. Walks through the whole image once.
+    """
     places = {window.id: (blob, window.start) for blob, cut in enumerate(windows) for window in cut}
     starts, files = _owners(bootstrap)
-    found: dict[bytes, FileRead] = {}
-    for window_id, end, seconds in reads:
+    for window_id, end, *_ in reads:
         blob, start = places.get(window_id, (-1, 0))
         at = bisect_right(starts, (blob, start + end - 1)) - 1
-        if blob < 0 or at < 0 or starts[at][0] != blob:
-            continue
-        path, size = files[at]
-        found.setdefault(path, FileRead(path, seconds, size))
-    return list(found.values())
+        yield None if blob < 0 or at < 0 or starts[at][0] != blob else files[at]
 
 
 def _owners(bootstrap: Bootstrap) -> tuple[list[tuple[int, int]], list[tuple[bytes, int]]]:
