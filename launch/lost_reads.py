@@ -17,6 +17,7 @@ from launch.images import look_into
 from launch.later import Later
 from launch.shown_mounts import ShownMounts
 from launch.window_reads import owners_of
+from rafs.directory import name_text
 from rafs.windows import cut_windows
 
 AGAIN_SECONDS = 10.0  # between two lines about one window, and two looks through the images
@@ -88,5 +89,5 @@ class LostReads:
             for window_id, owner in zip(mine, owners_of(needed, bootstrap, windows), strict=True):
                 _, error = lost.pop(window_id)
                 if owner is not None:
-                    path = owner[0].decode("utf-8", "backslashreplace")
+                    path = name_text(owner[0])
                     log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})

@@ -185,7 +185,8 @@ def test_each_of_many_readers_waits_for_one_limit_for_a_registry_that_is_gone(tm
         root, mountpoint = tmp_path / "root", tmp_path / "mountpoint"
         mountpoint.mkdir()
         options = RegistryOptions(timeout=limit)
-        start_mount(MountRequest(parse_reference(reference), mountpoint, options, root, background=False))
+        image = ImageRequest(parse_reference(reference), options, background=False)
+        start_mount(MountRequest(image, mountpoint, root))
         try:
             registry.stop()
             paths = (mountpoint / f"f{number}" for number in range(readers))
