@@ -103,7 +103,7 @@ class FillerLink:
             try:
                 if managed:
                     managed = False
-                    self._connection = self._connected(requests)
+                    self._connection = self._connected(requests, awaited=True)
                     return
                 self._keeper = start_keeper(self._program, self.held) or self._keeper
                 self._connection = self._connected(requests)
@@ -127,7 +127,8 @@ class FillerLink:
         for descriptor in held.values():
             os.close(descriptor)
 
-    def _connected(self, requests: Mapping[str, Any]) -> socket.socket:
+    def _connected(self, requests: Mapping[str, Any], *, awaited: bool = False) -> socket.socket:
+        """*awaited*: somebody starts a keeper; else where nobody listens there is none."""
         deadline = time.monotonic() + _CONNECT_SECONDS
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
@@ -145,7 +146,8 @@ class FillerLink:
                 connection.settimeout(None)
             except (OSError, ValueError) as error:
                 connection.close()
-                if self._reap_keeper() or time.monotonic() >= deadline:
+                none = isinstance(error, FileNotFoundError | ConnectionRefusedError) and not awaited
+                if self._reap_keeper() or none or time.monotonic() >= deadline:
                     raise KeeperFailed(f"no keeper answers at {self._root / KEEPER / SOCKET}") from error
                 time.sleep(_LOOK_SECONDS)
                 continue

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -23,7 +24,7 @@ from chunk_store.doorway import DIRECTORY_MODE
 from chunk_store.keeper_client import KEEPER
 from erofs_fs import handover
 from erofs_fs.cgroups import leave_bounds
-from erofs_fs.errors import PostTaken
+from erofs_fs.errors import KeeperFailed, PostTaken
 from erofs_fs.filler_link import FillerLink
 from erofs_fs.namespace import leave_starters_namespace
 from launch.control import ControlServer
@@ -45,6 +46,7 @@ log = logging.getLogger("nopull.filler")
 
 CONTROL = "filler"  # socket in the keeper's directory
 LOG_NAME = "filler"
+_LINK_SECONDS = 20.0  # in which keepers that end before they are reached are followed by the next
 
 
 def control_path(place: Path) -> Path:
@@ -105,7 +107,7 @@ def be_filler(
             Later(lambda: make_first(request, mount_id, opening))
         proving.result()
         keeping.result()
-        link = FillerLink(place, keeper_program(place, root), {})
+        link = linked(place, root, given)
         undo.callback(link.close)
         for descriptor in (given or {}).values():
             os.close(descriptor)
@@ -114,6 +116,23 @@ def be_filler(
         filler.serve(link)
         if failed:
             raise failed[0]
+
+
+def linked(place: Path, root: Path, given: Mapping[str, int] | None) -> FillerLink:
+    """The post of the store *place*; *root* and *given* as in `be_filler`.
+
+    Raises:
+        PostTaken, KeeperFailed: see there.
+    """
+    give_up = time.monotonic() + _LINK_SECONDS
+    while True:
+        try:
+            return FillerLink(place, keeper_program(place, root), {})
+        except KeeperFailed:
+            # One that was found may have had nothing to do, and have ended before we came.
+            if time.monotonic() >= give_up:
+                raise
+            ensure_keeper(place, root, is_filler=True, given=given)
 
 
 def made_json(made: Made) -> dict[str, Any]:

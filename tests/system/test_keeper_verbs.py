@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from chunk_store import ChunkStore
 from chunk_store.keeper_client import ask_keeper
 from erofs_fs import handover
-from launch.keeper_start import keeper_status
+from launch.filler_life import linked
+from launch.keeper_start import end_keeper, ensure_keeper, keeper_status
 from tests.system.kept_store import KeptStore, Reading, Serving, Shown, until
 from tests.system.test_keeper import pytestmark
 from tests.system.test_lazy_kernel_mount import COMMAND, FILES, LARGE, Place, assert_right, place
@@ -155,3 +157,16 @@ def test_the_unit_is_one_and_starts_the_keeper_of_the_root(place: Place) -> None
     assert service["ExecStart"].endswith(f"keeper run --root {place.root}")
     assert int(service["FileDescriptorStoreMax"]) >= len(handover.STORED)
     assert ask_keeper(place.root, {"ask": "status"}) is None
+
+
+def test_who_found_a_keeper_that_had_nothing_to_do_and_ended_gets_another(tmp_path: Path) -> None:
+    place = tmp_path / "root"
+    ChunkStore(place).close()
+    ensure_keeper(place, place)
+    until(lambda: keeper_status(place) is None)  # after a second, as between two mounts far apart
+    link = linked(place, place, None)
+    try:
+        assert keeper_status(place) is not None
+    finally:
+        link.close()
+        end_keeper(place)
