@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 from rafs.blob_meta import BlobMeta, parse_blob_meta
@@ -69,6 +71,12 @@ def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
             return False
         time.sleep(0.002)
     return True
+
+
+def unmount(place: Path) -> None:
+    """Take a file system away that a store has lain on, whose threads may have a moment left to live."""
+    command: list[str | Path] = ["umount", place]
+    assert eventually(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chunk_store import ChunkStore, StoreFull
-from tests.chunk_store.blobs import ScriptedSource, random_blob
+from tests.chunk_store.blobs import ScriptedSource, random_blob, unmount
 
 pytestmark = pytest.mark.system
 BLOB = random_blob("tmpfs", 6 << 20)
@@ -20,7 +20,7 @@ BLOB = random_blob("tmpfs", 6 << 20)
 def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "small", tmp_path], check=True)
     yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
+    unmount(tmp_path)
 
 
 def test_readers_get_every_byte_from_a_full_file_system(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chunk_store import ChunkStore, StoreFull, StoreUnusable
-from tests.chunk_store.blobs import ScriptedSource, eventually, random_blob
+from tests.chunk_store.blobs import ScriptedSource, eventually, random_blob, unmount
 
 pytestmark = pytest.mark.system
 BLOB = random_blob("read-only", 6 << 20)
@@ -34,7 +34,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
         windows = len([window for window in BLOB.windows if window.start < HALF])
         assert eventually(lambda: attachment.progress().windows_present == windows)
     yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
+    unmount(tmp_path)
 
 
 def alarms(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -103,7 +103,7 @@ def read_only(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     subprocess.run(["mount", "--bind", place / "store", shown], check=True)
     subprocess.run(["mount", "-o", "remount,bind,ro", shown], check=True)
     yield shown
-    subprocess.run(["umount", shown], check=True)
+    unmount(shown)
 
 
 def test_who_cannot_write_a_store_keeps_nobody_from_checking_it_after_a_new_boot(
