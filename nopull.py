@@ -81,6 +81,7 @@ EXIT_CODES: dict[str, int] = {
     "chunk_store.errors.ChunkUnavailable": UNREACHABLE,
     "chunk_store.errors.ChunkCorrupt": BROKEN,
     "chunk_store.errors.StoreFull": DISK_FULL,
+    "chunk_store.errors.StoreForbidden": NO_PERMISSION,
     "chunk_store.errors.StoreWithoutRoom": DISK_FULL,
     "chunk_store.errors.WindowsWrong": OTHER,
     "chunk_store.errors.StoreError": OTHER,

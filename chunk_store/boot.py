@@ -22,7 +22,7 @@ import xxhash
 
 from chunk_store import local_chunks, sums
 from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, prepare_number
-from chunk_store.errors import StoreUnusable, StoreWithoutRoom
+from chunk_store.errors import StoreForbidden, StoreUnusable, StoreWithoutRoom
 from chunk_store.window_file import WindowDirectory
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -60,7 +60,7 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
     checks the store.
 
     Raises:
-        StoreUnusable: the directory cannot be created, locked or checked.
+        StoreUnusable: the directory cannot be created, locked or checked (StoreForbidden: by this user).
     """
     fd = -1
     try:
@@ -82,7 +82,8 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
         said = f"opening the store {root}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreWithoutRoom(f"{said}; free some, or choose another with --root") from error
-        raise StoreUnusable(f"{said}; choose another with --root") from error
+        kind = StoreForbidden if isinstance(error, PermissionError) else StoreUnusable
+        raise kind(f"{said}; choose another with --root") from error
     if recovery is not None and recovery.dropped:
         log.warning(
             "store %s: the machine went down since the last checkpoint; dropped %d windows, kept %d",
@@ -133,7 +134,8 @@ def _open_unwritable(root: Path, boot_id: str, reason: OSError) -> tuple[int, Re
             os.close(fd)
             raise
     except OSError as error:
-        raise StoreUnusable(
+        kind = StoreForbidden if isinstance(error, PermissionError) else StoreUnusable
+        raise kind(
             f"opening the store {root}: {reason.strerror}, and reading what is there: {error.strerror};"
             " choose another with --root"
         ) from error

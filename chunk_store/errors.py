@@ -43,6 +43,10 @@ class StoreUnusable(StoreError):
     """The store's directory cannot be created, locked or checked; nothing was attached."""
 
 
+class StoreForbidden(StoreUnusable):
+    """It is another user's."""
+
+
 class StoreWithoutRoom(StoreUnusable):
     """There is no room for what a store needs to be opened; nothing was attached."""
 

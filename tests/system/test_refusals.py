@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from chunk_store import ChunkStore
 from erofs_fs.mount_table import mount_table
 from launch.mountpoint import detach, mount_at
 from registry_client.options import RegistryOptions
@@ -282,3 +283,20 @@ def test_a_disk_without_room_for_what_is_converted(
     assert not (disk / "new.tar").exists()
     told = r"writing temporary files in .*disk: no space left; .*--work-dir"
     place.refuse("convert", "--work-dir", disk, source, f"oci:{place.base}/new:v1", code=9, says=told)
+
+
+@pytest.mark.parametrize(
+    "words", [["ps"], ["cache", "gc"], ["cache", "verify"], ["keeper", "status"], ["pull", "oci:/nowhere:1"]]
+)
+def test_a_root_of_another_user_is_no_empty_root(words: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name, reachable_command() as command:
+        root = Path(name)  # `tmp_path` lies below what only root may enter
+        root.chmod(0o755)
+        ChunkStore(root).close()
+        for directory in ("mounts", "keeper"):
+            (root / directory).mkdir(mode=0o700)
+        done = subprocess.run(
+            [*AS_NOBODY, *command, *words, "--root", root], capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stdout) == (8, ""), done.stderr
+    assert "ermission denied" in done.stderr
