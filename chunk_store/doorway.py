@@ -33,8 +33,8 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
 _NUMBER = struct.Struct("<Q")
-# A keeper that was silent once is asked again after this, or after as long as it was silent; for as short as
-# an access that has to wait for it costs (`erofs_fs.gate`).
+# A keeper that was silent once is asked again after this, or after as long as it was silent. Its answer is
+# waited for no longer than an access costs that has to wait for it (`erofs_fs.gate`).
 _PAUSE_SECONDS = 0.05
 _AGAIN_SECONDS = 0.25
 

@@ -138,6 +138,8 @@ class Keeper:
         self._dismiss_former()
         while not self._ending and self._restart is None:
             self._tend()
+            if self._ending:
+                break  # who asks now is not answered, and starts the next
             for descriptor, mask in self._poll.poll(self._timeout()):
                 self._heed(descriptor, mask)
         if self._restart is None and not self._has_given:
@@ -243,6 +245,8 @@ class Keeper:
         if asked == "door":
             return {}, [self._door]
         if asked == "status":
+            if question.get("needed"):
+                self._idle_since = time.monotonic()
             return self._status(question.get("mount")), []
         if asked == "take":
             mount = self._mounts.untaken(str(question.get("mount")))

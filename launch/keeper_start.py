@@ -61,7 +61,7 @@ def ensure_keeper(
     (place / KEEPER).mkdir(DIRECTORY_MODE, exist_ok=True)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        status = keeper_status(place)
+        status = keeper_status(place, needed=True)
         if status is not None:
             return status
         lock = None if is_filler else take_filler_lock(place)
@@ -126,9 +126,11 @@ def _lacks(hold: Hold, directory: WindowDirectory) -> bool:
     return any(directory.size(device.id) != device.length for device in devices)
 
 
-def keeper_status(place: Path) -> dict[str, Any] | None:
-    """What the keeper of the store *place* says of itself; None if there is none."""
-    answered = ask_keeper(place, {"ask": "status"})
+def keeper_status(place: Path, *, needed: bool = False) -> dict[str, Any] | None:
+    """What the keeper of the store *place* says of itself; None if there is none. *needed*: it is about to
+    be, and does not end for a second although nothing is mounted.
+    """
+    answered = ask_keeper(place, {"ask": "status", "needed": needed})
     return None if answered is None else answered[0]
 
 

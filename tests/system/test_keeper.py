@@ -323,6 +323,15 @@ def test_there_is_one_keeper_per_store_and_one_filler(store: KeptStore) -> None:
         pass
 
 
+def test_a_keeper_that_is_about_to_be_needed_does_not_end(store: KeptStore) -> None:
+    pid = store.start()
+    for _ in range(8):  # longer than one lives of whom nobody wants anything
+        time.sleep(0.25)
+        status = keeper_status(store.root, needed=True)
+        assert status is not None and status["pid"] == pid
+    until(lambda: keeper_status(store.root) is None)
+
+
 def test_a_keeper_is_small_locked_in_memory_and_of_the_standard_library(store: KeptStore) -> None:
     pid = store.start()
     status = dict(
