@@ -158,7 +158,8 @@ def test_an_absent_image_is_shown_at_once_and_filled_as_it_is_read(place: Place)
 
 # nopull, which is sent a signal when it has just called a function: module, name, signal, arguments.
 SIGNALLED = """
-import importlib, os, sys
+import importlib, os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run where it is ignored
 module, name, number = importlib.import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 original = getattr(module, name)
 def signalled(*words, **more):
