@@ -57,7 +57,7 @@ class LockedWindow:
         """Return what the file holds at *offset*; shorter where it ends."""
         return os.pread(self._fd, size, offset)
 
-    def write(self, offset: int, pieces: Sequence[bytes | memoryview]) -> None:
+    def write(self, offset: int, pieces: Sequence[bytes]) -> None:
         """Put *pieces*, already verified, one after another at *offset*.
 
         Raises:

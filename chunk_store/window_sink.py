@@ -8,7 +8,7 @@ unit it was in. Knows no requests, no retries, no priorities. Serves `range_fetc
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 import xxhash
 
@@ -213,8 +213,8 @@ class WindowSink:
             return self._locked.read(0, size)
         return bytes(self._memory[:size]) if self._memory is not None else b""
 
-    def _put(self, chunks: Sequence[tuple[Chunk, bytes | memoryview]]) -> None:
-        pieces: list[bytes | memoryview] = []
+    def _put(self, chunks: list[tuple[Chunk, bytes]]) -> None:
+        pieces: list[bytes] = []
         end = self._at
         for chunk, content in chunks:
             begin = chunk.offset - self._window.start
@@ -225,7 +225,7 @@ class WindowSink:
         if pieces:
             self.fill.advance(self._at)
 
-    def _write(self, pieces: Iterable[bytes | memoryview]) -> None:
+    def _write(self, pieces: list[bytes]) -> None:
         pieces = [piece for piece in pieces if piece]
         if self._locked is not None:
             try:

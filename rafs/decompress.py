@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from typing import IO, Final, cast
+from typing import Final
 
 import zstandard
 
@@ -23,6 +23,7 @@ _BLOCK_HEADER: Final = 3
 _BLOCK_MAX: Final = 128 << 10
 _BLOCK_RLE, _BLOCK_COMPRESSED, _BLOCK_RESERVED = 1, 2, 3
 _CHECKSUM: Final = 4
+_STEP: Final = 1 << 20  # bytes that one call of the decoder may at most produce beyond what is checked
 _GZIP_OR_ZLIB: Final = 47
 
 _local = threading.local()  # a zstd context is not thread-safe and costs 0.1 MB to make
@@ -96,96 +97,76 @@ def _gzip(stored: bytes | bytearray | memoryview, size: int) -> bytes:
     return found
 
 
-class _Fed:
-    """What a reader of the zstd library reads from: what was put into `next`, once."""
-
-    def __init__(self) -> None:
-        self.next = b""
-
-    def read(self, _size: int) -> bytes:
-        piece, self.next = self.next, b""
-        if not piece:
-            raise _NothingThere  # an empty answer would be the end for good
-        return piece
-
-
-class _NothingThere(Exception):
-    """All that was fed is decoded."""
-
-
 class ZstdStream:
-    """One zstd frame, decompressed as its bytes arrive. Not thread-safe; of no use after an error.
+    """One zstd frame, decompressed as its bytes arrive. Not thread-safe.
 
-    `plain` is the memory for all of it, of which the first `made` bytes are known. The decoder gets whole
-    blocks only and decodes into that memory, so nothing is copied again, and no frame can make more.
+    The decoder gets whole blocks only: a block of 10 bytes can make 128 KiB, and the decoder's own interface
+    has no bound, so the bound is kept by counting blocks before they are handed over.
     """
 
     def __init__(self, size: int) -> None:
         """Expect a frame of *size* uncompressed bytes."""
         self._size = size
-        self.plain = bytearray(size + 1)  # a frame that makes more has to show it
-        self.made = 0
+        self._produced = 0
         self._pending = bytearray()
-        self._fed = _Fed()
-        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-        self._reader = decompressor.stream_reader(cast("IO[bytes]", self._fed))  # it only reads
-        self._head = -1  # bytes of the frame's header; -1: not read yet
-        self._trailer = 0
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+        self._header_read = False
         self._last_block_read = False
+        self._trailer = 0
         self.finished = False
 
-    def feed(self, piece: bytes, *, last: bool) -> None:
-        """Make what becomes known with *piece*; *last*: nothing follows it.
+    def feed(self, piece: bytes, *, last: bool) -> bytes:
+        """The bytes that become known with *piece*; *last*: nothing follows it.
 
         Raises:
-            ChunkInvalid: not one frame of the promised size.
+            ChunkInvalid: not one frame of the promised size; the stream is of no more use.
         """
         self._pending += piece
-        if self._head < 0:
+        if not self._header_read:
             if len(self._pending) < _FRAME_HEADER_MAX and not last:
-                return
-            self._head, checksum = _frame(bytes(self._pending[:_FRAME_HEADER_MAX]), self._size)
+                return b""
+            header_size, checksum = _frame(bytes(self._pending[:_FRAME_HEADER_MAX]), self._size)
             self._trailer = _CHECKSUM if checksum else 0
-        while not self.finished and (count := self._decodable()):
-            self._decode(count)
-            self.finished = self._last_block_read
-        if self.made > self._size:
-            raise ChunkInvalid(f"zstd frame makes more than the expected {self._size} bytes")
-        if self.finished and (self._pending or self.made != self._size):
+            self._header_read = True
+            self._decode(header_size)
+        found = []
+        while (taken := self._whole_blocks()) > 0:
+            found.append(self._decode(taken))
+        if self._last_block_read and not self.finished and len(self._pending) >= self._trailer:
+            self.finished = True
+            if self._trailer:
+                found.append(self._decode(self._trailer))
+        if self.finished and (self._pending or self._produced != self._size):
             raise ChunkInvalid(
-                f"zstd frame makes {self.made} bytes, expected {self._size}, or bytes follow it"
+                f"zstd frame makes {self._produced} bytes, expected {self._size}, or bytes follow it"
             )
         if last and not self.finished:
-            raise ChunkInvalid(f"zstd frame is cut off after {self.made} of {self._size} bytes")
+            raise ChunkInvalid(f"zstd frame is cut off after {self._produced} of {self._size} bytes")
+        return b"".join(found)
 
-    def _decodable(self) -> int:
-        """Bytes up to the end of the last block that is whole; the header goes with the first block, the
-        checksum with the last.
-        """
-        whole, at = 0, self._head
-        while at + _BLOCK_HEADER <= len(self._pending):
-            head = int.from_bytes(self._pending[at : at + _BLOCK_HEADER], "little")
+    def _whole_blocks(self) -> int:
+        """Bytes of the next whole blocks that together cannot make more than one step."""
+        position = possible = 0
+        while not self._last_block_read and possible < _STEP:
+            head = int.from_bytes(self._pending[position : position + _BLOCK_HEADER], "little")
             kind, size = head >> 1 & 3, head >> 3
+            end = position + _BLOCK_HEADER + (1 if kind == _BLOCK_RLE else size)
+            if position + _BLOCK_HEADER > len(self._pending) or end > len(self._pending):
+                break
             if kind == _BLOCK_RESERVED or size > _BLOCK_MAX:
                 raise ChunkInvalid(f"zstd frame has a block of kind {kind} with {size} bytes")
-            at += _BLOCK_HEADER + (1 if kind == _BLOCK_RLE else size)
-            is_last = bool(head & 1)
-            if at + (self._trailer if is_last else 0) > len(self._pending):
-                break
-            whole = at
-            if is_last:
-                self._last_block_read = True
-                return at + self._trailer
-        return whole
+            possible += _BLOCK_MAX if kind == _BLOCK_COMPRESSED else size
+            self._last_block_read = bool(head & 1)
+            position = end
+        return position
 
-    def _decode(self, count: int) -> None:
-        self._fed.next = bytes(memoryview(self._pending)[:count])
-        del self._pending[:count]
-        self._head = 0
+    def _decode(self, count: int) -> bytes:
         try:
-            with memoryview(self.plain) as plain:
-                self.made += self._reader.readinto1(plain[self.made :])
-        except _NothingThere:
-            pass  # blocks that make nothing
+            found: bytes = self._decoder.decompress(bytes(self._pending[:count]))
         except zstandard.ZstdError as error:
-            raise ChunkInvalid(f"zstd frame is broken after {self.made} bytes: {error}") from error
+            raise ChunkInvalid(f"zstd frame is broken after {self._produced} bytes: {error}") from error
+        del self._pending[:count]
+        self._produced += len(found)
+        if self._produced > self._size:
+            raise ChunkInvalid(f"zstd frame makes more than the expected {self._size} bytes")
+        return found

@@ -83,15 +83,11 @@ class InflateIndex:
 
 
 class InflateStream:
-    """What follows one point, inflated as its bytes arrive. Not thread-safe; of no use after an error.
-
-    `plain` is the memory for all of it, of which the first `made` bytes are known.
-    """
+    """What follows one point, inflated as its bytes arrive. Not thread-safe; of no use after an error."""
 
     def __init__(self, point: InflatePoint) -> None:
+        self._left = point.out_size
         self._size = point.out_size
-        self.plain = bytearray(point.out_size)
-        self.made = 0
         self._trailer = 0  # bytes of a trailer still to be skipped
         self._between = False  # after a member, before the next one's first byte
         self._decoder = zlib.decompressobj(_RAW, zdict=point.dictionary)
@@ -100,15 +96,16 @@ class InflateStream:
         if point.bits:
             self._inflate(priming(point.bits, point.bit_value))
 
-    def feed(self, piece: bytes, *, last: bool) -> None:
-        """Make what becomes known with *piece*; *last*: nothing follows it.
+    def feed(self, piece: bytes, *, last: bool) -> bytes:
+        """The bytes that become known with *piece*; *last*: nothing follows it.
 
         Raises:
             ChunkInvalid: it is not deflate, or ends before the promised output.
         """
+        found = []
         for start in range(0, len(piece), _STEP):
             rest = piece[start : start + _STEP]
-            while rest and self.made < self._size:
+            while rest and self._left:
                 if self._trailer:
                     skipped = min(self._trailer, len(rest))
                     self._trailer -= skipped
@@ -116,26 +113,28 @@ class InflateStream:
                     continue
                 if self._between:
                     self._decoder, self._between = zlib.decompressobj(_MEMBER), False
-                self._inflate(rest)
+                found.append(self._inflate(rest))
                 rest = b""
                 if self._decoder.eof:
                     rest = self._decoder.unused_data
                     # The first decoder began behind the header and knows nothing of a trailer; later ones do.
                     self._trailer = _TRAILER if self._first else 0
                     self._first, self._between = False, True
-        self.finished = self.made == self._size
-        if last and not self.finished:
-            raise ChunkInvalid(f"deflate stream ends after {self.made} of {self._size} bytes")
+        self.finished = not self._left
+        if last and self._left:
+            raise ChunkInvalid(f"deflate stream ends after {self._size - self._left} of {self._size} bytes")
+        return b"".join(found)
 
-    def _inflate(self, piece: bytes) -> None:
+    def _inflate(self, piece: bytes) -> bytes:
         try:
-            found = self._decoder.decompress(piece, self._size - self.made)
+            found = self._decoder.decompress(piece, self._left)
         except zlib.error as error:
+            done = self._size - self._left
             raise ChunkInvalid(
-                f"deflate stream is broken after {self.made} of {self._size} bytes: {error}"
+                f"deflate stream is broken after {done} of {self._size} bytes: {error}"
             ) from error
-        self.plain[self.made : self.made + len(found)] = found
-        self.made += len(found)
+        self._left -= len(found)
+        return found
 
 
 def inflate(point: InflatePoint, stored: bytes) -> bytes:
@@ -144,9 +143,7 @@ def inflate(point: InflatePoint, stored: bytes) -> bytes:
     Raises:
         ChunkInvalid: they do not make it.
     """
-    stream = InflateStream(point)
-    stream.feed(stored, last=True)
-    return bytes(stream.plain)
+    return InflateStream(point).feed(stored, last=True)
 
 
 def priming(bits: int, value: int) -> bytes:

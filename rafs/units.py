@@ -89,13 +89,11 @@ class UnitDecoder:
         self._unit = unit
         self._received = 0
         self._next = unit.first_chunk
-        self._plain: bytes | bytearray = b""  # memory for the unit, of which so much is known:
-        self._made = 0
+        self._decoded = bytearray()  # what is decoded and was not taken yet
+        self._taken = 0  # bytes of the unit before it
         self._stored = bytearray()  # what has to wait for the rest
         self._as_it_comes = unit.raw and meta.cipher is None
         self._stream: ZstdStream | InflateStream | None = None
-        if self._as_it_comes:
-            self._plain = bytearray(unit.uncompressed_size)
         if unit.raw or meta.cipher is not None:
             return
         point = meta.inflate_point(unit)
@@ -112,10 +110,8 @@ class UnitDecoder:
         """Stored bytes that are still to come."""
         return self._unit.compressed_size - self._received
 
-    def feed(self, piece: bytes) -> list[tuple[Chunk, bytes | memoryview]]:
+    def feed(self, piece: bytes) -> list[tuple[Chunk, bytes]]:
         """The chunks that are complete and verified with the next stored bytes *piece*, in order.
-
-        Their content keeps the memory of the whole unit.
 
         Raises:
             ChunkInvalid: the bytes cannot be the unit's, or are more than it has.
@@ -126,23 +122,19 @@ class UnitDecoder:
         last = self.missing == 0
         if self._stream is not None:
             try:
-                self._stream.feed(piece, last=last)
+                self._decoded += self._stream.feed(piece, last=last)
             except ChunkInvalid as error:
                 raise ChunkInvalid(f"{_name(self._meta, self._unit)}: {error}") from error
-            self._plain, self._made = self._stream.plain, self._stream.made
         elif self._as_it_comes:
-            assert isinstance(self._plain, bytearray)
-            self._plain[self._made : self._received] = piece
-            self._made = self._received
+            self._decoded += piece
         else:
             self._stored += piece
             if not last:
                 return []
             try:
-                self._plain = _unpack(self._meta, self._unit, self._stored)
+                self._decoded += _unpack(self._meta, self._unit, self._stored)
             except ChunkInvalid as error:
                 raise ChunkInvalid(f"{_name(self._meta, self._unit)}: {error}") from error
-            self._made = len(self._plain)
         return self._take()
 
     def finish(self) -> None:
@@ -156,23 +148,26 @@ class UnitDecoder:
                 f"{_name(self._meta, self._unit)}: {self.missing} of {self._unit.compressed_size} missing"
             )
 
-    def _take(self) -> list[tuple[Chunk, bytes | memoryview]]:
-        found: list[tuple[Chunk, bytes | memoryview]] = []
-        plain = memoryview(self._plain)
+    def _take(self) -> list[tuple[Chunk, bytes]]:
+        found: list[tuple[Chunk, bytes]] = []
+        taken = 0
         holes = self._meta.holes
         while self._next < self._unit.first_chunk + self._unit.chunk_count:
             chunk = self._meta.chunk(self._next)
-            end = chunk.unit_offset + chunk.size
-            if self._made < end:
+            begin = chunk.unit_offset - self._taken
+            end = begin + chunk.size
+            if len(self._decoded) < end:
                 break
-            content: bytes | memoryview
             if holes and holes[self._next]:
                 content = bytes(chunk.size)
             else:
-                content = plain[chunk.unit_offset : end]
+                content = bytes(memoryview(self._decoded)[begin:end])
                 verify_chunk(self._meta, chunk, content)
             found.append((chunk, content))
+            taken = end
             self._next += 1
+        del self._decoded[:taken]
+        self._taken += taken
         return found
 
 

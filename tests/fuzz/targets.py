@@ -174,10 +174,9 @@ def _stretch(raw: bytes) -> None:
     dictionary, stored = raw[_POINT.size :][:known], raw[_POINT.size + known :]
     size = size % _PLAIN + 1
     stream = InflateStream(InflatePoint(0, len(stored), size, bits, value, dictionary))
-    for at in range(0, len(stored), 999):
-        stream.feed(stored[at : at + 999], last=False)
-    stream.feed(b"", last=True)
-    assert stream.finished and stream.made == size
+    found = sum(len(stream.feed(stored[at : at + 999], last=False)) for at in range(0, len(stored), 999))
+    found += len(stream.feed(b"", last=True))
+    assert stream.finished and found == size
 
 
 def _stretches() -> Iterator[bytes]:

@@ -152,7 +152,7 @@ def _chunks(image: Image, meta: BlobMeta) -> list[bytes]:
         decoder.finish()
         assert b"".join(content for _, content in streamed) == whole
         assert [meta.unit_of_chunk(chunk.index) for chunk, _ in streamed] == [index] * unit.chunk_count
-        found += [bytes(content) for _, content in streamed]
+        found += [content for _, content in streamed]
     return found
 
 
