@@ -22,7 +22,7 @@ from builder.image_documents import (
     converted_index,
     is_converted,
     read_config,
-    refuse_other_platform,
+    served_platform,
 )
 from builder.progress import Progress, SilentProgress
 from builder.report import ConvertReport, ImageReport
@@ -74,7 +74,8 @@ def convert(
     else:
         manifest = find_ordinary(source, options.platform or host_platform(), named)
         if options.platform is not None:
-            refuse_other_platform(manifest, config_bytes(source, manifest), options.platform)
+            config = config_bytes(source, manifest)
+            served_platform(manifest, config, options.platform, options.platform)
         if options.spelling is None:
             image = _convert_or_copy(work, manifest, platform="", tag=tag)
             descriptor, images, skipped = image.descriptor(), [image], 0

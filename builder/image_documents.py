@@ -50,29 +50,26 @@ def is_converted(manifest: Manifest) -> bool:
     return bool(manifest.layers) and manifest.layers[-1].annotations.get(NYDUS_BOOTSTRAP) == "true"
 
 
-def config_platform(raw: bytes) -> Platform:
-    """What the config *raw* says; empty where it says nothing, or is none."""
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        document = None
-    return _platform(document if isinstance(document, dict) else {})
+def served_platform(
+    manifest: Manifest, config: bytes, wanted: Platform | None, default: Platform
+) -> Platform:
+    """What the image is for, normalised: as *config* says, *default* where it says nothing, or is none.
 
-
-def refuse_other_platform(manifest: Manifest, config: bytes, wanted: Platform | None) -> None:
-    """Return if the image is one for *wanted*, by its config; None: nothing was asked for by name.
-
-    An index would have been asked; but a name may lead to one image alone, whatever it is for.
+    *wanted* is what was asked for by name, if anything was. An index would have been asked for it; but a name
+    may lead to one image alone, whatever it is for.
 
     Raises:
-        SourceUnsupported: it is for another platform.
+        SourceUnsupported: the image is for another platform than *wanted*.
     """
-    if wanted is None:
-        return
-    made = config_platform(config)
-    if not serves(made, wanted):
-        found = normalise(made)
+    try:
+        document = json.loads(config)
+    except (ValueError, RecursionError):
+        document = None
+    made = _platform(document if isinstance(document, dict) else {})
+    found = normalise(made)
+    if wanted is not None and not serves(made, wanted):
         raise SourceUnsupported(f"image {manifest.digest}: made for {found}, asked for was {wanted}")
+    return found if found.architecture else default
 
 
 def _platform(document: Mapping[str, Any]) -> Platform:

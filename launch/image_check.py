@@ -15,7 +15,7 @@ from typing import Any
 from builder.bootstrap_layer_reader import BootstrapLayerInvalid, BootstrapParts, read_bootstrap_layer
 from builder.compare import compare
 from builder.discovery import find_ordinary
-from builder.image_documents import refuse_other_platform
+from builder.image_documents import served_platform
 from builder.merged_image import MergedImage
 from builder.progress import Progress
 from launch.bare import open_bare
@@ -227,7 +227,7 @@ class ImageCheck:
         where = f"config {manifest.config.digest}"
         try:
             raw = config_bytes(source, manifest)
-            refuse_other_platform(manifest, raw, self._wanted)
+            served_platform(manifest, raw, self._wanted, self._platform)
             document = load_config(raw)
             parse_config(document)
         except (RegistryError, ConfigInvalid) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.bootstrap_layer_reader import PACKED_LIMIT, BootstrapLayerInvalid, read_bootstrap_layer
-from builder.image_documents import config_platform, refuse_other_platform
+from builder.image_documents import served_platform
 from launch import image_cache
 from launch.asking import Question
 from launch.chunk_tables import (
@@ -41,7 +41,7 @@ from registry_client.digest import digest_of
 from registry_client.errors import ReferenceInvalid, Unreachable
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
-from registry_client.platform import Platform, host_platform, normalise
+from registry_client.platform import Platform, host_platform
 from registry_client.reference import Reference, Transport
 from registry_client.selection import config_bytes
 from registry_client.source import ImageSource
@@ -172,8 +172,7 @@ def _open(question: Question, root: Path) -> LazyImage:
         documents = kept or _fetch(source, manifest, reference)
     else:
         documents = kept
-    refuse_other_platform(documents.manifest, documents.config, question.wanted)
-    made_for = config_platform(documents.config)
+    served = served_platform(documents.manifest, documents.config, question.wanted, platform)
     bootstrap = Bootstrap(documents.bootstrap)
     blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs)
     metas, digests = documents.metas, documents.digests
@@ -190,7 +189,7 @@ def _open(question: Question, root: Path) -> LazyImage:
     image_cache.remember(root, reference, platform, known)
     return LazyImage(
         reference=reference,
-        platform=normalise(made_for) if made_for.architecture else platform,
+        platform=served,
         digest=known.named,
         manifest=documents.manifest,
         config=documents.config,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.image_documents import config_platform, refuse_other_platform
+from builder.image_documents import served_platform
 from registry_client import open_source
 from registry_client.manifest import Manifest
 from registry_client.options import RegistryOptions
-from registry_client.platform import Platform, host_platform, normalise
+from registry_client.platform import Platform, host_platform
 from registry_client.reference import Reference
 from registry_client.selection import config_bytes, find_manifest
 
@@ -29,7 +29,7 @@ def read_ordinary(
     """The image *reference* names, for *platform* (None: this machine's).
 
     Raises:
-        what `registry_client` raises, and `refuse_other_platform`.
+        what `registry_client` raises, and `served_platform`.
     """
     wanted = platform or host_platform()
     source = open_source(reference, registry)
@@ -38,7 +38,5 @@ def read_ordinary(
         config = config_bytes(source, manifest)
     finally:
         source.close()
-    refuse_other_platform(manifest, config, platform)
-    made_for = config_platform(config)
-    shown = normalise(made_for) if made_for.architecture else wanted
-    return OrdinaryImage(reference.familiar(), shown, manifest, config)
+    served = served_platform(manifest, config, platform, wanted)
+    return OrdinaryImage(reference.familiar(), served, manifest, config)
