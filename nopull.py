@@ -260,7 +260,7 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
         return DISK_FULL
     for ancestor in type(error).__mro__:
-        code = EXIT_CODES.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
+        code = EXIT_CODES.get(_full_name(ancestor))
         if code is not None:
             return code
     return OTHER
@@ -287,7 +287,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else OTHER
     except Exception as error:  # noqa: BLE001 - the outermost boundary: nothing may end in a bare traceback
-        if f"{type(error).__module__}.{type(error).__qualname__}" not in TOLD_ERRORS:
+        if _full_name(type(error)) not in TOLD_ERRORS:
             _report(error, invocation.log_level)
         code = exit_code(error)
         if invocation.verb == "run" and code not in (COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND):
@@ -329,7 +329,11 @@ def _usage_sentence(refused: click.ClickException) -> str:
 
 
 def _is_ours(error: Exception) -> bool:
-    return any(f"{a.__module__}.{a.__qualname__}" in EXIT_CODES for a in type(error).__mro__)
+    return any(_full_name(ancestor) in EXIT_CODES for ancestor in type(error).__mro__)
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _report(error: Exception, log_level: str) -> None:
@@ -380,10 +384,13 @@ def without_secrets(text: str) -> str:
 
 
 def _say(sentence: str) -> None:
+    shown = f"nopull: {without_secrets(sentence)}"
     try:
-        # Paths are bytes, and shown as they are.
-        shown = f"nopull: {without_secrets(sentence)}"
-        click.echo(shown.encode(errors="surrogateescape"), err=True)
+        raw = shown.encode(errors="surrogateescape")  # paths are bytes, and shown as they are
+    except UnicodeEncodeError:  # what else has surrogates comes from a JSON document
+        raw = shown.encode(errors="backslashreplace")
+    try:
+        click.echo(raw, err=True)
     except OSError:
         _silence(sys.stderr.fileno())
 

@@ -148,6 +148,12 @@ def test_a_failure_is_one_sentence(failing: Failing, capfd: pytest.CaptureFixtur
     assert capfd.readouterr().err == "nopull: two lines with https://…@host/x?… inside\n"
 
 
+def test_a_failure_is_said_whatever_text_it_has(failing: Failing, capfd: pytest.CaptureFixture[str]) -> None:
+    failing(OSError("a path \udcff, and what no path has: \ud800"))
+    assert nopull.main(["check"]) == 1
+    assert "what no path has" in capfd.readouterr().err
+
+
 def test_debug_shows_no_secret(failing: Failing, capfd: pytest.CaptureFixture[str]) -> None:
     failing(KeyError("Authorization: Bearer abcdef0123456789"))
     assert nopull.main(["--log-level", "debug", "check"]) == 1
