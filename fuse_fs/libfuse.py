@@ -26,11 +26,13 @@ from typing import Any
 
 from chunk_store.recent_failures import RecentFailures
 from fuse_fs.answers import errno_of, is_failure
-from fuse_fs.errors import FuseMissing, MountFailed, WaitedAlready
+from fuse_fs.errors import FuseMissing, MountFailed
 from fuse_fs.mount_options import SUBTYPE, fsname_option
 from fuse_fs.operations import FOREVER, PARALLEL_READS
 from fuse_fs.paths import TreeByPath
 from fuse_fs.tree import BLOCK, ImageTree
+from fuse_fs.waited import may_wait_until
+from fuse_fs.wake_ups import STOPPING
 from rafs.directory import name_text
 
 log = logging.getLogger("nopull.fuse")
@@ -42,7 +44,6 @@ CALLBACKS = ("init", "getattr", "fgetattr", "readlink", "readdir", "read", "stat
 # Without any xattr in the image the kernel is told so once; overlayfs else asks several times per look-up.
 XATTR_CALLBACKS = ("getxattr",)
 
-_STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _WAKE = signal.SIGUSR1
 
 
@@ -203,9 +204,9 @@ class Callbacks:
 
     def read(self, path: bytes, answer: Any, size: int, offset: int, _: Any) -> int:
         asker, since = self._asker(), time.monotonic()
-        until = self._failed.until(path, asker, offset)
-        if until is not None and until <= since and not self._tree.is_local(path, offset, size):
-            raise WaitedAlready(f"thread {asker} has waited for byte {offset} of {name_text(path)} already")
+        until = may_wait_until(
+            self._failed, path, asker, offset, since, lambda: self._tree.is_local(path, offset, size)
+        )
         try:
             content = self._tree.read(path, offset, size, until)
         except BaseException as error:
@@ -276,7 +277,7 @@ def _stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     os.set_blocking(writing, False)
 
     def watch() -> None:
-        while not _STOPPING.intersection(os.read(reading, 64)):
+        while not STOPPING.intersection(os.read(reading, 64)):
             if ended.is_set():
                 return
         stop()
@@ -284,7 +285,7 @@ def _stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
         while not ended.wait(0.1):
             signal.pthread_kill(main, _WAKE)
 
-    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPPING, _WAKE)}
+    before = {number: signal.signal(number, lambda *_: None) for number in (*STOPPING, _WAKE)}
     descriptor_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, name="nopull-signals", daemon=True)
     watcher.start()

@@ -17,10 +17,11 @@ from chunk_store.recent_failures import RecentFailures
 from fuse_fs.answers import errno_of, is_failure
 from fuse_fs.crew import Crew
 from fuse_fs.device import is_gone
-from fuse_fs.errors import MessageInvalid, WaitedAlready
+from fuse_fs.errors import MessageInvalid
 from fuse_fs.operations import Operations
 from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, UNANSWERED, Request, word_for
 from fuse_fs.tree import ImageTree
+from fuse_fs.waited import may_wait_until
 from rafs.directory import name_text
 
 log = logging.getLogger("nopull.fuse")
@@ -142,9 +143,9 @@ class Session:
         if len(body) < READ_IN.size:
             raise MessageInvalid(f"a read of {len(body)} bytes is no request")
         _, offset, size, *_ = READ_IN.unpack_from(body)
-        until = self._failed.until(node, asker, offset)
-        if until is not None and until <= now and not self._operations.is_local(node, offset, size):
-            raise WaitedAlready(f"thread {asker} has waited for byte {offset} of node {node} already")
+        until = may_wait_until(
+            self._failed, node, asker, offset, now, lambda: self._operations.is_local(node, offset, size)
+        )
         return self._operations.read(node, offset, size, until)
 
     def _refuse(self, unique: int, number: int) -> None:

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Final, Self
 
-_STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _CALL: Final = b"\0"  # no signal's number
 _READ: Final = 512
 
@@ -41,7 +41,7 @@ class WakeUps:
     def __enter__(self) -> Self:
         # First where their numbers go, then that they go there.
         self._descriptor_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, _nothing) for number in _STOPPING}
+        self._before = {number: signal.signal(number, _nothing) for number in STOPPING}
         return self
 
     def __exit__(
@@ -66,7 +66,7 @@ class WakeUps:
             if not poll.poll(left):
                 return WakeUp.TIME
             heard = os.read(self._reading, _READ)
-            if _STOPPING.intersection(heard):
+            if STOPPING.intersection(heard):
                 return WakeUp.STOP
             if _CALL in heard:  # else a signal that somebody else handles
                 return WakeUp.CALLED
