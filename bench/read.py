@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -318,7 +317,7 @@ class _Stage:
             else:
                 try:
                     with HeldSignals() as held:
-                        record = KernelMount(replace(request), "measured").put(where, held)
+                        record = KernelMount(request, "measured").put(where, held)
                 except LaunchError as error:
                     self._say(f"left out: {error}")
             yield record

@@ -27,11 +27,10 @@ _TYPE_MASK: Final = 0o170000  # as stat.S_IFMT takes it, without a call per entr
 def hides(entry: TarEntry) -> bool:
     """Whether *entry* takes away anything; cheap for nearly all that do not, since every entry is asked."""
     node = entry.node
-    if _WHITEOUT in entry.path:
-        return is_whiteout(entry) or _is_opaque(node)
-    if node is None or (node.xattrs is None and node.mode & _TYPE_MASK != stat.S_IFCHR):
-        return False
-    return is_whiteout(entry) or _is_opaque(node)
+    may = _WHITEOUT in entry.path or (
+        node is not None and (node.xattrs is not None or node.mode & _TYPE_MASK == stat.S_IFCHR)
+    )
+    return may and (is_whiteout(entry) or _is_opaque(node))
 
 
 def is_whiteout(entry: TarEntry) -> bool:

@@ -82,8 +82,7 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
         said = f"opening the store {root}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreWithoutRoom(f"{said}; free some, or choose another with --root") from error
-        kind = StoreForbidden if isinstance(error, PermissionError) else StoreUnusable
-        raise kind(f"{said}; choose another with --root") from error
+        raise _unusable(said, error) from error
     if recovery is not None and recovery.dropped:
         log.warning(
             "store %s: the machine went down since the last checkpoint; dropped %d windows, kept %d",
@@ -134,17 +133,19 @@ def _open_unwritable(root: Path, boot_id: str, reason: OSError) -> tuple[int, Re
             os.close(fd)
             raise
     except OSError as error:
-        kind = StoreForbidden if isinstance(error, PermissionError) else StoreUnusable
-        raise kind(
-            f"opening the store {root}: {reason.strerror}, and reading what is there: {error.strerror};"
-            " choose another with --root"
-        ) from error
+        said = f"opening the store {root}: {reason.strerror}, and reading what is there: {error.strerror}"
+        raise _unusable(said, error) from error
     log.warning(
         "store %s cannot be written (%s): what it has is read, the rest is fetched into memory",
         root,
         reason.strerror,
     )
     return fd, recovery
+
+
+def _unusable(said: str, error: OSError) -> StoreUnusable:
+    kind = StoreForbidden if isinstance(error, PermissionError) else StoreUnusable
+    return kind(f"{said}; choose another with --root")
 
 
 def _checked_under(fd: int) -> str:

@@ -319,14 +319,13 @@ class Scheduler:
                 left = [fill for fill in fills if self._fills.get(fill.number) is fill]
             if told:
                 log.exception("filling windows %s failed unexpectedly", [fill.number for fill in fills])
-            for place, fill in enumerate(left):
-                if place:  # gets a run of its own, in which it is seen whether it was this one
-                    self._settle(Settled(fill, Outcome.CUT))
-                    continue
-                text = f"filling window {fill.number} failed unexpectedly: {error!r}"
+            if left:
+                text = f"filling window {left[0].number} failed unexpectedly: {error!r}"
                 failure = ChunkUnavailable(text, temporary=True)
                 failure.__cause__ = error
-                self._settle(Settled(fill, Outcome.UNEXPECTED, failure))
+                self._settle(Settled(left[0], Outcome.UNEXPECTED, failure))
+            for fill in left[1:]:  # gets a run of its own, in which it is seen whether it was this one
+                self._settle(Settled(fill, Outcome.CUT))
 
     def _settle(self, settled: Settled) -> None:
         fill, outcome = settled.fill, settled.outcome

@@ -32,4 +32,6 @@ class QueueOverflow(ErofsError):
 
 
 class CacheTooSmall(ErofsError):
-    """The cache may not hold all of the image, which a kernel mount holds once it was read; FUSE does not."""
+    """The cache may not hold all of the image, or has no room for it, which a kernel mount holds once it was
+    read; FUSE does not.
+    """

@@ -146,8 +146,8 @@ class FillerLink:
                 connection.settimeout(None)
             except (OSError, ValueError) as error:
                 connection.close()
-                none = isinstance(error, FileNotFoundError | ConnectionRefusedError) and not awaited
-                if self._reap_keeper() or none or time.monotonic() >= deadline:
+                hopeless = isinstance(error, FileNotFoundError | ConnectionRefusedError) and not awaited
+                if self._reap_keeper() or hopeless or time.monotonic() >= deadline:
                     raise KeeperFailed(f"no keeper answers at {self._root / KEEPER / SOCKET}") from error
                 time.sleep(_LOOK_SECONDS)
                 continue
