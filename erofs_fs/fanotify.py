@@ -19,6 +19,7 @@ _CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8,
 _MARK_ADD, _MARK_REMOVE, _MARK_DONT_FOLLOW, _MARK_MOUNT = 1, 2, 4, 0x10
 _MARK_IGNORE, _MARK_SURVIVE_MODIFY = 0x400, 0x40
 _PRE_ACCESS: Final = 0x0010_0000
+_OPEN_PERMISSION: Final = 0x0001_0000
 _OVERFLOW: Final = 0x4000
 _RANGE_RECORD: Final = 6
 
@@ -83,6 +84,20 @@ def unwatch(group: int, directory: int, name: str) -> None:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
 
 
+def is_watched(group: int, directory: int, name: str) -> bool:
+    """Whether the file that *name* below *directory* leads to now was given to `watch`.
+
+    Raises:
+        OSError: other than that there is none.
+    """
+    try:
+        # Takes an event away that no mark of ours has; the kernel says ENOENT where there is no mark at all.
+        _mark(group, _MARK_REMOVE | _MARK_DONT_FOLLOW, directory, os.fsencode(name), _OPEN_PERMISSION)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def ignore_mount(group: int, tree: int) -> None:
     """Raise no events for what is accessed through the mount whose root is the descriptor *tree*."""
     _mark(group, _MARK_ADD | _MARK_MOUNT | _MARK_IGNORE | _MARK_SURVIVE_MODIFY, tree, b".")
@@ -139,12 +154,14 @@ def _answer(group: int, number: int, response: int) -> bool:
     return True
 
 
-def _mark(group: int, flags: int, directory: int, name: bytes | None) -> None:
+def _mark(
+    group: int, flags: int, directory: int, name: bytes | None, event: int = _PRE_ACCESS
+) -> None:
     checked(
         _libc.fanotify_mark(
             ctypes.c_int(group),
             ctypes.c_uint(flags),
-            ctypes.c_uint64(_PRE_ACCESS),
+            ctypes.c_uint64(event),
             ctypes.c_int(directory),
             name,
         )

@@ -94,16 +94,20 @@ class WatchedWindows:
         on; False if one was replaced meanwhile: the kernel may have opened another file than is watched.
         """
         for window in windows:
-            try:
-                found = self._status(window.place)
-            except OSError:
-                return False
-            if found.st_ino != window.inode:
-                return False
-            if found.st_size == window.length:
-                self.complete(window)
-            elif window.there == window.length:
+            if window.there == window.length:
+                try:
+                    found = self._status(window.place)
+                except OSError:
+                    return False
+                if found.st_ino != window.inode:
+                    return False
+                if found.st_size == window.length:
+                    self.complete(window)
+                    continue
                 window.there = 0
+            # Not by its inode number, which a file made just after another was removed often has again.
+            if not fanotify.is_watched(self._group, self._door, window.place):
+                return False
         return True
 
     def complete(self, window: Watched) -> None:
@@ -152,14 +156,16 @@ class WatchedWindows:
 
     def _take(self, device: WindowDevice) -> Watched:
         place = window_place(device.id)
+        # Before its number is asked for, so that a mark found under this name later is the mark of that file.
+        fanotify.watch(self._group, self._door, place)
         found = self._status(place)
         if not stat.S_ISREG(found.st_mode):
+            fanotify.unwatch(self._group, self._door, place)
             raise OSError(f"{place} is not a file")
         window = self._by_inode.get(found.st_ino)
         if window is None:
             window = Watched(device.id, found.st_ino, device.length)
-        if not window.watched:
-            self._watch(window)
+        self._note_watched(window)
         if found.st_size == window.length:
             window.there = window.length
         elif window.there == window.length:
@@ -173,8 +179,12 @@ class WatchedWindows:
 
     def _watch(self, window: Watched) -> None:
         fanotify.watch(self._group, self._door, window.place)
-        window.watched = True
-        self.watched += 1
+        self._note_watched(window)
+
+    def _note_watched(self, window: Watched) -> None:
+        if not window.watched:
+            window.watched = True
+            self.watched += 1
 
     def _unwatch(self, window: Watched) -> None:
         if not window.watched:

@@ -160,7 +160,6 @@ def test_a_window_that_is_replaced_while_it_is_mounted_is_watched_or_the_mount_r
         calls += 1
         if calls <= times:
             assert store.directory.remove(replaced) is Removal.REMOVED
-            (store.base / f"takes the number {calls}").touch()
             store.directory.reserve([replaced])
         return detached(image, windows, window_ids, hold)
 
