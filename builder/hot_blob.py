@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import pairwise
 
 from builder.layer_record import packed_refs
 from rafs.tree import Node, walk
@@ -33,6 +34,14 @@ def hot_chunks(nodes: Iterable[Node]) -> list[int]:
             if stat.S_ISREG(file.mode):
                 found.update(dict.fromkeys(file.chunks))
     return list(found)
+
+
+def continued(root: Node, refs: Container[int]) -> Iterator[tuple[int, int]]:
+    """Which of *refs* goes on with which in some file below *root*."""
+    for _, node in walk(root):
+        for pair in pairwise(node.chunks):
+            if pair[0] in refs and pair[1] in refs:
+                yield pair
 
 
 def refer(root: Node, moved: Mapping[int, int]) -> None:

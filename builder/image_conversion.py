@@ -23,7 +23,7 @@ from builder.chunk_spool import ChunkSpool
 from builder.convert_options import ConvertOptions
 from builder.crew import Crew
 from builder.file_looks import FileLooks
-from builder.hot_blob import HotBlob, hot_chunks, refer
+from builder.hot_blob import HotBlob, continued, hot_chunks, refer
 from builder.hot_list import find_hot_files
 from builder.image_documents import SourceConfig, check_layers, read_config
 from builder.known_image import KnownBlob
@@ -285,7 +285,8 @@ class _Conversion:
         key = len(self._packer.blobs)
         step = "pack what is needed first"
         self._work.progress.begin(step, None)
-        packed = self._packer.pack_copies(refs, spool, known, self._proceed(step))
+        rows = continued(self._root, frozenset(refs))
+        packed = self._packer.pack_copies(refs, rows, spool, known, self._proceed(step))
         if packed is None:
             self._work.progress.finish(step, "a layer has just that")
             return None

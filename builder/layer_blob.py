@@ -5,14 +5,14 @@ compressed by any thread in any order, and written in theirs. Chunks that an ear
 has are not stored again, so a blob depends on its layer and on those below it, never on what lies above, on
 timing or on the number of workers. Memory is bounded by the units in flight.
 
-Not here: unit borders, compression and the blob's tables (`rafs`), and uploading.
+Not here: which chunks share a unit (`unit_plan`), compression and the blob's tables (`rafs`), and uploading.
 """
 
 from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +25,13 @@ from builder.layer_record import packed_refs
 from builder.layer_room import CHUNKS_LIMIT
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry
+from builder.unit_plan import planned_units
 from rafs.blob_writer import BlobWriter, PackedUnit, pack_content
 from rafs.chunk_lists import ChunkLists, ChunkTables
 from rafs.codes import DIGEST_SIZE
 from rafs.errors import ImageTooLarge
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node, chunk_ref, split_ref
-from rafs.unit_cutter import UnitCutter
 
 _UNITS_EARLY: Final = 16  # how many may be compressed before one in front of them is
 
@@ -94,6 +94,18 @@ class LayerBlob:
     def chunk(self, index: int) -> bytes:
         """The bytes of one chunk."""
         return self._spool.read(self.places[index : index + 1], self.tables.sizes[index : index + 1])
+
+    def add(self, unit: Sequence[bytes], sizes: Mapping[bytes, int]) -> int:
+        """Number the chunks of *unit*, given as digests; the number of the first.
+
+        Raises:
+            ImageTooLarge: there are more than the format can number.
+        """
+        first = len(self.tables.sizes)
+        for digest in unit:
+            self.places.append(self._spool.places[digest])
+            self.tables.add(sizes[digest], digest)
+        return first
 
     def pack(self, number: int, first: int, end: int, proceed: Callable[[int], None]) -> None:
         """Compress unit *number*, chunks *first* to *end*; any thread, units started in their order.
@@ -198,23 +210,33 @@ class ImagePacker:
                 f"the files of all layers have more than {CHUNKS_LIMIT} chunks of {self._options.chunk_size} "
                 "bytes, which no image has room for"
             )
-        made = LayerBlob(self._options, spool, ScratchFile(self._directory))
-        try:
-            units = self._plan(made, files, spool, proceed)
-        except BaseException as error:
-            made.fail(error)
-            raise
-        if not units:
-            made.content.close()
-            return None
-        self.blobs.append(made)
-        made.close(units)
+        sizes, continued = self._news(files)
+        made = None
+        if sizes:
+            made = LayerBlob(self._options, spool, ScratchFile(self._directory))
+            self._fill(made, planned_units(sizes, self._options.batch_size, continued), sizes, proceed)
+            self.adopt(made)
+        known = self.known
+        self.chunks_shared -= len(sizes)
+        for entry in files:
+            assert entry.node is not None
+            refs: list[int] = []
+            for digest, count in runs_of(entry.digests):
+                refs += (known[digest],) * count
+            self.chunks_shared += len(refs)
+            entry.node.chunks = packed_refs(refs)
         return made
 
     def pack_copies(
-        self, refs: Sequence[int], spool: ChunkSpool, known: StoredBlob | None, proceed: Callable[[int], None]
+        self,
+        refs: Sequence[int],
+        continued: Iterable[tuple[int, int]],
+        spool: ChunkSpool,
+        known: StoredBlob | None,
+        proceed: Callable[[int], None],
     ) -> tuple[StoredBlob, dict[int, int]] | None:
-        """(a blob with the chunks that *refs* name, in their order, the references into it by those).
+        """(a blob with the chunks that *refs* name, unit by unit in their order, the references into it by
+        those). *continued*: which of them goes on with which in some file.
 
         It is *known* if that has just them, else one that is being written from copies in *spool*. None if a
         blob of the image has just them already: two of one name are none.
@@ -223,11 +245,14 @@ class ImagePacker:
             As `pack`, and what reading chunks of adopted blobs does.
         """
         key = len(self.blobs)
-        numbers: dict[bytes, int] = {}
-        moved: dict[int, int] = {}
-        for ref in refs:
-            moved[ref] = chunk_ref(key, numbers.setdefault(self._digest(ref), len(numbers)))
-        wanted = b"".join(numbers)
+        digests = {ref: self._digest(ref) for ref in refs}
+        sizes = {digest: self._size(ref) for ref, digest in digests.items()}
+        rows = {(digests[one], digests[other]) for one, other in continued}
+        units = list(planned_units(sizes, self._options.batch_size, rows))
+        order = [digest for unit in units for digest in unit]
+        numbers = {digest: chunk_ref(key, number) for number, digest in enumerate(order)}
+        moved: dict[int, int] = {ref: numbers[digest] for ref, digest in digests.items()}
+        wanted = b"".join(order)
         if any(stored.tables.digests == wanted for stored in self.blobs):
             return None
         if known is not None and known.tables.digests == wanted:
@@ -239,12 +264,8 @@ class ImagePacker:
             spool.take(self.blobs[owner].chunk(index))
         spool.flush()
         made = LayerBlob(self._options, spool, ScratchFile(self._directory))
+        self._fill(made, units, sizes, proceed)
         self.blobs.append(made)
-        sizes = {self._digest(ref): self._size(ref) for ref in refs}
-        units = _Units(made, self._options.batch_size, self._submit, proceed)
-        for digest in numbers:
-            units.add(sizes[digest], digest, spool.places[digest])
-        made.close(units.finish())
         return made, moved
 
     def read(self, node: Node, offset: int, size: int) -> bytes:
@@ -257,32 +278,44 @@ class ImagePacker:
         start = offset % chunk_size
         return b"".join(found)[start : start + size]
 
-    def _plan(
-        self, made: LayerBlob, files: Sequence[TarEntry], spool: ChunkSpool, proceed: Callable[[int], None]
-    ) -> int:
-        """Set the chunks of all files, submit the units, and say how many."""
-        known, places = self.known, spool.places
-        first_ref = chunk_ref(len(self.blobs), 0)
-        chunk_size = self._options.chunk_size
-        units = _Units(made, self._options.batch_size, self._submit, proceed)
-        shared = 0
+    def _news(self, files: Sequence[TarEntry]) -> tuple[dict[bytes, int], set[tuple[bytes, bytes]]]:
+        """(sizes of the chunks of *files* that no blob has, by digest, in the order of their first use; which
+        chunk goes on with which).
+        """
+        known, chunk_size = self.known, self._options.chunk_size
+        new: dict[bytes, int] = {}
+        continued: set[tuple[bytes, bytes]] = set()
         for entry in files:
-            node = entry.node
-            assert node is not None
-            left = node.size
-            refs: list[int] = []
+            assert entry.node is not None
+            left = entry.node.size
+            before = b""
             for digest, count in runs_of(entry.digests):
-                ref = known.get(digest)
-                if ref is None:
-                    number = units.add(min(left, chunk_size), digest, places[digest])
-                    ref = known[digest] = first_ref + number
-                    shared -= 1
-                shared += count
-                refs += (ref,) * count
+                if digest not in known:
+                    new.setdefault(digest, min(left, chunk_size))
+                if before:
+                    continued.add((before, digest))
+                before = digest
                 left -= chunk_size * count
-            node.chunks = packed_refs(refs)
-        self.chunks_shared += shared
-        return units.finish()
+        return new, continued
+
+    def _fill(
+        self,
+        made: LayerBlob,
+        units: Iterable[Sequence[bytes]],
+        sizes: Mapping[bytes, int],
+        proceed: Callable[[int], None],
+    ) -> None:
+        """Have *units*, lists of digests of chunks of *sizes*, compressed as all of *made*."""
+        count = 0
+        try:
+            for unit in units:
+                first = made.add(unit, sizes)
+                self._submit(partial(made.pack, count, first, first + len(unit), proceed))
+                count += 1
+        except BaseException as error:
+            made.fail(error)
+            raise
+        made.close(count)
 
     def _digest(self, ref: int) -> bytes:
         key, index = split_ref(ref)
@@ -291,37 +324,3 @@ class ImagePacker:
     def _size(self, ref: int) -> int:
         key, index = split_ref(ref)
         return self.blobs[key].tables.sizes[index]
-
-
-class _Units:
-    """Chunks of one blob go in, units to compress are submitted."""
-
-    def __init__(
-        self, made: LayerBlob, batch_size: int, submit: Submit, proceed: Callable[[int], None]
-    ) -> None:
-        self._made = made
-        self._cutter = UnitCutter(batch_size)
-        self._submit = submit
-        self._proceed = proceed
-        self._count = 0
-        self._first = 0  # chunk of the unit that is being filled
-
-    def add(self, size: int, digest: bytes, place: int) -> int:
-        """The index of a further chunk, which lies at *place* in the spool."""
-        made = self._made
-        if self._cutter.begins_unit(size, digest):
-            self._end_unit()
-        made.places.append(place)
-        return made.tables.add(size, digest)
-
-    def finish(self) -> int:
-        """How many units there are."""
-        self._end_unit()
-        return self._count
-
-    def _end_unit(self) -> None:
-        end = len(self._made.tables.sizes)
-        if end > self._first:
-            self._submit(partial(self._made.pack, self._count, self._first, end, self._proceed))
-            self._count += 1
-            self._first = end

@@ -20,7 +20,7 @@ from builder.tree_undo import Undo
 from rafs.tree import Node, chunk_ref, split_ref
 
 ANNOTATION: Final = "dev.nopull.layers"
-_VERSION: Final = 1  # of the record, and of what the same layer is turned into
+_VERSION: Final = 2  # of the record, and of what the same layer is turned into
 _ID_DIGITS: Final = 16  # of a chain; only ever compared within one repository, and verified by the record
 _TUPLE_LIMIT: Final = 64  # references; a longer list takes a third of the memory as an array
 _REFERENCES_LIMIT: Final = 1 << 22  # of all undos; chunks of 256 KiB make a terabyte of replaced files

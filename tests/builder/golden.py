@@ -20,14 +20,14 @@ from tests.support.trees import directory, file, hardlink, layer_tar, opaque, sy
 
 # A change of these is a change of every image: converted anew, it shares nothing with what was published.
 GOLDEN = {
-    "sha256:c4c568b691371a8d26fc43a8887218a843f99bf5d38644f8ae6a075bdd02101b": ConvertOptions(),
-    "sha256:13bebd0dab6849cf25b774c22f2641765b8376be17e77e27a12cf052575106ab": ConvertOptions(
+    "sha256:5f1e91b6db5c2b801d90680d8ee4db22b66de4b02ae187e1d5428435155eed86": ConvertOptions(),
+    "sha256:6b8b5a18da688ecff09a083b0ecad3e1bb103d69ae4a557e2fe3b135fc4a4de7": ConvertOptions(
         compression_level=3
     ),
-    "sha256:7ad08b9967379231572bc5f1e5f5b93536ff22a236f1e3347f67e8978d52b461": ConvertOptions(
+    "sha256:951266846653d2bd61e202076d038797f50d405cb04f3d031f442cd7ef5a7e8c": ConvertOptions(
         compression_level=9, batch_size=4 << 20
     ),
-    "sha256:62135b227f9999dea3397b487565b482ecbec03f68b63d36dc79e2072cc901ae": ConvertOptions(
+    "sha256:c23af3e936739724e4f74c9f8929f4d8b6349b4e30abf9b5ea148a0d5776fb96": ConvertOptions(
         chunk_size=64 << 10, batch_size=256 << 10, prefetch=(b"/usr/lib/words-7",)
     ),
 }
