@@ -20,14 +20,14 @@ from tests.support.trees import directory, file, hardlink, layer_tar, opaque, sy
 
 # A change of these is a change of every image: converted anew, it shares nothing with what was published.
 GOLDEN = {
-    "sha256:5f1e91b6db5c2b801d90680d8ee4db22b66de4b02ae187e1d5428435155eed86": ConvertOptions(),
-    "sha256:6b8b5a18da688ecff09a083b0ecad3e1bb103d69ae4a557e2fe3b135fc4a4de7": ConvertOptions(
+    "sha256:17046befe3891439e5c2b0e1ab471fa8dd7e693247b77fec28fa52e80dfe3b66": ConvertOptions(),
+    "sha256:fb7594bcbbbfa75015424a0c9ac7a0e16b385747ae4d273177dde88b9d0f54d8": ConvertOptions(
         compression_level=3
     ),
-    "sha256:951266846653d2bd61e202076d038797f50d405cb04f3d031f442cd7ef5a7e8c": ConvertOptions(
+    "sha256:4bc33995b727c992f0b1a63f7f46d4043ff1f0a7a136c826c9b8713cbea01ad9": ConvertOptions(
         compression_level=9, batch_size=4 << 20
     ),
-    "sha256:c23af3e936739724e4f74c9f8929f4d8b6349b4e30abf9b5ea148a0d5776fb96": ConvertOptions(
+    "sha256:dae30e976f8b095aabd571ddfebf0da0c43eb9a19c2a1d738f85dc0251c86511": ConvertOptions(
         chunk_size=64 << 10, batch_size=256 << 10, prefetch=(b"/usr/lib/words-7",)
     ),
 }

@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,9 @@ def test_the_documents_say_what_nydus_tools_expect(tmp_path: Path) -> None:
         *((f"image/{layer['digest'][7:]}.blob.meta", 0o444) for layer in blobs),
         ("image/nopull.layers", 0o444),
     ]
+    # What reads no further than the end mark, as `nydusify check` does, must find the diff id, too.
+    end = image.members[-1].offset_data + -(-image.members[-1].size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    assert image.layer_tar[end:] == bytes(2 * tarfile.BLOCKSIZE)
 
 
 def test_a_docker_image_stays_one(tmp_path: Path) -> None:
