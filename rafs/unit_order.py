@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
-_LOOK_BACK: Final = 16  # places tried for one chunk; the first or second does, but in files that were made up
+_LOOKS: Final = 16  # that find no place until it is given up; one does, but in files that were made up
 
 
 def ordered_units(
@@ -21,28 +21,51 @@ def ordered_units(
     follows as units of one chunk.
 
     *continued* has (chunk, the one behind it in some file). Where no file has two of them in a row the order
-    is the one given; else neighbours change places. Depends on nothing else.
+    is the one given. Else every second chunk of a file comes first and the others behind, so who reads the
+    file reads forwards in two places, which readahead can follow. Depends on nothing else.
     """
     placed: list[bytes] = []
-    left: Sequence[bytes] = chunks
-    for _ in range(2):  # once more those that had no place while there were fewer
-        alone: list[bytes] = []
-        for chunk in left:
-            at = _place(placed, chunk, continued)
-            if at is None:
-                alone.append(chunk)
-            else:
-                placed.insert(at, chunk)
-        left = alone
+    waiting: list[bytes] = []
+    before = b""
+    for chunk in chunks:
+        if waiting and (before, chunk) not in continued:
+            waiting = _append(placed, waiting, continued)
+        before = chunk
+        if placed and (placed[-1], chunk) in continued:
+            waiting.append(chunk)
+        else:
+            placed.append(chunk)
+    alone: list[bytes] = []
+    for chunk in _append(placed, waiting, continued):
+        at = _place(placed, chunk, continued)
+        if at is None:
+            alone.append(chunk)
+        else:
+            placed.insert(at, chunk)
     yield placed
-    for chunk in left:
+    for chunk in alone:
         yield [chunk]
+
+
+def _append(
+    placed: list[bytes], waiting: Sequence[bytes], continued: Container[tuple[bytes, bytes]]
+) -> list[bytes]:
+    """Put those of *waiting* behind *placed* that may lie there; the others."""
+    left: list[bytes] = []
+    for number, chunk in enumerate(waiting):
+        if len(left) == _LOOKS:
+            return [*left, *waiting[number:]]
+        if (placed[-1], chunk) in continued:
+            left.append(chunk)
+        else:
+            placed.append(chunk)
+    return left
 
 
 def _place(placed: Sequence[bytes], chunk: bytes, continued: Container[tuple[bytes, bytes]]) -> int | None:
     """The last place for *chunk*; None if there is none near the end."""
     end = len(placed)
-    for at in range(end, max(-1, end - _LOOK_BACK), -1):
+    for at in range(end, max(-1, end - _LOOKS), -1):
         if (at == 0 or (placed[at - 1], chunk) not in continued) and (
             at == end or (chunk, placed[at]) not in continued
         ):

@@ -20,14 +20,14 @@ from tests.support.trees import directory, file, hardlink, layer_tar, opaque, sy
 
 # A change of these is a change of every image: converted anew, it shares nothing with what was published.
 GOLDEN = {
-    "sha256:17046befe3891439e5c2b0e1ab471fa8dd7e693247b77fec28fa52e80dfe3b66": ConvertOptions(),
-    "sha256:fb7594bcbbbfa75015424a0c9ac7a0e16b385747ae4d273177dde88b9d0f54d8": ConvertOptions(
+    "sha256:07fc9676a390e6b2a4ccc79c6f884eed2792ace8e238f997778293eb99b39fa8": ConvertOptions(),
+    "sha256:75661ce209fe4ee17ea9337e33d5def9c98d31b11d647bd3cf627cbf449d3bd4": ConvertOptions(
         compression_level=3
     ),
-    "sha256:4bc33995b727c992f0b1a63f7f46d4043ff1f0a7a136c826c9b8713cbea01ad9": ConvertOptions(
+    "sha256:13d1918ac15163cf29526100f22bb07821f3c27a2984f2cc922ce719f0d7be3a": ConvertOptions(
         compression_level=9, batch_size=4 << 20
     ),
-    "sha256:dae30e976f8b095aabd571ddfebf0da0c43eb9a19c2a1d738f85dc0251c86511": ConvertOptions(
+    "sha256:31524a6b69651b038bc6e320eaa409d8c8cfaca587be4ee97f01f9e4df472a47": ConvertOptions(
         chunk_size=64 << 10, batch_size=256 << 10, prefetch=(b"/usr/lib/words-7",)
     ),
 }
