@@ -26,6 +26,7 @@ from builder.tar_stream import TarStream
 from builder.xattr_rules import needed_xattrs
 from rafs.tree import NO_CHILDREN, Node, PlanInvalid, device_number
 
+WHITEOUT: Final = b".wh."  # in front of a name that is gone; OCI image-spec, layer.md
 _NAME_LIMIT: Final = 255  # bytes, of EROFS and of Linux
 _PATH_LIMIT: Final = 4095  # bytes, Linux
 _TARGET_LIMIT: Final = 4095  # bytes of a symlink, Linux
@@ -118,10 +119,12 @@ def normal_path(name: bytes) -> bytes:
 
     Raises:
         Malformed: a NUL byte in it.
-        Unshowable: longer than 4095 bytes, or a part longer than 255.
+        Unshowable: longer than 4095 bytes, or a part longer than 255, less `WHITEOUT` in the last one.
     """
     folder, _, last = name.rstrip(b"/").rpartition(b"/")
-    if last in _DOTS or len(last) > _NAME_LIMIT or len(name) > _PATH_LIMIT or b"\0" in last:
+    # A mark is not shown, so the name it takes away may have all the bytes a name can have.
+    longest = _NAME_LIMIT + len(WHITEOUT) if last.startswith(WHITEOUT) else _NAME_LIMIT
+    if last in _DOTS or len(last) > longest or len(name) > _PATH_LIMIT or b"\0" in last:
         return _normal(name)
     return above + b"/" + last if (above := _normal_folder(folder)) else last
 

@@ -13,12 +13,11 @@ from contextlib import suppress
 from typing import Final
 
 from builder.errors import LayerInvalid
-from builder.tar_index import TarEntry
+from builder.tar_index import WHITEOUT, TarEntry
 from builder.tree_paths import Unresolvable, directory_at
 from builder.xattr_rules import is_opaque
 from rafs.tree import Node
 
-_WHITEOUT: Final = b".wh."
 _METADATA: Final = b".wh..wh."  # AUFS' own bookkeeping, which docker skips, too
 _OPAQUE: Final = b".wh..wh..opq"
 _TYPE_MASK: Final = 0o170000  # as stat.S_IFMT takes it, without a call per entry
@@ -27,7 +26,7 @@ _TYPE_MASK: Final = 0o170000  # as stat.S_IFMT takes it, without a call per entr
 def hides(entry: TarEntry) -> bool:
     """Whether *entry* takes away anything; cheap for nearly all that do not, since every entry is asked."""
     node = entry.node
-    may = _WHITEOUT in entry.path or (
+    may = WHITEOUT in entry.path or (
         node is not None and (node.xattrs is not None or node.mode & _TYPE_MASK == stat.S_IFCHR)
     )
     return may and (is_whiteout(entry) or _is_opaque(node))
@@ -37,7 +36,7 @@ def is_whiteout(entry: TarEntry) -> bool:
     """Whether *entry* is nothing but a mark, and not shown itself."""
     if entry.path.startswith(_METADATA) or b"/" + _METADATA in entry.path:
         return True
-    if entry.path.rpartition(b"/")[2].startswith(_WHITEOUT):
+    if entry.path.rpartition(b"/")[2].startswith(WHITEOUT):
         return True
     return entry.node is not None and stat.S_ISCHR(entry.node.mode) and entry.node.rdev == 0
 
@@ -67,8 +66,8 @@ class Hiding:
             self._empty(self._directory(folder))
         elif name.startswith(_METADATA):
             return
-        elif name.startswith(_WHITEOUT):
-            hidden = name[len(_WHITEOUT) :]
+        elif name.startswith(WHITEOUT):
+            hidden = name[len(WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise LayerInvalid("a whiteout that names nothing")
             self._remove(folder, hidden)

@@ -15,7 +15,7 @@ from builder.tar_index import TarEntry, read_entries
 from builder.tar_stream import TarStream
 from rafs.digests import chunk_digest
 from rafs.tree import Node, walk
-from tests.builder.tar_bytes import END, long_link, member, pax
+from tests.builder.tar_bytes import END, long_link, long_name, member, pax
 
 Layer = bytes  # members, one after the other
 
@@ -107,6 +107,13 @@ def test_an_opaque_marker_alone_keeps_the_folders_attributes() -> None:
 
 
 LINKED = file(b"usr/lib/libc.so") + symlink(b"lib", b"usr/lib")
+
+
+def test_the_longest_name_there_is_can_be_hidden() -> None:
+    longest = b"d/" + b"n" * 255
+    lower = long_name(longest) + member(b"x") + long_name(longest[:-1]) + member(b"x")
+    mark = long_name(b"d/.wh." + b"n" * 255) + member(b"x")
+    assert names(merge(lower, mark)) == [b"/d", b"/" + longest[:-1]]
 
 
 @pytest.mark.parametrize(

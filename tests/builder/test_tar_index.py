@@ -420,6 +420,8 @@ def test_broken_rules_are_refused_with_layer_and_place(rule: str) -> None:
 
 UNSHOWABLE = {
     "name of 256 bytes": (long_name(b"n" * 256) + member(b"x"), "256 bytes"),
+    "mark of a name of 256 bytes": (long_name(b".wh." + b"n" * 256) + member(b"x"), "260 bytes"),
+    "folder named like a mark": (long_name(b".wh." + b"n" * 255 + b"/x") + member(b"x"), "259 bytes"),
     "path beyond PATH_MAX": (pax((b"path", b"d/" * 2100)) + member(b"x"), "path"),
     "symlink of 4096 bytes": (long_link(b"t" * 4096) + member(b"s", kind=b"2"), "symbolic link"),
     "empty symlink": (member(b"s", kind=b"2"), "symbolic link"),
