@@ -185,7 +185,7 @@ class ImagePacker:
         self._room = CHUNKS_LIMIT  # chunks that further files may have
 
     def adopt(self, stored: StoredBlob) -> None:
-        """Give a blob that exists the next key; its chunks are referred to, not stored again."""
+        """Give a blob the next key; its chunks are referred to, not stored again."""
         first = chunk_ref(len(self.blobs), 0)
         digests = bytes(stored.tables.digests)
         for index in range(len(stored.tables.sizes)):
@@ -280,7 +280,7 @@ class ImagePacker:
 
     def _news(self, files: Sequence[TarEntry]) -> tuple[dict[bytes, int], set[tuple[bytes, bytes]]]:
         """(sizes of the chunks of *files* that no blob has, by digest, in the order of their first use; which
-        chunk goes on with which).
+        of them goes on with which).
         """
         known, chunk_size = self.known, self._options.chunk_size
         new: dict[bytes, int] = {}
@@ -290,11 +290,13 @@ class ImagePacker:
             left = entry.node.size
             before = b""
             for digest, count in runs_of(entry.digests):
-                if digest not in known:
+                if digest in known:
+                    before = b""
+                else:
                     new.setdefault(digest, min(left, chunk_size))
-                if before:
-                    continued.add((before, digest))
-                before = digest
+                    if before:
+                        continued.add((before, digest))
+                    before = digest
                 left -= chunk_size * count
         return new, continued
 

@@ -95,13 +95,7 @@ class WatchedWindows:
         """
         for window in windows:
             if window.there == window.length:
-                try:
-                    found = self._status(window.place)
-                except OSError:
-                    return False
-                if found.st_ino != window.inode:
-                    return False
-                if found.st_size == window.length:
+                if self.size(window) == window.length:
                     self.complete(window)
                     continue
                 window.there = 0
