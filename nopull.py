@@ -7,7 +7,9 @@ starting the interpreter and click is all that `nopull --help` may cost.
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -269,6 +271,8 @@ def exit_code(error: BaseException) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one `nopull` command line (by default this process's) and return its exit code; never raises."""
     invocation = Invocation()
+    # Else all that dies with the interpreter is searched for cycles: a tenth of a second after a conversion.
+    atexit.register(gc.freeze)
     _open_standard_streams()
     try:
         _raise_on_sigterm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("system") is not None:
             item.add_marker(pytest.mark.skip(reason=NO_ROOT))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from going through a hundred thousand objects of the tests' own again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def read_required(listed: Path) -> list[str]:

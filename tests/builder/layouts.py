@@ -34,7 +34,7 @@ def digest_of(raw: bytes) -> str:
 
 
 def gzipped(raw: bytes) -> bytes:
-    return gzip.compress(raw, 6, mtime=0)
+    return gzip.compress(raw, 1, mtime=0)
 
 
 class Layout:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from chunk_store.plan import FOLLOW_WINDOWS, STREAM_STEPS, Plan, State
 from chunk_store.window_index import WindowIndex
-from tests.chunk_store.blobs import blob_of, chunk_of
+from tests.chunk_store.blobs import blob_of
 
 EVERYTHING = 1 << 40
 # Units above half the largest window are windows of their own, so windows can be counted.
-BLOB = blob_of([[chunk_of(("plan", n, part), 1 << 20) for part in range(3)] for n in range(20)])
+_RANDOM = Random(1)
+BLOB = blob_of([[_RANDOM.randbytes(1 << 19) + bytes(1 << 19) for part in range(3)] for n in range(20)])
 INDEX = WindowIndex([BLOB.meta])
 ONE = INDEX[0].compressed_end
 

@@ -30,18 +30,18 @@ class _Bits:
         self.at = 0
 
     def take(self, count: int) -> int:
-        value = 0
-        for place in range(count):
-            value |= (self.raw[self.at >> 3] >> (self.at & 7) & 1) << place
-            self.at += 1
-        return value
+        at, self.at = self.at, self.at + count
+        word = int.from_bytes(self.raw[at >> 3 : self.at + 7 >> 3], "little")
+        return word >> (at & 7) & (1 << count) - 1
 
     def symbol(self, codes: dict[tuple[int, int], int]) -> int:
+        raw, at = self.raw, self.at
         code = length = 0
-        while True:
-            code, length = code << 1 | self.take(1), length + 1
-            if (length, code) in codes:
-                return codes[length, code]
+        while (length, code) not in codes:
+            code, length = code << 1 | raw[at >> 3] >> (at & 7) & 1, length + 1
+            at += 1
+        self.at = at
+        return codes[length, code]
 
 
 def _codes(lengths: Sequence[int]) -> dict[tuple[int, int], int]:

@@ -36,17 +36,21 @@ pytestmark = pytest.mark.system
 LARGE = random.Random(4).randbytes(3_000_001)
 SIZES = (0, 1, 511, 512, 513, 4095, 4096, 4097, 70_000)
 MANY = 50_000
-TREE = tree(
-    file(b"large", LARGE),
-    directory(b"sizes", *(file(b"%d" % size, random.Random(size).randbytes(size)) for size in SIZES)),
-    directory(b"links", hardlink(b"again", b"/large"), symlink(b"soft", b"../large"), fifo(b"fifo")),
-    directory(b"many", *(file(b"name %06d" % number) for number in range(MANY))),
-)
+
+
+def views_tree() -> Entry:
+    """A large file, sizes about a page, links of all kinds, and a directory of many names."""
+    return tree(
+        file(b"large", LARGE),
+        directory(b"sizes", *(file(b"%d" % size, random.Random(size).randbytes(size)) for size in SIZES)),
+        directory(b"links", hardlink(b"again", b"/large"), symlink(b"soft", b"../large"), fifo(b"fifo")),
+        directory(b"many", *(file(b"name %06d" % number) for number in range(MANY))),
+    )
 
 
 @dataclass
 class Mounted:
-    """TREE, mounted."""
+    """A tree, mounted."""
 
     mountpoint: Path
     root: Path
@@ -66,7 +70,7 @@ def mount(base: Path, source: Entry) -> Mounted:
 def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(LIBRARY, request.param)
-        made = mount(tmp_path_factory.mktemp("views"), TREE)
+        made = mount(tmp_path_factory.mktemp("views"), views_tree())
     try:
         yield made
     finally:
