@@ -43,20 +43,17 @@ def find_wished(root: Node, wishes: Sequence[bytes]) -> tuple[list[Node], list[b
 
     A wish is a pattern only if nothing has that name: traces print names as they are. Symbolic links are
     followed to files and directories. In patterns `*` and `?` stay within a name, `**` does not. The root
-    means everything; it is the only node then, as readers expect.
-
-    Raises:
-        PrefetchInvalid: no such name, and no pattern either.
+    means everything; it is the only node then, as readers expect. What is no pattern either names nothing,
+    which is found too late to be worth a conversion.
     """
     found: dict[Node, None] = {}
     unmatched = []
     names: list[bytes] | None = None
     for wish in wishes:
         nodes = list(_at(root, wish))
-        if not nodes and _MAGIC.search(wish):
-            matches = _pattern(wish).fullmatch
+        if not nodes and _MAGIC.search(wish) and (pattern := _pattern(wish)):
             names = names if names is not None else [path for path, _ in walk(root)]
-            nodes = [node for name in names if matches(name) for node in _at(root, name)]
+            nodes = [node for name in names if pattern.fullmatch(name) for node in _at(root, name)]
         if not nodes:
             unmatched.append(wish)
         found.update(dict.fromkeys(nodes))
@@ -76,13 +73,11 @@ def _at(root: Node, path: bytes) -> Iterator[Node]:
         yield directory
 
 
-def _pattern(wish: bytes) -> re.Pattern[bytes]:
+def _pattern(wish: bytes) -> re.Pattern[bytes] | None:
     try:
         return re.compile(_expression(wish), re.DOTALL)
-    except re.error as error:
-        raise PrefetchInvalid(
-            f"prefetch {wish[:200]!r}: nothing has that name, and as a pattern it has a {error.msg}"
-        ) from error
+    except re.error:  # of a range like [z-a]
+        return None
 
 
 def _expression(pattern: bytes) -> bytes:

@@ -39,12 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     listed: Path | None = config.getoption("--required")
-    if listed is not None:
+    # Of a distributed run only the process that collects all reports can tell.
+    if listed is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(RequiredTests(read_required(listed)), "required-tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out system tests when we are not root."""
+    """Leave out system tests when we are not root; begin with what waits longest, for package sources."""
+    items.sort(key=lambda item: "materials" not in getattr(item, "fixturenames", ()))
     if os.geteuid() == 0:
         return
     for item in items:

@@ -33,25 +33,29 @@ def test_system(): pass
 AS_ANYBODY = "import os, sys, pytest; os.geteuid = lambda: 1000; sys.exit(pytest.main(sys.argv[1:]))"
 
 
-def run_with_required(directory: Path, *ids: str) -> subprocess.CompletedProcess[str]:
-    """Run the suite above with the given list of required ids."""
+def run_with_required(directory: Path, *ids: str, workers: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the suite above with the given list of required ids, by *workers* or none."""
     (directory / "test_suite.py").write_text(SUITE, encoding="utf-8")
     (directory / "required").write_text("# remark\n" + "\n".join(ids), encoding="utf-8")
     plugin = ["-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", str(directory)]
-    suite = [str(directory / "test_suite.py"), "--required", str(directory / "required")]
+    suite = [str(directory / "test_suite.py"), "--required", str(directory / "required"), "-n", str(workers)]
     command = [sys.executable, "-m", "pytest", "-q", *plugin, *suite]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_run_is_green_when_all_required_tests_passed(tmp_path: Path) -> None:
-    done = run_with_required(tmp_path, "test_suite.py::test_good", "test_suite.py::test_many  # both")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_run_is_green_when_all_required_tests_passed(tmp_path: Path, workers: int) -> None:
+    required = ("test_suite.py::test_good", "test_suite.py::test_many  # both")
+    done = run_with_required(tmp_path, *required, workers=workers)
     assert done.returncode == pytest.ExitCode.OK, done.stdout
 
 
-@pytest.mark.parametrize("test", ["test_skipped", "test_partly", "test_go"])
-def test_run_fails_when_a_required_test_is_skipped_or_absent(tmp_path: Path, test: str) -> None:
+@pytest.mark.parametrize(("test", "workers"), [("test_skipped", 0), ("test_partly", 2), ("test_go", 2)])
+def test_run_fails_when_a_required_test_is_skipped_or_absent(
+    tmp_path: Path, test: str, workers: int
+) -> None:
     unmet = f"test_suite.py::{test}"
-    done = run_with_required(tmp_path, "test_suite.py::test_good", unmet)
+    done = run_with_required(tmp_path, "test_suite.py::test_good", unmet, workers=workers)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
     assert f"required test not passed: {unmet}" in done.stdout
 

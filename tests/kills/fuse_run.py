@@ -16,7 +16,6 @@ import json
 import math
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from launch.mounts import MountRecord
 from launch.pids import await_end
 from rafs.windows import cut_windows
 from tests.kills.held import held
-from tests.kills.kernel_run import COMMAND, LINK, LONGEST_WAIT, Run
+from tests.kills.kernel_run import COMMAND, LINK, LONGEST_WAIT, Run, remove_store
 from tests.support.debian_registry import DebianRegistry
 
 CHECKOUT = Path(__file__).parents[2]
@@ -124,7 +123,7 @@ class FuseRun:
             finally:
                 for where in MOUNTS:
                     self._umount(where)
-        shutil.rmtree(self.root)
+        remove_store(self.root)
 
     def _windows(self) -> dict[str, int]:
         from launch.images import open_image

@@ -122,7 +122,7 @@ class Run:
         finally:
             self.nopull("umount", "--lazy", str(self.mount))
             end_keeper(self.root)
-            shutil.rmtree(self.root)
+            remove_store(self.root)
 
     @contextmanager
     def reading(self) -> Iterator[list[subprocess.Popen[str]]]:
@@ -234,6 +234,18 @@ class Run:
         for path in self.root.glob("windows/*/*"):
             found += 0 < path.stat().st_size < self.lengths.get(path.name, 0)
         return found
+
+
+def remove_store(root: Path) -> None:
+    """Remove a store whose last checkpoint may still be on its way to the disk, by a child of nobody's."""
+    until = time.monotonic() + LONGEST_WAIT
+    while True:
+        try:
+            return shutil.rmtree(root)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def _send(pid: int, number: int) -> bool:

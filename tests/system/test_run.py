@@ -28,6 +28,7 @@ pytestmark = pytest.mark.system
 
 CHECKOUT = Path(__file__).parents[2]
 PATIENCE = 30.0
+OURS = f"nopull-{os.getpid()}-"  # containers' names
 """Seconds after which something that should happen is taken not to; never part of a promise."""
 
 Completed = subprocess.CompletedProcess[str]
@@ -87,6 +88,11 @@ def leftovers(root: Path) -> list[str]:
     return containers + mounts + [f"process {line}" for line in our_processes(root)]
 
 
+def groups() -> list[str]:
+    """The cgroups of our containers; other tests run some at the same time."""
+    return [name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith(OURS)]
+
+
 @dataclass(frozen=True)
 class Runner:
     """Runs containers of one image with one root, shown by one driver."""
@@ -96,7 +102,8 @@ class Runner:
     driver: str
 
     def arguments(self, *arguments: str) -> list[str]:
-        return ["run", "--root", str(self.root), "--driver", self.driver, *arguments]
+        own = ["--root", str(self.root), "--driver", self.driver, "--name", f"{OURS}{os.urandom(6).hex()}"]
+        return ["run", *own, *arguments]
 
     def __call__(self, *command: str, options: tuple[str, ...] = (), **how: Any) -> Completed:
         return nopull(*self.arguments(*options, self.image, *command), **how)
@@ -116,12 +123,11 @@ class Runner:
 def run(image: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Runner]:
     """Runs containers; whatever a test did, nothing of them may be left."""
     runner = Runner(image, tmp_path / "root", request.param)
-    before = set(Path("/sys/fs/cgroup").rglob("nopull-*"))
     yield runner
     # The keeper and the filler of a store stay for some seconds, for whom comes next.
     assert not (runner.root / KEEPER).exists() or end_keeper(runner.root)
     assert until(lambda: not leftovers(runner.root)), leftovers(runner.root)
-    assert until(lambda: before >= set(Path("/sys/fs/cgroup").rglob("nopull-*")))
+    assert until(lambda: not groups()), groups()
 
 
 def test_the_images_command_runs_and_its_output_and_code_come_back(run: Runner) -> None:
@@ -289,8 +295,8 @@ def test_several_containers_of_one_image_run_side_by_side(run: Runner) -> None:
 
 
 def test_a_running_containers_mount_can_be_explained(run: Runner) -> None:
-    child = run.start(TRAPS, options=("--name", "nopull-explained"))
-    lower = run.root / "containers" / "nopull-explained" / "lower"
+    child = run.start(TRAPS, options=("--name", f"{OURS}explained"))
+    lower = run.root / "containers" / f"{OURS}explained" / "lower"
     done = nopull("explain", "--json", "--root", str(run.root), str(lower))
     child.terminate()
     child.communicate(timeout=PATIENCE)
@@ -305,13 +311,13 @@ def test_a_running_containers_mount_can_be_explained(run: Runner) -> None:
 
 
 def test_a_name_can_be_used_once_at_a_time(run: Runner) -> None:
-    child = run.start(TRAPS, options=("--name", "nopull-once"))
-    refused = run("true", options=("--name", "nopull-once"))
+    child = run.start(TRAPS, options=("--name", f"{OURS}once"))
+    refused = run("true", options=("--name", f"{OURS}once"))
     assert refused.returncode == 125
-    assert "called nopull-once" in refused.stderr
+    assert f"called {OURS}once" in refused.stderr
     child.terminate()
     child.communicate(timeout=PATIENCE)
-    assert run("true", options=("--name", "nopull-once")).returncode == 0
+    assert run("true", options=("--name", f"{OURS}once")).returncode == 0
 
 
 def test_what_a_killed_run_leaves_the_next_one_removes(run: Runner) -> None:
