@@ -174,6 +174,10 @@ class Attachment:
                     listener(None)
                     return
                 self._scheduler.lost(original)
+            # What memory keeps is of no use here. It is fetched again, for its file, but not as long as that
+            # would be in vain.
+            if self._shared.memory.get(window.id) is not None and _has_room(self._shared.root, window.length):
+                self._shared.memory.forget(window.id)
             fill = self._scheduler.want(original, needs_file=True)
             if fill is not None:
                 joined = fill.began < since
@@ -319,6 +323,11 @@ class Attachment:
         if memory is not None:
             return bytes(memoryview(memory)[begin:end])
         return self._shared.open_windows.read_prefix(window.id, begin, end - begin)
+
+
+def _has_room(root: Path, size: int) -> bool:
+    free = os.statvfs(root)
+    return free.f_bavail * free.f_frsize > size and (free.f_favail > 0 or not free.f_files)
 
 
 def _was_out_of_time(failure: StoreError | None) -> bool:

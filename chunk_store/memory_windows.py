@@ -37,3 +37,8 @@ class MemoryWindows:
             if content is not None:
                 self._windows.move_to_end(window_id)
             return content
+
+    def forget(self, window_id: str) -> None:
+        """Keep it no longer."""
+        with self._lock:
+            self._size -= len(self._windows.pop(window_id, b""))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
-from chunk_store import ChunkStore, StoreFull
-from tests.chunk_store.blobs import ScriptedSource, random_blob, unmount
+from chunk_store import ChunkStore, StoreError, StoreFull
+from tests.chunk_store.blobs import ScriptedSource, eventually, random_blob, unmount
 
 pytestmark = pytest.mark.system
 BLOB = random_blob("tmpfs", 6 << 20)
@@ -36,6 +38,28 @@ def test_readers_get_every_byte_from_a_full_file_system(
         with pytest.raises(StoreFull, match="No space left"):
             attachment.wait_complete(10)
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
+@pytest.mark.parametrize("small", ["size=16m"], indirect=True)
+def test_who_needs_the_file_gets_it_once_there_is_room_again(small: Path) -> None:
+    others = small / "others"
+    with ChunkStore(small / "store") as store:
+        source = ScriptedSource(BLOB)
+        attachment = store.attach([BLOB.meta], source, background=False)
+        attachment.make_files()
+        with suppress(OSError):
+            others.write_bytes(bytes(32 << 20))
+        told: Queue[StoreError | None] = Queue()
+        attachment.when_local(0, 100, told.put)
+        assert isinstance(told.get(timeout=10), StoreFull)
+        assert eventually(lambda: attachment.is_local(0, 0, 1)), "it is kept in memory"
+        requests = len(source.asked)
+        attachment.when_local(0, 100, told.put)
+        assert isinstance(told.get(timeout=10), StoreFull)
+        assert len(source.asked) == requests, "nothing is fetched for a file that cannot be written"
+        others.unlink()
+        attachment.when_local(0, 100, told.put)
+        assert told.get(timeout=10) is None
 
 
 def test_files_that_cannot_be_made_beforehand_keep_nobody_from_reading(small: Path) -> None:
