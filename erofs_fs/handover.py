@@ -115,14 +115,15 @@ def unmanaged(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def notify(environment: Mapping[str, str], words: str, descriptors: Mapping[str, int] | None = None) -> bool:
-    """Say *words* to the service manager, if there is one, with *descriptors* for it to keep, one message
-    each; whether it was said.
+    """Say *words* to the service manager, if there is one; whether that was done. It keeps *descriptors* in
+    place of what it has of their names: for a group that nobody reads any more, readers would wait.
     """
     address = environment.get(NOTIFY_SOCKET, "")
     if not address.startswith(("/", "@")):
         return False
     messages: list[tuple[str, list[int]]] = [(words, [])] if words else []
-    messages += [(f"FDSTORE=1\nFDNAME={name}", [one]) for name, one in (descriptors or {}).items()]
+    for name, one in (descriptors or {}).items():
+        messages += [(f"FDSTOREREMOVE=1\nFDNAME={name}", []), (f"FDSTORE=1\nFDNAME={name}", [one])]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
             connection.connect("\0" + address[1:] if address[0] == "@" else address)

@@ -74,7 +74,7 @@ class HoldWatch:
         """Whether somebody holds it; *looks*: how often that is asked again if so."""
         self._doubtful.pop(mount_id, None)
         _, hold = self._mounts[self._watches[mount_id]]
-        if not lives(hold):
+        if not lives(hold, quietly=True):
             return False
         if looks:
             self._doubtful[mount_id] = time.monotonic() + _AGAIN_SECONDS, looks

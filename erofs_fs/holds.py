@@ -9,6 +9,7 @@ there may be another by then, or none, because another version of nopull writes 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -64,10 +65,18 @@ def make_hold(root: Path, mount_id: str, image: Path, request: Mapping[str, Any]
         os.close(writing)
 
 
-def lives(path: Path) -> bool:
-    """Whether a mount holds the file *path*."""
+def lives(path: Path, *, quietly: bool = False) -> bool:
+    """Whether a mount holds the file *path*. *quietly*: who watches it must not hear of that; where the
+    file system has become read-only it counts as held then.
+    """
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            descriptor = os.open(path, os.O_RDWR | flags)
+        except OSError as error:
+            if error.errno != errno.EROFS or quietly:
+                return error.errno == errno.EROFS
+            descriptor = os.open(path, os.O_RDONLY | flags)
     except OSError:
         return False
     try:
@@ -86,7 +95,7 @@ def living(root: Path) -> Iterator[Hold]:
     for path in paths:
         if path.suffix == _IMAGE:
             if not path.with_suffix("").exists():
-                path.unlink(missing_ok=True)
+                remove_remains(path)
             continue
         if not lives(path):
             forget_hold(root, path.name)
@@ -108,8 +117,17 @@ def read_hold(path: Path) -> Hold | None:
 def forget_hold(root: Path, mount_id: str) -> None:
     """Remove what was kept of a mount that is gone; no error if that was done before."""
     path = hold_path(root, mount_id)
-    path.unlink(missing_ok=True)
-    _image_link(path).unlink(missing_ok=True)
+    remove_remains(path)
+    remove_remains(_image_link(path))
+
+
+def remove_remains(path: Path) -> None:
+    """Remove the file *path* if it is there; it stays for later where the file system became read-only."""
+    try:
+        path.unlink()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EROFS):
+            raise
 
 
 def _image_link(hold: Path) -> Path:

@@ -25,10 +25,12 @@ _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
 
 # Not Type=exec: what waits for the service waits until mounts can be made. KillMode: a filler holds what
-# readers wait on, and outlives the keeper for that. FileDescriptorStorePreserve: also over `systemctl stop`.
+# readers wait on, and outlives the keeper for that. StartLimitIntervalSec: as long as systemd keeps the
+# group of a service that it does not start again, readers wait.
 _UNIT = """\
 [Unit]
 Description=nopull keeper: lets readers of lazily loaded images wait for their data
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
@@ -38,7 +40,6 @@ Restart=always
 RestartSec=0
 KillMode=process
 FileDescriptorStoreMax=16
-FileDescriptorStorePreserve=yes
 OOMScoreAdjust=-999
 LimitNOFILE=1048576
 LimitMEMLOCK=infinity

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from erofs_fs.holds import hold_path, lives
+from erofs_fs.holds import hold_path, lives, remove_remains
 from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
 from fuse_fs.mount_options import FUSE_TYPE
 from launch.mountpoint import is_dead, mounts_seen_by, real_path
@@ -153,8 +153,7 @@ def forget(root: Path, record: MountRecord) -> None:
     """Remove a record and its socket; no error if that was done before."""
     # A kernel mount has none of its own, and what it holds is cleaned by the keeper.
     for path in (record_path(root, record.id), *([record.control] if record.pids else [])):
-        with suppress(FileNotFoundError):
-            path.unlink()
+        remove_remains(path)
 
 
 def records(root: Path) -> list[MountRecord]:

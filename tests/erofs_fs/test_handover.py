@@ -153,9 +153,11 @@ def test_a_service_manager_is_told_and_given_one_descriptor_a_message(tmp_path: 
         manager.settimeout(20)
         assert handover.notify({"NOTIFY_SOCKET": name}, "READY=1\nMAINPID=7", kept)
         assert heard(manager) == ("READY=1\nMAINPID=7", [])
-        assert heard(manager) == ("FDSTORE=1\nFDNAME=group", [b"group"])
-        assert heard(manager) == ("FDSTORE=1\nFDNAME=journal", [b"journal"])
+        for stored in ("group", "journal"):
+            assert heard(manager) == (f"FDSTOREREMOVE=1\nFDNAME={stored}", [])
+            assert heard(manager) == (f"FDSTORE=1\nFDNAME={stored}", [stored.encode()])
         assert handover.notify({"NOTIFY_SOCKET": name}, "", {"door": kept["group"]})
+        assert heard(manager) == ("FDSTOREREMOVE=1\nFDNAME=door", [])
         assert heard(manager) == ("FDSTORE=1\nFDNAME=door", [b"group"])
     for descriptor in kept.values():
         os.close(descriptor)

@@ -71,7 +71,8 @@ def test_a_filler_leaves_starting_the_next_keeper_to_the_manager_of_the_last(
         stored: dict[str, int] = {}
         while len(stored) < len(handover.STORED):
             raw, descriptors, _, _ = socket.recv_fds(manager, 4096, 4)
-            stored |= dict.fromkeys([raw.decode().partition("FDNAME=")[2]], *descriptors)
+            if descriptors:
+                stored[raw.decode().partition("FDNAME=")[2]] = descriptors[0]
         until(lambda: store.status()["filler"] is None)
         link = store.link()
         with link as held:

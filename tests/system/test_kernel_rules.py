@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import resource
@@ -496,6 +497,27 @@ def test_a_real_filler_on_a_frozen_file_system_goes_on_when_it_is_thawed(
                 thaw(top)
             time.sleep(1)
             assert_right(where)
+        finally:
+            place.clear()
+            until(lambda: keeper_status(place.root) is None)
+
+
+def test_when_the_stores_file_system_turns_read_only_mounts_are_listed_and_can_be_taken_away(
+    tmp_path: Path,
+) -> None:
+    with own_file_system(tmp_path) as top, DebianRegistry() as registry:
+        place = Place(top, registry)
+        try:
+            where = place.mount(place.publish(LARGE))
+            assert_right(where, b"f0")
+            keeper, _ = place.pids()
+            subprocess.run(["mount", "-o", "remount,abort", top.parent], check=True)
+            (told,) = json.loads(place.command("ps", "--json").stdout)
+            assert (told["mountpoint"], told["state"]) == (str(where), "mounted")
+            assert_right(where, b"f0")
+            assert place.pids()[0] == keeper
+            place.command("umount", where)
+            assert where not in {entry.mountpoint for entry in mount_table()}
         finally:
             place.clear()
             until(lambda: keeper_status(place.root) is None)
