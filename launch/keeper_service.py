@@ -6,6 +6,7 @@ Without that, `keeper_start` sees to keepers, and nobody needs to know of them.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from contextlib import suppress
@@ -23,6 +24,7 @@ from launch.keeper_start import end_keeper, keeper_program, keeper_status, lacki
 
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
+_PLAIN = re.compile(r"[\w./:@+=,-]+", re.ASCII)
 
 # Not Type=exec: what waits for the service waits until mounts can be made. KillMode: a filler holds what
 # readers wait on, and outlives the keeper for that. StartLimitIntervalSec: as long as systemd keeps the
@@ -121,8 +123,16 @@ def keepers(root: Path) -> list[tuple[Path, dict[str, Any]]]:
 def unit_text(root: Path) -> str:
     """A systemd unit for the keeper of the store *root*."""
     program = Path(sys.argv[0]).absolute()
-    command = str(program) if os.access(program, os.X_OK) else f"{sys.executable} {program}"
-    return _UNIT.format(command=command, root=root)
+    command = [str(program)] if os.access(program, os.X_OK) else [sys.executable, str(program)]
+    return _UNIT.format(command=" ".join(map(_quoted, command)), root=_quoted(str(root)))
+
+
+def _quoted(word: str) -> str:
+    """As systemd.service(5) has a word of a command line, in which `%` and `$` stand for something."""
+    if _PLAIN.fullmatch(word):
+        return word
+    inner = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return '"' + inner.replace("%", "%%").replace("$", "$$") + '"'
 
 
 def _taken_over(place: Path) -> dict[str, int]:

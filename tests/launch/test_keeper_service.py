@@ -1,4 +1,4 @@
-"""What `nopull keeper run` refuses before it touches anything."""
+"""What `nopull keeper run` refuses before it touches anything, and the unit that runs it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nopull
+from launch.keeper_service import unit_text
 
 # A process of its own: what is not refused becomes a keeper.
 AS_ANYBODY = "import os, sys; os.geteuid = lambda: 1000; import nopull; sys.exit(nopull.main(sys.argv[1:]))"
@@ -20,3 +21,8 @@ def test_without_root_it_says_so_and_makes_nothing(tmp_path: Path) -> None:
     assert done.returncode == nopull.NO_PERMISSION
     assert done.stderr == "nopull: a keeper needs root: it watches files and mounts; run it as root\n"
     assert not (tmp_path / "root").exists()
+
+
+def test_the_units_words_stay_what_they_are() -> None:
+    assert "keeper run --root /var/lib/nopull\n" in unit_text(Path("/var/lib/nopull"))
+    assert 'keeper run --root "/a b/%%n/$$x/\\"\\\\"\n' in unit_text(Path('/a b/%n/$x/"\\'))
