@@ -60,7 +60,7 @@ def directory_at(
         if child is None or not child.is_directory:
             if not create:
                 return None
-            child = stack[-1].children[part] = implied_directory()
+            child = stack[-1].children[part] = implied_directory(stack[-1])
         stack.append(child)
         if len(stack) > DEPTH_LIMIT:
             raise Unresolvable(f"more than {DEPTH_LIMIT} directories deep")
@@ -75,9 +75,13 @@ def folder_at(root: Node, path: bytes) -> Node | None:
         return None
 
 
-def implied_directory() -> Node:
-    """A directory that a layer needs but does not describe."""
-    return Node(stat.S_IFDIR | 0o755)
+def implied_directory(parent: Node | None = None) -> Node:
+    """A directory that a layer needs but does not describe, as who unpacks it makes one in *parent*."""
+    made = Node(stat.S_IFDIR | 0o755)
+    if parent is not None and parent.mode & stat.S_ISGID:
+        made.mode |= stat.S_ISGID
+        made.gid = parent.gid
+    return made
 
 
 def name_at(root: Node, path: bytes) -> Node | None:

@@ -36,7 +36,8 @@ Examples:
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--foreground", is_flag=True, help="Stay until it is unmounted; unmount when interrupted.")
 @click.option(
-    "--no-background", is_flag=True, help="Fetch only what is read; default: also the rest, behind it."
+    "--no-background", is_flag=True,
+    help="Fetch only what is needed first and what is read; default: also the rest, behind it.",
 )
 @image_options
 @click.option(

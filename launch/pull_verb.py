@@ -45,8 +45,9 @@ def pull(
 ) -> None:
     """Fetch all of the converted IMAGE that is not on this machine yet.
 
-    Afterwards it mounts and runs without its registry, by this name and by its digest. What other images
-    brought already is not fetched again. Interrupted, it goes on next time where it was.
+    Afterwards it mounts and runs without its registry, by this name and by its digest; an image of a layout
+    or an archive, as long as that is there. What other images brought already is not fetched again.
+    Interrupted, it goes on next time where it was.
     """
     from builder.progress import shown_progress
     from chunk_store import ChunkStore, Limits

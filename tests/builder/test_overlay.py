@@ -164,6 +164,13 @@ def test_an_implied_parent_keeps_what_the_lower_layer_said_of_it() -> None:
     assert (new.mode, new.uid, new.gid, new.mtime) == (stat.S_IFDIR | 0o755, 0, 0, 0)
 
 
+def test_below_a_set_gid_folder_an_implied_one_has_its_group_and_bit() -> None:
+    root = merge(folder(b"team", 0o2750, uid=3, gid=70), file(b"team/q/r/f"))
+    for name in (b"team/q", b"team/q/r"):
+        made = at(root, name)
+        assert (made.mode, made.uid, made.gid) == (stat.S_IFDIR | 0o2755, 0, 70)
+
+
 def test_a_folder_over_a_folder_takes_its_attributes_and_keeps_the_names() -> None:
     root = merge(LOWER, folder(b"d", 0o1777, uid=9, mtime=66))
     assert names(root) == names(merge(LOWER))

@@ -80,6 +80,8 @@ UPPER = b"".join(
         member(b"./dot", b".", mtime=4),
         member(b"/absolute", b"/", mtime=4),
         member(b"implied/q/f", b"f"),
+        member(b"team", kind=b"5", mode=0o2775, gid=70),
+        member(b"team/q/r/f", b"f"),
         member(b"type", b"a file now", mtime=6),
         member(b"up/../clamped", b"c", mtime=12),
         pax((b"mtime", b"1234567890.123456789"), (b"SCHILY.xattr.user.key", b"\0\xff"), (b"uid", b"300000")),
