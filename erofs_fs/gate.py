@@ -103,7 +103,7 @@ class Gate:
         """Let *left*, whom another keeper has read and not answered, go on waiting; and answer those of whom
         nothing is known. Before the first `read`, and once the windows are known.
         """
-        for waiting in left:
+        for waiting in sorted(left, key=lambda one: one.since):  # the journal has them by number
             window = self._windows.of_inode(waiting.inode)
             if window is None:
                 self._answer(waiting.number, yes=False)

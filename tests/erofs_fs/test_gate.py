@@ -449,6 +449,27 @@ def test_a_successor_goes_on_with_who_waits_and_refuses_whom_nobody_knows(bench:
     assert bench.answers() == [(waiting, YES)]
 
 
+def test_a_successor_lets_nobody_wait_longer_than_the_limit_whatever_their_numbers_are(
+    bench: Bench,
+) -> None:
+    high = fcntl.fcntl(low := os.open(bench.file(0), os.O_RDONLY), fcntl.F_DUPFD, 100)
+    bench.kernel.send(packed_event(high, 7, 0, PAGE))
+    bench.gate.read()
+    bench.clock.now += 15
+    bench.kernel.send(packed_event(low, 8, PAGE, PAGE))
+    bench.gate.read()
+    bench.gate = bench.another()
+    bench.gate.resume(list(bench.journal.waiting()))
+    assert bench.gate.oldest == bench.clock.now - 15
+    bench.answers()
+    bench.clock.now += 5
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(high, NO)]
+    bench.clock.now += 15
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(low, NO)]
+
+
 def test_a_full_table_of_descriptors_is_said_and_survived(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
