@@ -20,6 +20,7 @@ from erofs_fs import handover
 from erofs_fs.keeper_words import ARE_YOU_THERE
 
 _ARRIVAL_SECONDS: Final = 10.0  # a process that was started has to take the post within this
+_ASK_SECONDS: Final = 4.0  # from one question whether it is there to the next
 _SILENT_SECONDS: Final = 8.0  # a filler that was asked whether it is there has to answer within this
 _PAUSES: Final = (0.0, 0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between fillers of which none did anything
 
@@ -49,7 +50,8 @@ class FillerPost:
         self._arrives_until = 0.0
         self._useless = 0  # fillers in a row
         self._next_at = 0.0
-        self._asked_at = 0.0  # whether it is there; 0: it has answered
+        self._asked_at = 0.0  # whether it is there, last; 0: never
+        self._is_silent = False  # since then
         self.connection: socket.socket | None = None
         self.pid = 0
         self.started = 0
@@ -69,6 +71,7 @@ class FillerPost:
         self.connection, self.pid = connection, pid
         self._arrives_until = 0.0
         self._asked_at = 0.0
+        self._is_silent = False
         self._unsent.clear()
 
     def tell(self, message: bytes) -> None:
@@ -90,17 +93,22 @@ class FillerPost:
 
     def heard(self, *, useful: bool) -> None:
         """The filler has said something; *useful*: that it has filled something."""
-        self._asked_at = 0.0
+        self._is_silent = False
         if useful:
             self._useless = 0
 
     def ask_whether_there(self, now: float) -> None:
-        """Have a filler that is stopped or stuck replaced: it is asked, and dismissed when it is silent."""
+        """Have a filler that is stopped or stuck replaced: it is asked, and dismissed when it is silent.
+
+        To be called as often as one likes; it is not asked each time.
+        """
         if self.connection is None:
             return
-        if not self._asked_at:
-            self._asked_at = now
-            self.tell(ARE_YOU_THERE)
+        if not self._is_silent:
+            if now - self._asked_at >= _ASK_SECONDS:
+                self._asked_at = now
+                self._is_silent = True
+                self.tell(ARE_YOU_THERE)
         elif now - self._asked_at >= _SILENT_SECONDS:
             self._say(f"filler {self.pid} has not answered for {_SILENT_SECONDS:g} s and is killed")
             self._asked_at = now

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,21 @@ def test_a_filler_that_says_anything_is_there(bench: Bench, sleeper: subprocess.
         post.heard(useful=False)
     post.ask_whether_there(bench.clock.now)
     assert sleeper.poll() is None and bench.said == []
+    theirs.close()
+
+
+def test_a_filler_that_answers_is_not_asked_again_at_once(bench: Bench) -> None:
+    post = bench.post(STAYS)
+    theirs = bench.connected(0)
+    began, asked = bench.clock.now, []
+    while bench.clock.now < began + 12.5:
+        post.ask_whether_there(bench.clock.now)
+        with suppress(BlockingIOError):
+            assert theirs.recv(100) == ARE_YOU_THERE
+            asked.append(bench.clock.now - began)
+            post.heard(useful=False)
+        bench.clock.now += 0.25
+    assert asked == [0, 4, 8, 12]
     theirs.close()
 
 
