@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -57,7 +58,8 @@ class Gate:
         self._need = need
         self._say = say
         self._reader_seconds = reader_seconds
-        self._waiting: dict[int, Waiting] = {}  # by number, in the order of their times
+        self._waiting: dict[int, Waiting] = {}  # by number
+        self._order: list[tuple[float, int]] = []  # since when each of them waits, and its number
         self._owners_at = 0.0
         self._refused = Refused(lambda: time.monotonic())
         self.counts = dict.fromkeys(("events", "at_once", "waited", "refused", "own"), 0)
@@ -74,11 +76,12 @@ class Gate:
     @property
     def oldest(self) -> float | None:
         """Since when somebody waits, in seconds of the monotonic clock."""
-        return next(iter(self._waiting.values())).since if self._waiting else None
+        return self._order[0][0] if self._order else None
 
     def waited_for(self) -> Iterator[tuple[Watched, int]]:
         """(window, bytes from its beginning) of each access that waits."""
-        for waiting in self._waiting.values():
+        for _, number in self._order:
+            waiting = self._waiting[number]
             window = self._windows.of_inode(waiting.inode)
             if window is not None:
                 yield window, waiting.end
@@ -103,7 +106,7 @@ class Gate:
         """Let *left*, whom another keeper has read and not answered, go on waiting; and answer those of whom
         nothing is known. Before the first `read`, and once the windows are known.
         """
-        for waiting in sorted(left, key=lambda one: one.since):  # the journal has them by number
+        for waiting in left:
             window = self._windows.of_inode(waiting.inode)
             if window is None:
                 self._answer(waiting.number, yes=False)
@@ -152,21 +155,19 @@ class Gate:
 
     def due(self) -> float | None:
         """When `overdue` has something to do, in seconds of the monotonic clock; None: after an event."""
-        if not self._waiting:
+        oldest = self.oldest
+        if oldest is None:
             return None
-        oldest = next(iter(self._waiting.values())).since
         return min(oldest + self._reader_seconds, max(self._owners_at, oldest + _OWNER_SECONDS))
 
     def overdue(self, now: float) -> None:
         """See to those who have waited for long."""
         until = now - self._reader_seconds
-        while self._waiting:
-            oldest = next(iter(self._waiting.values()))
-            if oldest.since > until:
-                break
+        while self._order and self._order[0][0] <= until:
+            oldest = self._waiting[self._order[0][1]]
             window = self._windows.of_inode(oldest.inode)
             if window is None:
-                del self._waiting[oldest.number]
+                self._forget(oldest.number)
                 self._answer(oldest.number, yes=False)
                 continue
             if self._has_become_whole(window):
@@ -211,8 +212,6 @@ class Gate:
         waiting = Waiting(event.number, window.inode, end, since, event.pid)
         self._journal.note(waiting)
         self._admit(window, waiting, event.offset)
-        if until is not None:
-            self._waiting = dict(sorted(self._waiting.items(), key=lambda item: item[1].since))
 
     def _has_become_whole(self, window: Watched) -> bool:
         """Whether somebody has completed it who did not tell: a server of the other driver, or a filler that
@@ -225,13 +224,19 @@ class Gate:
 
     def _admit(self, window: Watched, waiting: Waiting, start: int = 0) -> None:
         self._waiting[waiting.number] = waiting
+        insort(self._order, (waiting.since, waiting.number))
         window.waiting[waiting.number] = range(start, waiting.end)
         self._need(window, waiting.end)
 
     def _dismiss(self, window: Watched, number: int, now: float, *, yes: bool) -> None:
         del window.waiting[number]
-        self.waited_seconds += now - self._waiting.pop(number).since
+        self.waited_seconds += now - self._forget(number).since
         self._answer(number, yes=yes)
+
+    def _forget(self, number: int) -> Waiting:
+        waiting = self._waiting.pop(number)
+        del self._order[bisect_left(self._order, (waiting.since, number))]
+        return waiting
 
     def _answer(self, number: int, *, yes: bool) -> None:
         (fanotify.allow if yes else fanotify.deny)(self._group, number)
