@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from fuse_fs.errors import MountFailed
 from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ServerFailed
+from launch.held_signals import ENDING
 from launch.log_lines import formatter
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -160,7 +161,7 @@ def _be_child(
 def _settle(log_path: Path, writing: int, lines: logging.Formatter) -> None:
     """Become a process of its own: session, signals, descriptors, log."""
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, signal.SIG_DFL)
     # Objects of the parent must not be collected here: they would close descriptors that are ours by then.
     gc.freeze()

@@ -23,9 +23,13 @@ class HeldSignals:
     def __init__(self) -> None:
         self.noted: list[int] = []
         self._former: dict[signal.Signals, Any] = {}
+        self._at_first: Callable[[], object] = lambda: None
 
-    def hold(self) -> None:
-        """From here on; those that are ignored are ignored further."""
+    def hold(self, at_first: Callable[[], object] = lambda: None) -> None:
+        """From here on; those that are ignored are ignored further. *at_first* is called as the first comes:
+        what it raises ends a wait.
+        """
+        self._at_first = at_first
         for number in ENDING:
             if number not in self._former and signal.getsignal(number) is not signal.SIG_IGN:
                 self._former[number] = signal.signal(number, self._note)
@@ -52,3 +56,5 @@ class HeldSignals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.noted.append(number)
+        if len(self.noted) == 1:
+            self._at_first()

@@ -40,7 +40,7 @@ def mount_image(
     if request.shared:
         from launch.shared_mount import mount_shared
 
-        on_ready(mount_shared(request))
+        mount_shared(request, on_ready)
         return
     choice = choose(request)
     with HeldSignals() as held:

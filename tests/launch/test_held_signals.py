@@ -60,6 +60,19 @@ def test_nothing_is_held_before_and_after(number: int = signal.SIGTERM) -> None:
             os.kill(os.getpid(), number)
 
 
+def test_only_the_first_signal_interrupts_what_is_waited_for(number: int = signal.SIGHUP) -> None:
+    def interrupt() -> None:
+        raise InterruptedError
+
+    with HeldSignals() as held:
+        held.hold(interrupt)
+        with pytest.raises(InterruptedError):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Ended, match=str(int(number))):
+            held.release()
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with HeldSignals() as held:
