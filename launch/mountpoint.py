@@ -7,7 +7,9 @@ slow waits, and at one whose server is dead fails.
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import signal
 from pathlib import Path
 
 from erofs_fs import syscalls
@@ -16,10 +18,12 @@ from erofs_fs.mount_table import MountEntry, mount_table
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount_options import FUSE_TYPE
 from launch.errors import MountBusy, MountImpossible, NotMounted
+from launch.pids import await_end
 
 MOUNT_TABLE = "/proc/{}/mountinfo"
 
 _DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+_ANSWER_SECONDS = 2.0  # for what a living server has in memory
 _STACKED = 16  # dead mounts on one place; each failed attempt to repair could have left one
 
 
@@ -58,15 +62,14 @@ def prepare(path: Path) -> Path:
     """
     mountpoint = real_path(path)
     for _ in range(_STACKED):
-        if not is_dead(mountpoint):
-            break
         entry = mount_at(mountpoint)
-        if entry is None or entry.fstype != FUSE_TYPE:
+        if entry is None or not is_dead(mountpoint):
+            break
+        if entry.fstype != FUSE_TYPE:
             raise MountBusy(
                 f"cannot mount on {path}: a dead mount of another program lies there; unmount it first"
             )
         detach(mountpoint, lazy=True)
-    entry = mount_at(mountpoint)
     if entry is not None:
         what = "an image" if is_localised(entry) else entry.source
         raise MountBusy(f"cannot mount on {path}: {what} is mounted there ({entry.fstype}); unmount it first")
@@ -87,13 +90,26 @@ def prepare(path: Path) -> Path:
 
 
 def is_dead(mountpoint: Path) -> bool:
-    """Whether nobody serves what is mounted on *mountpoint*."""
-    # Not stat: the kernel has the attributes of our mounts for good, also when nobody serves them any more.
+    """Whether nobody serves what is mounted on *mountpoint*; a server that is stuck is somebody."""
+    # In a child: a server that is stuck lets nobody go who asks it, not even for a signal.
+    child = os.fork()
+    if not child:
+        gc.freeze()  # what the parent has is not ours to collect
+        dead = False
+        try:
+            # Not stat: the kernel has the attributes of our mounts for good, also when nobody serves them.
+            os.statvfs(mountpoint)
+        except OSError as error:
+            dead = error.errno in _DEAD
+        finally:
+            os._exit(int(dead))
+    ended = False
     try:
-        os.statvfs(mountpoint)
-    except OSError as error:
-        return error.errno in _DEAD
-    return False
+        ended = await_end(child, _ANSWER_SECONDS)
+    finally:
+        if not ended:
+            os.kill(child, signal.SIGKILL)  # not waited for: it may end only when the server does
+    return ended and os.waitpid(child, 0)[1] != 0
 
 
 def detach(mountpoint: Path, *, lazy: bool) -> None:

@@ -340,6 +340,18 @@ def test_a_dead_mount_is_unmounted_and_cleaned(place: Place) -> None:
         assert list(place.mountpoint.iterdir()) == [] and mounts.records(place.root) == []
 
 
+def test_a_place_whose_server_is_stuck_is_refused_as_taken(place: Place) -> None:
+    reference = place.publish(tree(file(b"f", b"x")))
+    record = place.mount(reference)
+    os.kill(record.server, signal.SIGSTOP)
+    try:
+        refused = nopull(place, "mount", reference, str(place.mountpoint))
+    finally:
+        os.kill(record.server, signal.SIGCONT)
+    assert refused.returncode == 7 and "is mounted there" in refused.stderr
+    assert (place.mountpoint / "f").read_bytes() == b"x"
+
+
 def test_places_that_are_taken_or_unfit_are_refused(place: Place) -> None:
     reference = place.publish(tree(file(b"f", b"x")))
     place.mount(reference)
