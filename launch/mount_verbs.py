@@ -131,10 +131,8 @@ def umount(directory: Path, lazy: bool, root: Path) -> None:
     """
     from launch.umount import unmount
 
-    if unmount(directory, root, lazy=lazy):
-        click.echo(f"unmounted {directory}")
-    else:
-        click.echo(f"unmounted {directory}; what is open there is served until it is closed")
+    left = unmount(directory, root, lazy=lazy)
+    click.echo(f"unmounted {directory}" + ("" if left is None else f"; {left}"))
 
 
 @click.command(
@@ -144,8 +142,9 @@ Examples:
   nopull ps --json | jq -r '.[].mountpoint'
 
 \b
-States: mounted; detached (unmounted lazily, open files are still served);
-  dead (the server is gone; its mount is taken away now); gone (nothing was left)
+States: mounted; detached (unmounted, but open files are still served, or it is
+  mounted elsewhere as well); dead (the server is gone; its mount is taken away
+  now); gone (nothing was left)
 """
 )
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")

@@ -10,6 +10,7 @@ import errno
 import gc
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from erofs_fs import syscalls
@@ -43,6 +44,22 @@ def mounts_seen_by(pid: int | None) -> list[MountEntry]:
 def mount_at(mountpoint: Path) -> MountEntry | None:
     """What is mounted on exactly *mountpoint* (absolute, without links); the topmost if there are several."""
     return next((entry for entry in reversed(mount_table()) if entry.mountpoint == mountpoint), None)
+
+
+def where_shown(device: str) -> str | None:
+    """Where the file system *device* ("major:minor") is mounted, in words; None: nowhere that we may look."""
+    looked_at: set[str] = set()
+    for pid in [os.getpid(), *(int(path.name) for path in Path("/proc").glob("[0-9]*"))]:
+        with suppress(OSError):
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")  # noqa: PTH115 - no path, a name
+            if namespace in looked_at:
+                continue
+            there = [entry.mountpoint for entry in mounts_seen_by(pid) if entry.device == device]
+            if there:
+                ours = not looked_at
+                return f"on {there[-1]}" + ("" if ours else f" in the mount namespace of process {pid}")
+            looked_at.add(namespace)
+    return None
 
 
 def real_path(path: Path) -> Path:

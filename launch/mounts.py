@@ -31,7 +31,7 @@ class State(enum.Enum):
     """How a record relates to the kernel's mount table and to its server."""
 
     MOUNTED = "mounted"
-    DETACHED = "detached"  # unmounted lazily, open files are still served; or in a mount namespace not ours
+    DETACHED = "detached"  # unmounted there, but files are open, or it is shown elsewhere and still served
     DEAD = "dead"  # still in the mount table, but nobody answers: ENOTCONN
     GONE = "gone"  # neither
 
@@ -211,14 +211,20 @@ def server_lives(record: MountRecord) -> bool:
 
 
 def await_mount_end(root: Path, record: MountRecord, seconds: float) -> bool:
-    """Whether the mount's server is done with it within *seconds*: has ended, or, where it is shared, has
-    removed the record.
+    """Whether nothing shows the mount any more within *seconds*, and its server is done with it: has ended,
+    or, where it is shared, has removed the record.
     """
-    if not record.shared:
-        return await_end(record.server, seconds)
+    if record.pids and not record.shared:
+        return not server_lives(record) or await_end(record.server, seconds)
     deadline = time.monotonic() + seconds
-    while record_path(root, record.id).exists() and server_lives(record):
+    while _goes_on(root, record):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
+
+
+def _goes_on(root: Path, record: MountRecord) -> bool:
+    if not record.pids:
+        return state_of(record) is not State.GONE
+    return record_path(root, record.id).exists() and server_lives(record)

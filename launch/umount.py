@@ -13,20 +13,20 @@ from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
 from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.errors import MountImpossible, NotMounted, ServerFailed
-from launch.mountpoint import detach, mount_at, real_path
+from launch.mountpoint import detach, mount_at, real_path, where_shown
 from launch.mounts import State
 
 # A server that is not held by open files ends within a second or two (`ChunkStore.close`).
 END_SECONDS = 15.0
-# After a lazy unmount it may stay for as long as somebody keeps a file open: nothing to wait for.
-LAZY_SECONDS = 1.0
+# Else it may stay for as long as somebody keeps a file open, or shows it elsewhere: nothing to wait for.
+SOON_SECONDS = 1.0
 
 
-def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
-    """Unmount what is mounted on *path*; whether it has ended, and its server with it.
+def unmount(path: Path, root: Path, *, lazy: bool = False) -> str | None:
+    """Unmount what is mounted on *path*; None when it has ended, and its server with it.
 
-    Returns when it has. With *lazy* the place is free at once even if files are open there; they may then
-    be served on, which is the only case in which False is returned.
+    What does not end is said in words: what is mounted elsewhere as well is shown on there, and with *lazy*
+    the place is free at once even if files are open there, which may then be served on.
 
     Raises:
         NotMounted: nothing of ours is mounted there.
@@ -45,23 +45,22 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> bool:
     # A server that is gone has left nothing to keep consistent, so its mount can always go.
     dead = record is not None and mounts.state_of(record) is State.DEAD
     detach(place, lazy=lazy or dead)
-    if record is None:
-        return True
-    if not record.pids:
-        if lazy and mounts.state_of(record) is State.DETACHED:
-            return False
-        mounts.forget(root, record)
-        return True
-    seconds = LAZY_SECONDS if lazy else END_SECONDS
-    if mounts.server_lives(record) and not mounts.await_mount_end(root, record, seconds):
-        if lazy:
-            return False
+    if record is None or mounts.await_mount_end(root, record, SOON_SECONDS):
+        if record is not None:
+            mounts.forget(root, record)
+        return None
+    where = where_shown(record.device)
+    if where is not None:
+        return f"it is still mounted {where}, and served until it is unmounted there, too"
+    if lazy or not record.pids:
+        return "what is open there is served until it is closed"
+    if not mounts.await_mount_end(root, record, END_SECONDS):
         raise ServerFailed(
             f"unmounting {path}: done, but its server (process {record.server}) has not ended after "
-            f"{seconds:.0f} s; see {record.log}"
+            f"{END_SECONDS:.0f} s; see {record.log}"
         )
     mounts.forget(root, record)
-    return True
+    return None
 
 
 def _is_ours(entry: MountEntry, record: mounts.MountRecord | None, root: Path) -> bool:

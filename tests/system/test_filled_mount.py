@@ -383,7 +383,7 @@ def test_the_place_is_judged_as_for_any_mount(place: Place) -> None:
     with (place.mountpoint / "a").open("rb"), pytest.raises(MountBusy, match="in use"):
         unmount(place.mountpoint, place.root)
     with (place.mountpoint / "big").open("rb") as opened:
-        assert not unmount(place.mountpoint, place.root, lazy=True)
+        assert "is open there" in (unmount(place.mountpoint, place.root, lazy=True) or "")
         assert [state for _, state in clean(place.root)] == [State.DETACHED]
         assert opened.read() == BIG
     assert [state for _, state in clean(place.root)] == [State.GONE]

@@ -262,7 +262,7 @@ def test_a_record_tells_where_and_what_the_mount_is(place: Place) -> None:
 
 def test_unmounting_ends_the_server_and_leaves_nothing(place: Place) -> None:
     record = place.mount(place.publish(tree(file(b"f", b"x"))))
-    assert unmount(place.mountpoint, place.root)
+    assert unmount(place.mountpoint, place.root) is None
     assert not mounts.server_lives(record)
     assert list(place.mountpoint.iterdir()) == []
     assert mounts.records(place.root) == []
@@ -284,7 +284,7 @@ def test_a_mount_in_use_is_busy_and_lazily_unmounted(place: Place) -> None:
         with pytest.raises(MountBusy, match="--lazy"):
             unmount(place.mountpoint, place.root)
         assert mounts.state_of(record) is State.MOUNTED
-        assert not unmount(place.mountpoint, place.root, lazy=True)
+        assert "is open there" in (unmount(place.mountpoint, place.root, lazy=True) or "")
         assert mounts.state_of(record) is State.DETACHED
         assert opened.read() == BIG
         # The place is free again at once.

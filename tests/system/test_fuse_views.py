@@ -24,7 +24,7 @@ from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, State
 from launch.pids import await_end
 from launch.server import start_mount
-from launch.umount import unmount
+from launch.umount import clean, unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish
@@ -172,7 +172,7 @@ def test_a_lazy_unmount_serves_a_mapping_and_an_open_directory_until_they_are_cl
     with (made.mountpoint / "f").open("rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
         folder = os.open(made.mountpoint / "d", os.O_RDONLY | os.O_DIRECTORY)
-        assert not unmount(made.mountpoint, made.root, lazy=True)
+        assert unmount(made.mountpoint, made.root, lazy=True) is not None
         assert list(made.mountpoint.iterdir()) == []
         assert mounts.state_of(made.record) is State.DETACHED
         wrong: list[int] = []
@@ -213,6 +213,34 @@ def test_a_restarted_server_serves_the_same_place_with_the_same_numbers(tmp_path
         assert (made.mountpoint / "f").read_bytes() == LARGE
     finally:
         unmount(made.mountpoint, made.root)
+
+
+def test_what_is_mounted_elsewhere_as_well_is_told_and_served_on(tmp_path: Path) -> None:
+    made, elsewhere = mount(tmp_path, tree(file(b"f", LARGE))), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    call("mount", "--bind", made.mountpoint, elsewhere)
+    nopull = [sys.executable, str(Path(__file__).parents[2] / "nopull.py")]
+    try:
+        said = call(*nopull, "umount", "--root", made.root, made.mountpoint)
+        assert f"still mounted on {elsewhere}" in said
+        assert (elsewhere / "f").read_bytes() == LARGE
+        assert [(known.id, state) for known, state in clean(made.root)] == [(made.record.id, State.DETACHED)]
+    finally:
+        call("umount", elsewhere)
+    assert await_end(made.record.server, 15) and mounts.records(made.root) == []
+
+
+def test_a_mount_namespace_that_shows_a_mount_on_is_named_by_a_process(tmp_path: Path) -> None:
+    made = mount(tmp_path, tree(file(b"f", b"x")))
+    private = ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo there; exec sleep 60"]
+    with subprocess.Popen(private, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == b"there\n"
+            left = unmount(made.mountpoint, made.root)
+        finally:
+            other.kill()
+    assert f"in the mount namespace of process {other.pid}" in (left or "")
 
 
 def looked_at(made: Mounted) -> dict[str, int]:

@@ -516,6 +516,18 @@ def test_a_mount_in_a_namespace_of_its_own_is_filled_and_forgotten_with_it(place
     until(lambda: keeper_status(place.root) is None)
 
 
+def test_a_mount_that_is_shown_elsewhere_as_well_is_detached_until_it_is_not(place: Place) -> None:
+    where, elsewhere = place.mount(place.publish(LARGE)), place.base / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(["mount", "--bind", where, elsewhere], check=True)
+    assert f"still mounted on {elsewhere}" in place.command("umount", where).stdout
+    assert_right(elsewhere)
+    (row,) = json.loads(place.command("ps", "--json").stdout)
+    assert (row["mountpoint"], row["state"]) == (str(where), "detached")
+    subprocess.run(["umount", elsewhere], check=True)
+    until(lambda: json.loads(place.command("ps", "--json").stdout) == [])
+
+
 def test_state_of_an_earlier_boot_is_cleaned_away(place: Place) -> None:
     where = place.mount(place.publish(LARGE))
     assert end_keeper(place.root)
