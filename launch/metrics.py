@@ -6,6 +6,7 @@ What is served is read from the store at each scrape; only the times of reads ar
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from chunk_store.latencies import BOUNDS, Histogram
 from chunk_store.priority import CLASSES
 from fuse_fs.protocol import word_for
 from launch.errors import MetricsMissing, MetricsUnservable
+from rafs.directory import name_text
 
 if TYPE_CHECKING:
     from chunk_store import Attachment
@@ -77,8 +79,8 @@ class MetricsServer:
                 port, addr=host, registry=self._registry
             )
         except OSError as error:
-            raise MetricsUnservable(f"cannot serve metrics at {host}:{port}: {error.strerror}") from error
-        self.address = f"{host}:{self._server.server_port}"
+            raise MetricsUnservable(f"cannot serve metrics at {_at(host, port)}: {error.strerror}") from error
+        self.address = _at(host, self._server.server_port)
 
     def observe(self, seconds: float, good: bool) -> None:
         """A read took *seconds*."""
@@ -128,7 +130,9 @@ class _Collector:
         mounted = GaugeMetricFamily(
             "nopull_mount", "1 while the mount is served.", labels=("mountpoint", "image", "digest", "driver")
         )
-        mounted.add_metric((str(record.mountpoint), record.reference, record.digest, record.driver), 1)
+        # Paths are bytes, the exposition format is UTF-8.
+        place, image = (name_text(os.fsencode(path)) for path in (record.mountpoint, record.reference))
+        mounted.add_metric((place, image, record.digest, record.driver), 1)
         yield mounted
         for name, attribute, what in (
             ("requests", "requests", "Ranges asked for, by reason."),
@@ -172,6 +176,10 @@ class _Collector:
             ("server_resident_bytes", self._resident_bytes(), "Memory of the mount server."),
         ):
             yield GaugeMetricFamily(f"nopull_{name}", what, value=value)
+
+
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

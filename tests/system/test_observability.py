@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +117,22 @@ def test_metrics_follow_what_is_read(place: Place) -> None:
     assert after['nopull_fuse_requests_total{request="read"}'] == after["nopull_read_seconds_count"]
     assert after['nopull_fuse_requests_total{request="init"}'] == 1
     assert after["nopull_server_resident_bytes"] > 1 << 20
+
+
+def test_metrics_name_a_place_that_is_not_utf8_and_an_address_that_is_no_url_by_itself(
+    place: Place,
+) -> None:
+    pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
+    unusual = replace(place, base=place.base / os.fsdecode(b"base\xff"))
+    unusual.mountpoint.mkdir(parents=True)
+    try:
+        done = unusual.mount("--metrics-address", "[::1]:0")
+        assert done.returncode == 0, done.stderr
+        (mounted,) = (name for name in unusual.scrape() if name.startswith("nopull_mount{"))
+        assert r"/base\\xff/mountpoint" in mounted
+        assert "http://[::1]:" in nopull("explain", unusual.mountpoint, "--root", unusual.root).stdout
+    finally:
+        unmount(unusual.mountpoint, unusual.root, lazy=True)
 
 
 def test_an_address_that_is_taken_is_said_and_nothing_is_mounted(place: Place) -> None:
