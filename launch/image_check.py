@@ -22,6 +22,7 @@ from launch.bare import open_bare
 from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
+from launch.layer_check import check_blob_layer
 from launch.oci_spec import load_config, parse_config
 from launch.remote import FileBlobs, ImageBlobs
 from launch.run_errors import ConfigInvalid
@@ -33,9 +34,9 @@ from rafs.errors import ChunkInvalid, RafsError
 from rafs.findings import Finding
 from rafs.units import decode_unit
 from registry_client import open_source
-from registry_client.digest import digest_of
+from registry_client.digest import digest_of, encoded
 from registry_client.errors import RegistryError, Unauthorized
-from registry_client.manifest import Manifest
+from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
 from registry_client.reference import Reference, Transport
@@ -108,6 +109,8 @@ class ImageCheck:
         self._blob_dir = blob_dir
         self._metas: list[BlobMeta] = []
         self._manifest: Manifest | None = None
+        self._listed: dict[str, Descriptor] = {}  # by id: the manifest's blobs that are there
+        self._absent: set[str] = set()  # those that are not, or not with their size
         self._bootstrap: Bootstrap | None = None
         self._source: ImageSource | None = None
         self.verdict = Verdict(reference.familiar())
@@ -214,6 +217,7 @@ class ImageCheck:
         self._manifest = manifest = find_converted(self._source, named, self._platform, self._reference)
         self.verdict.digest = manifest.digest
         self._judge_config(self._source, manifest)
+        self._judge_layers(self._source, manifest)
         layer = manifest.layers[-1]
         try:
             return read_bootstrap_layer(
@@ -239,13 +243,27 @@ class ImageCheck:
             count = len(ids) if isinstance(ids, list) else "no"
             self._add("config", where, f"{count} diff_ids for {len(manifest.layers)} layers")
 
+    def _judge_layers(self, source: ImageSource, manifest: Manifest) -> None:
+        """Judge every blob the manifest lists, also those no file uses: who copies the image copies all."""
+        for blob_id, layer in {encoded(layer.digest): layer for layer in manifest.layers[:-1]}.items():
+            self.verdict.findings += check_blob_layer(layer)
+            try:
+                # The last byte: a source checks the whole size against the manifest to find it.
+                for _ in source.read_at(layer, layer.size - 1, 1) if layer.size else source.read_blob(layer):
+                    pass
+                self._listed[blob_id] = layer
+            except RegistryError as error:
+                self._add("blob", f"blob {blob_id}", _about_the_image(error))
+                self._absent.add(blob_id)
+
     def _judge_blob(self, bootstrap: Bootstrap, record: BlobRecord, given: bytes | None) -> None:
         where = f"blob {record.id}"
+        if record.id in self._absent:
+            return
         try:
-            size = self._blobs.object_size(record.id)
-            # The last byte: a source checks the whole size against the manifest to find it.
-            for _ in self._blobs.read_at(record.id, size - 1, 1):
-                pass
+            if record.id not in self._listed:
+                for _ in self._blobs.read_at(record.id, self._blobs.object_size(record.id) - 1, 1):
+                    pass
             own = fetch_form(record, self._blobs)
             fetched = fetch_digests(record, self._blobs) if lacks_digests(bootstrap, record) else None
         except (RegistryError, ImageInvalid, RafsError) as error:
@@ -271,6 +289,8 @@ class ImageCheck:
         try:
             wanted = tar_pieces(bootstrap)
             for record in bootstrap.blobs:
+                if record.id in self._absent:
+                    continue
                 try:
                     metas.append(read_tar(record, self._blobs, wanted[record.index]))
                 except (RegistryError, ImageInvalid, RafsError) as error:

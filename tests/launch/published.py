@@ -39,16 +39,21 @@ def publish(
     bootstrap_layer: bytes | None = None,
     annotated: bool = True,
     config: Mapping[str, Any] | bytes = CONFIG,
+    complete: bool = False,
 ) -> Published:
     """Put *image* where *reference* points; *directory* is for scratch files.
 
     *with_metas*: the bootstrap layer has the chunk info of the blobs. *bootstrap_layer*: those bytes instead
     of the right ones. *annotated* False: an ordinary image, as far as anybody can see.
+    *complete*: the config has the layers' diff ids.
     """
     parsed = parse_reference(reference)
     made = write_bootstrap_layer(image.bootstrap, image.blobs if with_metas else (), directory)
     with made.content.open() as file:
         layer = bootstrap_layer if bootstrap_layer is not None else file.read()
+    if complete and not isinstance(config, bytes):
+        diff_ids = [*(f"sha256:{name}" for name in image.objects), made.diff_id]
+        config = {"rootfs": {"type": "layers", "diff_ids": diff_ids}, **config}
     config_raw = config if isinstance(config, bytes) else json.dumps(config).encode()
     blobs = [
         Descriptor(MediaType.NYDUS_BLOB, Digest(f"sha256:{name}"), len(raw), {NYDUS_BLOB: "true"})

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import nopull
+from builder.image_documents import blob_descriptor
 from launch.errors import ImageNotConverted
 from launch.image_check import CHUNK_FINDINGS, ImageCheck, Verdict
+from launch.layer_check import check_blob_layer
 from registry_client.errors import NotFound
+from registry_client.media_type import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch import published
@@ -33,16 +37,15 @@ def some_image() -> Image:
 
 
 @pytest.fixture
-def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+def publish(tmp_path: Path) -> Callable[..., Path]:
     """Publishes an image, by default a sound one, as `oci:` directory and returns that."""
-    monkeypatch.setitem(published.CONFIG, "rootfs", {"type": "layers", "diff_ids": ["sha256:a", "sha256:b"]})
-
     def make(image: Image | None = None, **how: object) -> Path:
         layout = tmp_path / "layout"
-        published.publish(image or some_image(), f"oci:{layout}:v1", tmp_path, **how)  # type: ignore[arg-type]
+        reference = f"oci:{layout}:v1"
+        published.publish(image or some_image(), reference, tmp_path, complete=True, **how)  # type: ignore[arg-type]
         return layout
 
-    yield make
+    return make
 
 
 def checked(layout: Path, *, deep: bool = False) -> Verdict:
@@ -129,6 +132,41 @@ def test_a_blob_that_is_not_what_the_manifest_says_is_found(
     assert blob.name in verdict.findings[0].where
 
 
+UNUSED = b"a blob that no file of the image uses"
+
+
+def with_unused_blob(image: Image) -> Image:
+    return replace(image, objects={**image.objects, hashlib.sha256(UNUSED).hexdigest(): UNUSED})
+
+
+@pytest.mark.parametrize("damage", ["none", "missing", "short"])
+@pytest.mark.parametrize("bootstrap", ["sound", "damaged"])
+def test_a_blob_that_no_file_uses_must_be_there_too(
+    publish: Callable[..., Path], damage: str, bootstrap: str
+) -> None:
+    layout = publish(with_unused_blob(some_image()))
+    unused = layout / "blobs/sha256" / hashlib.sha256(UNUSED).hexdigest()
+    if bootstrap == "damaged":
+        flip(layout / "blobs/sha256" / manifest(layout)["layers"][-1]["digest"].partition(":")[2], 50)  # type: ignore[index]
+    if damage == "missing":
+        unused.unlink()
+    elif damage == "short":
+        unused.write_bytes(UNUSED[:-1])
+    wanted = ["blob"] if damage != "none" else []
+    wanted += ["bootstrap-layer"] if bootstrap == "damaged" else []
+    assert [finding.rule for finding in checked(layout).findings] == wanted
+
+
+def test_a_blob_that_others_would_take_for_a_tar_is_found() -> None:
+    right = blob_descriptor("a" * 64, 5)
+    assert check_blob_layer(right) == []
+    for wrong, rule in (
+        (replace(right, media_type=MediaType.OCI_LAYER_GZIP), "layer-type"),
+        (replace(right, annotations={}), "layer-annotation"),
+    ):
+        assert [finding.rule for finding in check_blob_layer(wrong)] == [rule]
+
+
 def test_a_damaged_bootstrap_layer_is_found(publish: Callable[..., Path]) -> None:
     layout = publish()
     layers = manifest(layout)["layers"]
@@ -143,10 +181,9 @@ def test_a_damaged_config_is_found(publish: Callable[..., Path]) -> None:
 
 
 def test_a_config_that_counts_other_layers_is_found(
-    publish: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    publish: Callable[..., Path],
 ) -> None:
-    monkeypatch.setitem(published.CONFIG, "rootfs", {"diff_ids": ["sha256:a"]})
-    verdict = checked(publish())
+    verdict = checked(publish(config=published.CONFIG | {"rootfs": {"diff_ids": ["sha256:a"]}}))
     assert rules(verdict) == {"config"}
     assert "1 diff_ids for 2 layers" in verdict.findings[0].message
 
