@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,8 +41,12 @@ def meta_name(blob_id: str) -> str:
     return f"image/{blob_id}.blob.meta"
 
 
-def read_bootstrap_layer(pieces: Iterable[bytes], where: str) -> BootstrapParts:
+def read_bootstrap_layer(
+    pieces: Iterable[bytes], where: str, unpacked: Callable[[bytes], None] | None = None
+) -> BootstrapParts:
     """The parts of the layer that comes in *pieces* (gzip, zstd or plain tar); *where* names it in errors.
+
+    *unpacked* is given the tar, whatever is in it: who wants its digest need not keep it.
 
     Raises:
         BootstrapLayerInvalid: damaged, too large, or without a bootstrap.
@@ -59,6 +63,8 @@ def read_bootstrap_layer(pieces: Iterable[bytes], where: str) -> BootstrapParts:
                 f"{where} has more than {PACKED_LIMIT} bytes, too many for a bootstrap"
             )
     plain = _decompress(bytes(packed), where)
+    if unpacked is not None:
+        unpacked(plain)
     found: dict[str, bytes] = {}
     metas: dict[str, bytes] = {}
     try:

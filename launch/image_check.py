@@ -7,7 +7,8 @@ is raised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from launch.bare import open_bare
 from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
-from launch.layer_check import check_blob_layer
+from launch.layer_check import check_blob_layer, check_diff_id
 from launch.oci_spec import load_config, parse_config
 from launch.remote import FileBlobs, ImageBlobs
 from launch.run_errors import ConfigInvalid
@@ -216,18 +217,25 @@ class ImageCheck:
         named = self._source.resolve()
         self._manifest = manifest = find_converted(self._source, named, self._platform, self._reference)
         self.verdict.digest = manifest.digest
-        self._judge_config(self._source, manifest)
+        diff_ids = self._judge_config(self._source, manifest)
         self._judge_layers(self._source, manifest)
+        for layer, said in zip(manifest.layers[:-1], diff_ids, strict=False):
+            self.verdict.findings += check_diff_id(layer, said, layer.digest)
         layer = manifest.layers[-1]
+        unpacked = hashlib.sha256()
         try:
-            return read_bootstrap_layer(
-                self._source.read_blob(layer), f"the bootstrap layer {layer.digest}"
+            parts = read_bootstrap_layer(
+                self._source.read_blob(layer), f"the bootstrap layer {layer.digest}", unpacked.update
             )
         except (RegistryError, BootstrapLayerInvalid) as error:
             self._add("bootstrap-layer", f"layer {layer.digest}", _about_the_image(error))
             return None
+        if diff_ids:
+            self.verdict.findings += check_diff_id(layer, diff_ids[-1], f"sha256:{unpacked.hexdigest()}")
+        return parts
 
-    def _judge_config(self, source: ImageSource, manifest: Manifest) -> None:
+    def _judge_config(self, source: ImageSource, manifest: Manifest) -> Sequence[object]:
+        """The diff ids in the config, one of each layer; none if they are not that."""
         where = f"config {manifest.config.digest}"
         try:
             raw = config_bytes(source, manifest)
@@ -236,12 +244,14 @@ class ImageCheck:
             parse_config(document)
         except (RegistryError, ConfigInvalid) as error:
             self._add("config", where, _about_the_image(error))
-            return
+            return ()
         rootfs = document.get("rootfs")
         ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
         if not isinstance(ids, list) or len(ids) != len(manifest.layers):
             count = len(ids) if isinstance(ids, list) else "no"
             self._add("config", where, f"{count} diff_ids for {len(manifest.layers)} layers")
+            return ()
+        return ids
 
     def _judge_layers(self, source: ImageSource, manifest: Manifest) -> None:
         """Judge every blob the manifest lists, also those no file uses: who copies the image copies all."""

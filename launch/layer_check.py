@@ -1,4 +1,4 @@
-"""What a converted image's manifest must say of its layers, for readers that know nothing but the manifest.
+"""What a converted image's manifest and config must say of its layers, for readers that know nothing else.
 
 Pure: no layer is looked at. Whether what it lists is there, and is what it says, `image_check` finds out.
 """
@@ -22,3 +22,11 @@ def check_blob_layer(layer: Descriptor) -> list[Finding]:
     if layer.annotations.get(NYDUS_BLOB) != "true":
         found.append(Finding("layer-annotation", where, f"its layer lacks the annotation {NYDUS_BLOB}: true"))
     return found
+
+
+def check_diff_id(layer: Descriptor, said: object, digest: str) -> list[Finding]:
+    """The finding if the config *said* another diff id than *digest*: others refuse the layer then."""
+    if said == digest:
+        return []
+    message = f"its diff id is {shorten(said)!r} in the config, expected {digest}"
+    return [Finding("diff-id", f"layer {layer.digest}", message)]

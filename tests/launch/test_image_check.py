@@ -16,6 +16,7 @@ from builder.image_documents import blob_descriptor
 from launch.errors import ImageNotConverted
 from launch.image_check import CHUNK_FINDINGS, ImageCheck, Verdict
 from launch.layer_check import check_blob_layer
+from registry_client.digest import digest_of
 from registry_client.errors import NotFound
 from registry_client.media_type import MediaType
 from registry_client.options import RegistryOptions
@@ -186,6 +187,19 @@ def test_a_config_that_counts_other_layers_is_found(
     verdict = checked(publish(config=published.CONFIG | {"rootfs": {"diff_ids": ["sha256:a"]}}))
     assert rules(verdict) == {"config"}
     assert "1 diff_ids for 2 layers" in verdict.findings[0].message
+
+
+def test_a_diff_id_that_is_not_the_layers_is_found(publish: Callable[..., Path]) -> None:
+    layout = publish()
+    config = layout / "blobs/sha256" / manifest(layout)["config"]["digest"].partition(":")[2]
+    right = json.loads(config.read_bytes())["rootfs"]["diff_ids"]
+    for number, layer in enumerate(manifest(layout)["layers"]):
+        wrong = [*right]
+        wrong[number] = digest_of(b"something else")
+        other = publish(config=published.CONFIG | {"rootfs": {"type": "layers", "diff_ids": wrong}})
+        (finding,) = checked(other).findings
+        assert (finding.rule, finding.where) == ("diff-id", f"layer {layer['digest']}")  # type: ignore[index]
+        assert wrong[number] in finding.message and right[number] in finding.message
 
 
 def test_a_bootstrap_that_breaks_its_own_rules_is_found(publish: Callable[..., Path]) -> None:
