@@ -166,6 +166,10 @@ def _leaves(source: ImageSource, index: Index, depth: int) -> Iterator[Descripto
 def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
     if not is_converted(manifest):
         return convert_image(work, manifest, platform=platform, tag=tag)
+    if work.options.referrer:
+        raise SourceUnsupported(
+            f"image {manifest.digest} is converted already; a referrer needs the ordinary one as SRC"
+        )
     _bring(work, manifest, tag)
     return ImageReport(
         platform=platform,

@@ -96,7 +96,8 @@ Examples:
 )
 @click.option(
     "--referrer", is_flag=True,
-    help="Let the converted image refer to SRC's, so that it is found from there; DST in SRC's repository.",
+    help="Let the converted image refer to SRC's, so that it is found from there; DST in SRC's repository or "
+    "layout, or with --index.",
 )
 @click.option(
     "--prefetch", "prefetch", multiple=True, metavar="PATH|PATTERN|@FILE",
@@ -160,8 +161,10 @@ def convert(
     from registry_client.platform import parse_platform
     from registry_client.reference import parse_reference
 
-    target = parse_reference(destination)
+    origin, target = parse_reference(source), parse_reference(destination)
     _refuse_digest(target)
+    if referrer and spelling is None:
+        _refuse_elsewhere(origin, target)
     _prepare_interpreter()
     every = platform == "all"
     choice = ConvertOptions(
@@ -178,7 +181,6 @@ def convert(
         work_dir=work_dir,
     )
     with ExitStack() as owned:
-        origin = parse_reference(source)
         opened = open_source(origin, registry)
         owned.callback(opened.close)
         dictionaries = [_dictionary(text, target, registry, owned) for text in chunk_dicts]
@@ -252,6 +254,24 @@ def _refuse_digest(target: Reference) -> None:
     if target.digest is not None:
         raise click.BadParameter(
             f"{target} has a digest, which nobody can choose; name a tag", param_hint="DST"
+        )
+
+
+def _refuse_elsewhere(origin: Reference, target: Reference) -> None:
+    """Only an index brings the ordinary image along; otherwise it has to be where the referrer is put."""
+    from registry_client.reference import Transport
+
+    together = False
+    if origin.transport is target.transport is Transport.DOCKER:
+        together = (origin.host, origin.repository) == (target.host, target.repository)
+    elif origin.transport is target.transport is Transport.OCI:
+        assert origin.path is not None and target.path is not None, "parse_reference gives oci: a path"
+        together = origin.path.resolve() == target.path.resolve()
+    if not together:
+        raise click.BadParameter(
+            f"what refers to {origin.familiar()} has to be in its repository or layout, "
+            f"where {target.familiar()} is not",
+            param_hint="--referrer",
         )
 
 

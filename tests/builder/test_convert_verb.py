@@ -93,6 +93,30 @@ def test_a_destination_cannot_have_a_digest(source: str, tmp_path: Path) -> None
     assert "name a tag" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("oci:in:app", "oci:out:lazy"),
+        ("oci:in:app", "registry.example/app:lazy"),
+        ("oci-archive:in:app", "oci-archive:in:lazy"),
+        ("registry.example/app:1", "registry.example/other:lazy"),
+        ("registry.example/app:1", "elsewhere.example/app:lazy"),
+    ],
+)
+def test_a_referrer_is_refused_where_it_could_not_refer_to_anything(source: str, destination: str) -> None:
+    done = CliRunner().invoke(convert, [source, destination, "--referrer"])
+    assert done.exit_code == 2
+    assert "has to be in its repository or layout" in done.stderr
+
+
+def test_a_referrer_is_made_in_the_layout_of_its_source_or_beside_it_in_an_index(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options in (["oci:./in:lazy"], ["oci:both:app", "--index", "artifact-type"]):
+        assert CliRunner().invoke(convert, [source, *options, "--referrer"]).exit_code == 0
+
+
 def test_a_platform_that_is_none_is_refused(source: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(convert, [source, f"oci:{tmp_path / 'out'}", "--platform", "a/b/c/d"])
     assert isinstance(done.exception, ReferenceInvalid)

@@ -87,10 +87,11 @@ def test_a_referrer_names_its_source_and_is_otherwise_the_same(tmp_path: Path) -
     assert manifest == Published(tmp_path / "plain").manifest
 
 
-def test_an_index_needs_the_ordinary_image(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wish", [{"spelling": Spelling.ARTIFACT_TYPE}, {"referrer": True}])
+def test_an_index_and_a_referrer_need_the_ordinary_image(tmp_path: Path, wish: dict[str, Any]) -> None:
     Layout(tmp_path / "in").add_image(LAYERS)
     convert_layout(tmp_path / "in", tmp_path / "out", SMALL)
     opened = open_source(parse_reference(f"oci:{tmp_path / 'out'}:lazy"), RegistryOptions())
     destination = open_destination(parse_reference(f"oci:{tmp_path / 'again'}:lazy"), RegistryOptions())
     with pytest.raises(SourceUnsupported, match="the ordinary one"):
-        convert(opened, destination, tag="lazy", options=replace(SMALL, spelling=Spelling.ARTIFACT_TYPE))
+        convert(opened, destination, tag="lazy", options=replace(SMALL, **wish))
