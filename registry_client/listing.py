@@ -26,6 +26,7 @@ _OK: Final = frozenset({200})
 _TAG_LETTERS = re.compile(r"[^A-Za-z0-9._-]")
 # ggcr: registries say "no such API" in all these ways.
 _NO_API: Final = frozenset({400, 404, 405, 406, 501})
+_ANY: Final = frozenset(range(200, 600))  # an answer that is taken as it is, is not asked for again
 
 
 def list_tags(endpoint: Endpoint) -> list[str]:
@@ -33,7 +34,10 @@ def list_tags(endpoint: Endpoint) -> list[str]:
     purpose = f"list the tags of {endpoint.repository}"
     found: dict[str, None] = {}
     try:
-        for _, page in _pages(endpoint, endpoint.path("tags", "list"), PLAIN_HEADERS, purpose, _OK):
+        deadline = endpoint.deadline()
+        target = endpoint.path("tags", "list")
+        for _, page in _pages(endpoint, target, PLAIN_HEADERS, purpose, _OK, deadline):
+            deadline.renew()
             listed = page.get("tags")
             if isinstance(listed, list):
                 found.update((tag, None) for tag in listed if isinstance(tag, str))
@@ -42,7 +46,9 @@ def list_tags(endpoint: Endpoint) -> list[str]:
     return list(found)
 
 
-def list_referrers(endpoint: Endpoint, digest: Digest, artifact_type: str | None) -> list[Descriptor]:
+def list_referrers(
+    endpoint: Endpoint, digest: Digest, artifact_type: str | None, within: float | None
+) -> list[Descriptor]:
     """As `RegistrySource.referrers`."""
     target = endpoint.path("referrers", digest)
     if artifact_type is not None:
@@ -52,11 +58,17 @@ def list_referrers(endpoint: Endpoint, digest: Digest, artifact_type: str | None
     purpose = f"list what refers to {digest} in {endpoint.repository}"
     entries: list[Descriptor] = []
     headers = {**PLAIN_HEADERS, "Accept": MediaType.OCI_INDEX}
-    for answer, page in _pages(endpoint, target, headers, purpose, _OK | _NO_API):
+    deadline = endpoint.deadline() if within is None else endpoint.deadline().part(within)
+    accepted = _OK | _NO_API if within is None else _ANY
+    for answer, page in _pages(endpoint, target, headers, purpose, accepted, deadline):
+        if answer.status not in _OK | _NO_API:
+            break
+        if within is None:
+            deadline.renew()
         stated = strip_parameters(answer.headers.get("Content-Type", ""))
         if answer.status != 200 or stated != MediaType.OCI_INDEX:
             # A front end answers every path with 200 and a page of its own.
-            entries = read_fallback(endpoint, digest, endpoint.deadline())[0]
+            entries = read_fallback(endpoint, digest, deadline)[0]
             break
         entries += descriptors(page, purpose)
     unique = {entry.digest: entry for entry in entries}.values()
@@ -105,10 +117,14 @@ def descriptors(document: Mapping[str, Any], purpose: str) -> list[Descriptor]:
 
 
 def _pages(
-    endpoint: Endpoint, target: str, headers: Mapping[str, str], purpose: str, accepted: frozenset[int]
+    endpoint: Endpoint,
+    target: str,
+    headers: Mapping[str, str],
+    purpose: str,
+    accepted: frozenset[int],
+    deadline: Deadline,
 ) -> Iterator[tuple[Answer, dict[str, Any]]]:
     """Each page's answer and JSON object ({} unless 200 and JSON of a list's kind)."""
-    deadline = endpoint.deadline()
     seen: set[str] = set()
     following: str | None = target
     while following is not None:
@@ -123,7 +139,6 @@ def _pages(
             except (ValueError, RecursionError) as error:
                 if "json" in answer.headers.get("Content-Type", "json"):
                     raise ResponseInvalid(f"{endpoint.label} could not {purpose}: not JSON") from error
-        deadline.renew()
         yield answer, page if isinstance(page, dict) else {}
         following = _next(endpoint, following, answer)
 

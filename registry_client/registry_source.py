@@ -15,14 +15,14 @@ from registry_client.options import RegistryOptions
 from registry_client.reference import Reference
 from registry_client.route import Route
 from registry_client.routes import Routes
-from registry_client.source import Mirrored, Networked, TaggedSource
+from registry_client.source import Mirrored, Networked, ReferrerSource, TaggedSource
 
 _log = logging.getLogger(__name__)
 _HEADERS: Final = {**PLAIN_HEADERS, "Accept": ACCEPT}
 _KEPT = 16  # documents remembered: an index, its manifests, and some more
 
 
-class RegistrySource(TaggedSource, Networked, Mirrored):
+class RegistrySource(TaggedSource, ReferrerSource, Networked, Mirrored):
     """All methods from any thread. Connections are made when first needed, or by `warm`."""
 
     def __init__(self, reference: Reference, options: RegistryOptions) -> None:
@@ -63,15 +63,12 @@ class RegistrySource(TaggedSource, Networked, Mirrored):
 
         return list_tags(self._routes.own.endpoint)
 
-    def referrers(self, digest: Digest, artifact_type: str | None = None) -> list[Descriptor]:
-        """The manifests whose subject is *digest*, only those of *artifact_type* if given.
-
-        Raises:
-            Unauthorized, Unreachable, ResponseInvalid, ManifestInvalid.
-        """
+    def referrers(
+        self, digest: Digest, artifact_type: str | None = None, *, within: float | None = None
+    ) -> list[Descriptor]:
         from registry_client.listing import list_referrers
 
-        return list_referrers(self._routes.own.endpoint, digest, artifact_type)
+        return list_referrers(self._routes.own.endpoint, digest, artifact_type, within)
 
     def manifest(self, descriptor: Descriptor) -> Manifest | Index:
         raw = self._documents.get(descriptor.digest)

@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol, runtime_checkable
 
+from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, Index, Manifest
 
 
@@ -95,6 +96,24 @@ class TaggedSource(ImageSource, Protocol):
     @abstractmethod
     def resolve_tag(self, tag: str) -> Descriptor:
         """As `resolve`, for another name in it."""
+
+
+@runtime_checkable
+class ReferrerSource(Protocol):
+    """A source that knows which manifests refer to another."""
+
+    @abstractmethod
+    def referrers(
+        self, digest: Digest, artifact_type: str | None = None, *, within: float | None = None
+    ) -> list[Descriptor]:
+        """The manifests whose subject is *digest*, only those of *artifact_type* if given.
+
+        With *within* all of it takes at most so many seconds, and a refusal is an empty list and not asked
+        about again: for those who can do without.
+
+        Raises:
+            Unauthorized, Unreachable, ResponseInvalid, ManifestInvalid.
+        """
 
 
 class ImageDestination(Protocol):
