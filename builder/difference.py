@@ -16,7 +16,7 @@ from typing import Any, Final
 from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
 from rafs.codes import DIGEST_SIZE
-from rafs.directory import name_text
+from rafs.dump import escape
 from rafs.inode import Inode
 
 Chunk = tuple[bytes, int]  # digest, size in bytes
@@ -56,7 +56,7 @@ class Difference:
     comparable: bool  # both are cut and hashed alike
 
     def to_json(self, *, paths: bool) -> dict[str, Any]:
-        """For scripts; the paths only if wanted, since they may be many."""
+        """For scripts; the paths, quoted as in the dump, only if wanted, since they may be many."""
         document: dict[str, Any] = {
             "comparable": self.comparable,
             "paths": {
@@ -70,9 +70,9 @@ class Difference:
             "blobs": asdict(self.blobs),
         }
         if paths:
-            document["added"] = [name_text(path) for path in self.added]
-            document["removed"] = [name_text(path) for path in self.removed]
-            document["changed"] = {name_text(path): list(what) for path, what in self.changed.items()}
+            document["added"] = [escape(path) for path in self.added]
+            document["removed"] = [escape(path) for path in self.removed]
+            document["changed"] = {escape(path): list(what) for path, what in self.changed.items()}
         return document
 
 

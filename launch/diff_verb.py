@@ -46,6 +46,8 @@ def diff(
 
     Contents are compared by the digests of their chunks; of blobs no more is read than tables that the
     bootstrap lacks. Chunks that are added are what a machine that has A has to fetch for B, not compressed.
+
+    In paths all but printable ASCII, and space, "%", "=" and ",", is written %XX, with --json too.
     """
     from builder.difference import difference
     from launch.difference_lines import difference_lines

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 from builder.difference import Counted, Difference, Parts
 from chunk_store.byte_size import human_size
-from rafs.directory import name_text
+from rafs.dump import escape
 
 
 def difference_lines(found: Difference, *, paths: bool) -> Iterator[str]:
     """Yield the lines."""
     if paths:
-        marks = {path: f"+ {name_text(path)}" for path in found.added}
-        marks.update((path, f"- {name_text(path)}") for path in found.removed)
+        marks = {path: f"+ {escape(path)}" for path in found.added}
+        marks.update((path, f"- {escape(path)}") for path in found.removed)
         for path, what in found.changed.items():
-            marks[path] = f"~ {name_text(path)} ({', '.join(what)})"
+            marks[path] = f"~ {escape(path)} ({', '.join(what)})"
         yield from (marks[path] for path in sorted(marks))
     counts = f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed"
     yield f"paths: {found.same} the same, {counts}"

@@ -18,7 +18,7 @@ from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.codes import Cipher
-from rafs.directory import name_text
+from rafs.dump import escape
 from rafs.records import DeviceSlot
 from rafs.windows import cut_windows
 from registry_client.manifest import Manifest
@@ -104,14 +104,17 @@ def hot_paths(bootstrap: Bootstrap) -> list[str]:
 
 
 def prefetch_paths(bootstrap: Bootstrap) -> list[str]:
-    """Paths of the prefetch table in order, of a linked file the first; "/" alone means everything."""
+    """Paths of the prefetch table in order, quoted as in the dump; of a linked file the first.
+
+    "/" alone means everything.
+    """
     nids = bootstrap.prefetch_nids()
     if not nids:
         return []
     wanted, names = set(nids), dict[int, str]()
     for path, inode in bootstrap.walk():
         if inode.nid in wanted:
-            names.setdefault(inode.nid, name_text(path))
+            names.setdefault(inode.nid, escape(path))
     return [names[nid] for nid in nids if nid in names][:HOT_LIMIT]
 
 
@@ -173,7 +176,7 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
     told = [
         ("image", facts["reference"]),
         ("digest", facts["digest"]),
-        ("platform", facts["platform"]),
+        ("platform", _shown(facts["platform"])),
         ("format", facts["format"] if facts["converted"] else f"{facts['format']}, ordinary: not converted"),
         ("compressed", human_size(facts["compressed_size"])),
     ]
@@ -200,4 +203,8 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """*value* of a config, which may be anything: nothing of it moves a terminal's cursor or ends a line."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # A plain text with a quotation mark in front would read like a quoted one.
+    quoted = isinstance(value, str) and value.startswith('"')
+    return text if text.isprintable() and not quoted else json.dumps(value)

@@ -26,7 +26,7 @@ Examples:
 """
 )
 @click.argument("image")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, paths quoted as by --files.")
 @click.option("--files", is_flag=True, help="Print the file tree instead: a line per name.")
 @image_options
 @root_option

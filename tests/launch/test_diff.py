@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -53,7 +54,7 @@ def diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_paths_contents_and_chunks_are_told_apart(diff: Any) -> None:
     found = json.loads(diff(FIRST, SECOND, "--json", "--files"))
-    assert found["added"] == ["/\\xff"]
+    assert found["added"] == ["/%FF"]
     assert found["removed"] == ["/gone", "/moved"]
     assert found["changed"] == {
         "/d/link": ["target"],
@@ -82,7 +83,17 @@ def test_an_image_does_not_differ_from_itself(diff: Any) -> None:
 def test_paths_are_listed_for_people(diff: Any) -> None:
     lines = diff(FIRST, SECOND, "--files").splitlines()
     assert lines[:4] == ["~ /d/link (target)", "~ /d/long (content)", "~ /d/mode (mode)", "- /gone"]
-    assert "+ /\\xff" in lines
+    assert "+ /%FF" in lines
+
+
+def test_a_name_can_neither_forge_a_line_nor_pass_for_another(diff: Any) -> None:
+    names = [b"\x1b[31mX\n- etc", b"\xff", b"\\xff", b"%FF", "\u202e".encode()]
+    second = tree(*(file(name, b"1") for name in names))
+    shown = ["%1B[31mX%0A-%20etc", "%FF", "\\xff", "%25FF", "%E2%80%AE"]
+    lines = diff(tree(), second, "--files").splitlines()
+    assert sorted(line for line in lines if line[0] in "+-") == sorted(f"+ /{name}" for name in shown)
+    listed = [line[2:] for line in lines if line[0] == "+"]
+    assert [unquote_to_bytes(path) for path in listed] == sorted(b"/" + name for name in names)
 
 
 def test_images_cut_otherwise_are_said_to_be_so(diff: Any) -> None:

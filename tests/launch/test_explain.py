@@ -118,6 +118,24 @@ def test_inspect_tells_people_the_same(layout: str, root: Path, capfd: pytest.Ca
         assert words in text
 
 
+@pytest.mark.parametrize("annotated", [True, False], ids=["converted", "ordinary"])
+def test_what_an_image_says_reaches_no_terminal_as_it_is(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], annotated: bool
+) -> None:
+    raw = "\x1b[31mX\nlayer \x9b\u202e"
+    words = {"User": raw, "WorkingDir": '"plain', "Env": [f"A={raw}"], "Cmd": [raw, "é"]}
+    config = {"os": "linux", "architecture": f"amd64{raw}", "config": words}
+    name = raw.encode()
+    image = image_of(tree(file(name, b"a")), prefetch=(b"/" + name,))
+    reference = f"oci:{tmp_path / 'layout'}:v1"
+    publish(image, reference, tmp_path, config=config, annotated=annotated)
+    text = run(capfd, "inspect", reference)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert [line.split()[0] for line in text.splitlines()].count("user") == 1
+    assert f"user         {json.dumps(raw)}" in text and 'working_dir  "\\"plain"' in text
+    assert json.loads(run(capfd, "inspect", "--json", reference))["config"]["user"] == raw
+
+
 def test_inspect_prints_the_tree_a_line_per_name(
     layout: str, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
