@@ -3,8 +3,8 @@
 Asked before a window is begun. Room is made by removing whole windows that nothing holds, those whose image
 was attached least recently first. For nobody in particular (hot list, background) only windows of images that
 are not attached go, so that filling stops at the limit instead of chasing its own tail; for a reader those
-of attached images go as well, and if that does not help, the reader is served from memory. Who cannot be,
-because he reads the file himself, gets the window beyond the limit.
+of attached images go as well, and the room they leave is for readers only; if that does not help, the reader
+is served from memory. Who cannot be, because he reads the file himself, gets the window beyond the limit.
 
 Other processes' windows are counted when the directory is looked through, which is done at the limit and
 every few seconds: several processes that fill at once can exceed it by what they fetch in that time.
@@ -48,10 +48,11 @@ class Quota:
         self._directory = directory
         self._open_windows = open_windows
         self.limit = limit
-        # Protects the five below, and is held while windows are removed; takes their locks without waiting.
+        # Protects the six below, and is held while windows are removed; takes their locks without waiting.
         self._lock = threading.Lock()
         self._used = limit
         self._begun: dict[str, int] = {}  # windows that are being filled here, and their length
+        self._kept_free = 0  # bytes: readers made this room; filled for nobody, they would make it again
         self._look_at = 0.0
         self._refused_until = {False: 0.0, True: 0.0}
         self._silent_until = 0.0
@@ -66,20 +67,23 @@ class Quota:
         """
         with self._lock:
             now = time.monotonic()
-            if self._used + size > self.limit or now >= self._look_at:
+            room = size if demand else size + self._kept_free
+            if self._used + room > self.limit or now >= self._look_at:
                 looked = now < self._refused_until[demand]
                 if looked and not beyond:
                     raise self._refusal()
                 if not looked:
-                    self._free(size, demand)
+                    self._free(room, demand)
                     self._look_at = now + _LOOK_SECONDS
-            if self._used + size > self.limit:
+            if self._used + room > self.limit:
                 self._refused_until[demand] = max(self._refused_until[demand], now + _REFUSAL_SECONDS)
                 if not beyond:
                     raise self._refusal()
                 if now >= self._silent_until:
                     self._silent_until = now + _SILENCE_SECONDS
                     log.warning("%s; what is read of kernel mounts goes beyond it", self._refusal().strerror)
+            if not demand:
+                self._kept_free = 0  # there is more than readers made: something else went
             self._used += size
             self._begun[window_id] = size
 
@@ -109,6 +113,8 @@ class Quota:
             before=self._open_windows.forget,
         )
         self._used -= sum(one.size for one in gone)
+        if demand and any(one.use.live for one in gone):
+            self._kept_free = self.limit - self._used
 
     def _refusal(self) -> LimitReached:
         return LimitReached(

@@ -29,7 +29,7 @@ from chunk_store.pacing import Pacing
 from chunk_store.plan import Amount, Plan, State
 from chunk_store.priority import Priority
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
-from chunk_store.standstill import Readers, Standstill
+from chunk_store.standstill import LimitReached, Readers, Standstill
 from chunk_store.sums import Sum
 from chunk_store.waiting import Waiting
 from chunk_store.window_index import WindowIndex
@@ -372,7 +372,9 @@ class Scheduler:
         outcome, error = settled.outcome, settled.error
         if outcome is Outcome.PRESENT:
             self._plan.mark_present(fill.number)
-            self._standstill.window_completed(written=settled.record is not None)
+            # Once all is there, nothing stands still, whoever completed it.
+            for_reader = fill.wanted and not self._plan.complete
+            self._standstill.window_completed(written=settled.record is not None, for_reader=for_reader)
             self._pacing.remote_works()
             return None
         if outcome is Outcome.IN_MEMORY:
@@ -388,7 +390,8 @@ class Scheduler:
             self._plan.absent_again(fill.number)
         if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
             reason = self._readers.refusal(self._index[fill.number].id, error)
-            self._standstill.disk_refused(reason)
+            at_limit = isinstance(error, LimitReached) and not fill.wanted
+            self._standstill.disk_refused(reason, at_limit=at_limit)
             return reason if self._pacing.disk_refused(time.monotonic()) else None
         if outcome in (Outcome.GIVEN_UP, Outcome.UNEXPECTED) and isinstance(error, StoreError):
             self._standstill.remote_failed(error)

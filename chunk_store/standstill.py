@@ -35,6 +35,7 @@ class Standstill:
 
     def __init__(self) -> None:
         self.full: StoreFull | None = None
+        self._at_limit = False  # it is the store's own limit, for what nobody waits for
         self._trouble: StoreError | None = None  # with the remote
 
     @property
@@ -43,17 +44,22 @@ class Standstill:
         standing = self.full or self._trouble
         return str(standing) if standing is not None else None
 
-    def disk_refused(self, reason: str) -> None:
-        """The file system takes no more."""
+    def disk_refused(self, reason: str, *, at_limit: bool = False) -> None:
+        """The file system takes no more; *at_limit*: it would, but the store's limit keeps out what nobody
+        waits for.
+        """
         self.full = StoreFull(reason)
+        self._at_limit = at_limit
 
     def remote_failed(self, error: StoreError) -> None:
         """The remote does not give a window."""
         self._trouble = error
 
-    def window_completed(self, *, written: bool) -> None:
-        """Whatever stopped the rest is over; *written*: by us, so the disk has room."""
-        if written:
+    def window_completed(self, *, written: bool, for_reader: bool) -> None:
+        """Whatever stopped the rest is over; *written*: by us, so the disk has room; *for_reader*: who pushes
+        others out at the limit, so there the rest still has none.
+        """
+        if written and not (self._at_limit and for_reader):
             self.full = None
         if not isinstance(self._trouble, ChunkCorrupt):
             self._trouble = None

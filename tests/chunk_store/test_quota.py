@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from chunk_store import ChunkStore, Readers, StoreFull
+from chunk_store import Attachment, ChunkStore, Readers, StoreFull
 from chunk_store.attached import NAME
 from chunk_store.limits import Limits
-from tests.chunk_store.blobs import Asked, Blob, ScriptedSource, random_blob
+from chunk_store.standstill import LimitReached
+from tests.chunk_store.blobs import Asked, Blob, ScriptedSource, eventually, random_blob
 from tests.chunk_store.conftest import OpenStore
 
 FIRST, SECOND, THIRD = (random_blob(("quota", number), 3 << 20) for number in range(3))
@@ -39,6 +41,14 @@ def fill(store: ChunkStore, blob: Blob, mounted_at: float) -> None:
     attachment.close()
     newest = max((store.root / NAME).iterdir(), key=lambda path: path.stat().st_mtime_ns)
     os.utime(newest, (mounted_at, mounted_at))
+
+
+def read_by_window(attachment: Attachment) -> None:
+    """Read all of LARGE, and leave time behind each window in which another could be fetched."""
+    for window in LARGE.windows:
+        begin = window.start
+        assert attachment.read(0, begin, window.length) == LARGE.plain[begin : begin + window.length]
+        time.sleep(0.02)
 
 
 def test_the_least_recently_attached_image_makes_room(open_store: OpenStore) -> None:
@@ -78,6 +88,36 @@ def test_at_the_limit_filling_stops_and_readers_get_every_byte(
         assert attachment.read(0, offset, end - offset) == LARGE.plain[offset:end]
         assert occupied(store.root) <= limit
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 1
+
+
+def test_at_the_limit_a_reader_who_goes_on_has_nothing_fetched_for_nobody(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chunk_store.quota._LEAST_SLACK", 2)  # room for two windows, as in a store of 50 MB
+    limits = Limits(cache_bytes=len(LARGE.plain) // 2, start_seconds=0.0, busy_seconds=0.0)
+    store = open_store(limits=limits)
+    attachment = store.attach([LARGE.meta], ScriptedSource(LARGE))
+    assert eventually(lambda: "limit of" in (attachment.progress().trouble or ""))
+    read_by_window(attachment)  # meanwhile the last that was begun before arrives
+    before = attachment.progress()
+    read_by_window(attachment)
+    now = attachment.progress()
+    assert now.background == before.background
+    assert now.demand.windows > before.demand.windows
+
+
+def test_room_that_readers_made_is_theirs_until_something_else_goes(open_store: OpenStore) -> None:
+    store = open_store(limits=Limits(cache_bytes=len(LARGE.plain) // 2))
+    attachment = store.attach([LARGE.meta], ScriptedSource(LARGE), background=False)
+    read_by_window(attachment)
+    quota = store.quota
+    assert quota is not None and occupied(store.root) < quota.limit
+    with pytest.raises(LimitReached):
+        quota.make_room("for nobody", 1, demand=False)
+    quota.make_room("for a reader", 1, demand=True)
+    attachment.close()
+    time.sleep(1.1)  # so long a refusal holds
+    quota.make_room("for nobody", 1 << 20, demand=False)
 
 
 def test_it_is_said_that_kernel_mounts_go_beyond_the_limit(open_store: OpenStore) -> None:
