@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from chunk_store.quota import Quota
 
 _FILE_TRIES = 3  # of one read: a file may be damaged, repaired, damaged again; then it is left alone
+_LOOK_SECONDS = 1.0  # between two looks at all files for `progress_now`: 20 000 take 0.1 s
 LEAVE_SECONDS = 0.4  # `close` waits this long for fetching threads
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Attachment:
     ) -> None:
         self._shared = shared
         self._closed = closed
+        self._look_at = 0.0
         self._index = WindowIndex(blobs)
         self._counters = Counters(len(self._index), [blob.uncompressed_size for blob in blobs])
         self._stopping = threading.Event()
@@ -196,8 +199,20 @@ class Attachment:
         except StoreError as error:
             listener(error)
 
+    def progress_now(self) -> Progress:
+        """As `progress`, after a look at the files, at most a second old: what was evicted meanwhile is not
+        local, whoever did it. Files that cannot be looked at change nothing.
+        """
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            with suppress(OSError):
+                self.look_again()
+                self._look_for_evicted()
+        return self.progress()
+
     def progress(self) -> Progress:
-        """What is local, what it cost to fetch, what was touched, at this moment."""
+        """What is local as far as is known, what it cost to fetch, what was touched, at this moment."""
         counts, awaited = self._scheduler.by_class()
         present, whole = self._scheduler.totals()
         touched_windows, touched_bytes = self._counters.touched_totals()
@@ -213,6 +228,7 @@ class Attachment:
             touched_bytes=touched_bytes,
             waited_seconds=self._counters.waited_seconds,
             windows_awaited=awaited,
+            windows_evicted=self._scheduler.evicted_windows,
             copied_bytes=self._counters.copied_bytes,
             trouble=self._scheduler.trouble,
         )
@@ -263,6 +279,11 @@ class Attachment:
         if use is not None:
             os.close(use)
         self._closed(self)
+
+    def _look_for_evicted(self) -> None:
+        for number in self._index.distinct():
+            if self._scheduler.is_present(number) and not self._is_there(number):
+                self._scheduler.evicted(number)
 
     def _is_there(self, number: int) -> bool:
         window = self._index[number]

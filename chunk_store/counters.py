@@ -43,6 +43,7 @@ class Progress:
     touched_bytes: int  # distinct 4 KiB pages that readers asked for, in bytes
     waited_seconds: float  # summed over readers
     windows_awaited: int  # that a reader waits for now
+    windows_evicted: int  # that were local, went to make room, and are fetched again only when read
     copied_bytes: int  # of chunks that were taken from windows of other images instead of being fetched
     trouble: str | None  # why filling stands still, if it does
 

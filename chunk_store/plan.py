@@ -29,6 +29,7 @@ class State(IntEnum):
     PRESENT = 2
     SET_ASIDE = 3  # filled by another process, or it cannot be said why not: for readers and a later pass
     BROKEN = 4  # its bytes are wrong at the source: left to readers
+    EVICTED = 5  # went for something that needed the room more, so it is left to readers
 
 
 class Amount(NamedTuple):
@@ -145,6 +146,11 @@ class Plan:
         self._next_rest = min(self._next_rest, number)
         if self._is_hot[number]:
             self._next_hot = 0
+
+    def evicted(self, number: int) -> None:
+        """*number*, which was present, went to make room."""
+        self.present = self.present.plus(-1, -self._index[number].length)
+        self.states[number] = State.EVICTED
 
     def retry_set_aside(self) -> None:
         """Make windows that were set aside wanted again."""

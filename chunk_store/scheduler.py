@@ -125,6 +125,12 @@ class Scheduler:
         with self._turn:
             return self._plan.present, self._plan.whole
 
+    @property
+    def evicted_windows(self) -> int:
+        """How many went to make room, as far as was looked, and were not read since."""
+        with self._turn:
+            return self._plan.states.count(State.EVICTED)
+
     def by_class(self) -> tuple[dict[Priority, ClassCount], int]:
         """(What each priority has cost, windows in flight included; how many windows readers wait for)."""
         with self._turn:
@@ -183,10 +189,16 @@ class Scheduler:
                 self._plan.absent_again(number)
                 self._hire()
 
+    def evicted(self, number: int) -> None:
+        """The window's file turned out to be gone. Fetches nothing: nobody reads it, and room was needed."""
+        with self._turn:
+            if self.is_present(number):
+                self._plan.evicted(number)
+
     def found(self, number: int) -> None:
         """The window turned out to be complete: somebody else has completed it."""
         with self._turn:
-            if self._plan.states[number] not in (State.ABSENT, State.SET_ASIDE):
+            if self._plan.states[number] not in (State.ABSENT, State.SET_ASIDE, State.EVICTED):
                 return
             self._plan.mark_present(number)
             self._turn.notify_all()

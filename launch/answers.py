@@ -35,7 +35,7 @@ class Answers:
         return self._trace() if question.get("ask") == "trace" else self._status()
 
     def _status(self) -> Mapping[str, Any]:
-        progress = self._attachment.progress()
+        progress = self._attachment.progress_now()
         return {
             **self._record.to_json(),
             "progress": {**asdict(progress), "complete": progress.complete},

@@ -207,6 +207,8 @@ def _progress_lines(progress: Mapping[str, Any], *, background: bool) -> list[st
         return lines  # nobody is left who has counted
     waited = f"readers waited {progress['waited_seconds']:.2f} s in all"
     touched = f"{progress['touched_windows']} windows, {human_size(progress['touched_bytes'])} of pages"
+    if evicted := progress.get("windows_evicted"):  # a server from before an upgrade does not tell
+        lines.append(f"evicted  {evicted} of these made room: fetched again only when read")
     if progress["windows_awaited"]:
         lines.append(f"waiting  somebody reads what {progress['windows_awaited']} absent windows hold")
     lines += [

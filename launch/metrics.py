@@ -126,7 +126,7 @@ class _Collector:
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        record, now, latencies = self._record, self._attachment.progress(), self._attachment.latencies()
+        record, now, latencies = self._record, self._attachment.progress_now(), self._attachment.latencies()
         mounted = GaugeMetricFamily(
             "nopull_mount", "1 while the mount is served.", labels=("mountpoint", "image", "digest", "driver")
         )
@@ -169,6 +169,7 @@ class _Collector:
             ("windows_present", now.windows_present, "Windows that are local."),
             ("windows_touched", now.touched_windows, "Windows readers asked for."),
             ("windows_awaited", now.windows_awaited, "Windows a reader waits for now."),
+            ("windows_evicted", now.windows_evicted, "Windows that were local and made room."),
             ("image_bytes", now.bytes_total, "Uncompressed bytes of the image."),
             ("image_bytes_present", now.bytes_present, "Those that are local."),
             ("image_bytes_touched", now.touched_bytes, "Bytes of pages readers asked for."),

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from chunk_store.attached import NAME
 from chunk_store.byte_size import byte_size, human_size
 from chunk_store.cache_verbs import cache
-from tests.chunk_store.blobs import Blob, ScriptedSource, random_blob
+from tests.chunk_store.blobs import Blob, ScriptedSource, eventually, random_blob
 from tests.chunk_store.conftest import OpenStore
 
 OLD, NEW = random_blob("old", 3 << 20), random_blob("new", 3 << 20)
@@ -89,6 +89,27 @@ def test_a_mount_whose_windows_went_fetches_them_again(root: Path, open_store: O
     assert local(root, OLD) == 0
     assert attachment.read(0, 0, len(OLD.plain)) == OLD.plain
     assert source.sent == OLD.unit_bytes
+
+
+def test_what_went_is_not_called_local_and_a_question_fetches_nothing(
+    root: Path, open_store: OpenStore
+) -> None:
+    source, other = ScriptedSource(OLD), ScriptedSource(OLD)
+    attachment = open_store().attach([OLD.meta], source, hot=[(0, 0, 1)])
+    assert attachment.progress_now().complete
+    gc(root, "--size", "1")
+    everything = len(OLD.windows)
+    assert eventually(lambda: attachment.progress_now().windows_evicted == everything)
+    now = attachment.progress_now()
+    assert (now.windows_present, now.bytes_present, attachment.complete) == (0, 0, False)
+    assert attachment.read(0, 0, 1) == OLD.plain[:1]
+    assert eventually(lambda: attachment.progress().windows_present == 1)
+    assert attachment.progress().windows_evicted == everything - 1
+    first = OLD.windows[0]
+    assert source.sent == first.compressed_end - first.compressed_start
+    open_store().attach([OLD.meta], other)
+    assert eventually(lambda: attachment.progress_now().complete)
+    assert attachment.progress().windows_evicted == 0
 
 
 def test_windows_of_another_image_that_is_used_are_kept(open_store: OpenStore) -> None:

@@ -215,7 +215,7 @@ def test_counters_are_told_by_class_with_what_readers_waited(root: Path) -> None
             "windows_total": 40, "windows_present": 10, "bytes_total": 40_000_000,
             "bytes_present": 10_000_000, "demand": count, "hot": count, "background": count,
             "touched_windows": 4, "touched_bytes": 81_920, "waited_seconds": 0.125, "trouble": "no route",
-            "windows_awaited": 2,
+            "windows_awaited": 2, "windows_evicted": 5,
         },
     }  # fmt: skip
     text = "\n".join(mount_lines(facts))
@@ -223,6 +223,7 @@ def test_counters_are_told_by_class_with_what_readers_waited(root: Path) -> None
         "host/app:1@sha256:abc", "fuse: ", "41.0 MB of memory", "10 of 40 windows", "(25 %)", "demand",
         "background", "1.5 MB", "81.9 kB", "0.12 s", "trouble  no route", "warning  old tag",
         "metrics  http://127.0.0.1:9/metrics", "2 absent windows", "when read, else behind that",
+        "5 of these made room",
     ):  # fmt: skip
         assert words in text
     assert "else behind that" not in "\n".join(mount_lines({**facts, "background": False}))

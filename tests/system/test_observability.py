@@ -135,6 +135,22 @@ def test_metrics_name_a_place_that_is_not_utf8_and_an_address_that_is_no_url_by_
         unmount(unusual.mountpoint, unusual.root, lazy=True)
 
 
+def test_what_made_room_is_not_told_to_be_local(place: Place) -> None:
+    pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
+    assert nopull("pull", "--root", place.root, place.reference).returncode == 0
+    assert place.mount("--metrics-address", "127.0.0.1:0").returncode == 0
+    before = place.scrape()
+    assert before["nopull_windows_present"] == before["nopull_windows"]
+    assert nopull("cache", "gc", "--root", place.root, "--size", "1").returncode == 0
+    time.sleep(1.0)  # so old may what is told be
+    after = place.scrape()
+    assert after["nopull_windows_present"] == 0 == after["nopull_image_bytes_present"]
+    assert after["nopull_windows_evicted"] == after["nopull_windows"]
+    progress = json.loads(nopull("ps", "--json", "--root", place.root).stdout)[0]["progress"]
+    assert not progress["complete"] and progress["windows_present"] == 0
+    assert (place.mountpoint / "large").read_bytes() == LARGE
+
+
 def test_an_address_that_is_taken_is_said_and_nothing_is_mounted(place: Place) -> None:
     pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
     with socket.create_server(("127.0.0.1", 0)) as taken:
