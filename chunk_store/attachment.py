@@ -211,6 +211,18 @@ class Attachment:
                 self._look_for_evicted()
         return self.progress()
 
+    def late(self, number: int, seconds: float) -> ChunkUnavailable:
+        """The error for who has waited *seconds* for window *number* in vain: with what stands in the way."""
+        obstacle = self._scheduler.obstacle(number)
+        cause = "" if obstacle is None else f": {_text(obstacle)}"
+        error = ChunkUnavailable(
+            f"reading {self._index.name(number)}: no answer within {seconds:g} s{cause}; the next read tries "
+            "again",
+            temporary=True,
+        )
+        error.__cause__ = obstacle
+        return error
+
     def progress(self) -> Progress:
         """What is local as far as is known, what it cost to fetch, what was touched, at this moment."""
         counts, awaited = self._scheduler.by_class()
@@ -230,7 +242,7 @@ class Attachment:
             windows_awaited=awaited,
             windows_evicted=self._scheduler.evicted_windows,
             copied_bytes=self._counters.copied_bytes,
-            trouble=self._scheduler.trouble,
+            trouble=_text(self._scheduler.obstacle()),
         )
 
     def latencies(self) -> LatenciesNow:
@@ -333,14 +345,7 @@ class Attachment:
         finally:
             self._counters.waited(time.monotonic() - began)
         if not verified:
-            seconds = self._shared.limits.read_seconds
-            failure = ChunkUnavailable(
-                f"reading window {window.index} of blob {self._index.blob(number).id}: no answer within "
-                f"{seconds:g} s; the next read tries again",
-                temporary=True,
-            )
-            log.error("%s", failure)
-            raise failure
+            raise self.late(number, self._shared.limits.read_seconds)
         if memory is not None:
             return bytes(memoryview(memory)[begin:end])
         return self._shared.open_windows.read_prefix(window.id, begin, end - begin)
@@ -349,6 +354,10 @@ class Attachment:
 def _has_room(root: Path, size: int) -> bool:
     free = os.statvfs(root)
     return free.f_bavail * free.f_frsize > size and (free.f_favail > 0 or not free.f_files)
+
+
+def _text(error: BaseException | None) -> str | None:
+    return None if error is None else str(error) or repr(error)
 
 
 def _was_out_of_time(failure: StoreError | None) -> bool:

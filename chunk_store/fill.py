@@ -35,6 +35,7 @@ class Fill:
         "in_memory",
         "needs_file",
         "number",
+        "obstacle",
         "priority",
         "received",
         "refusal",
@@ -47,6 +48,7 @@ class Fill:
         self.in_memory = in_memory  # never written to the store: its file cannot be read back
         self.needs_file = False  # somebody waits who reads the window's file himself
         self.refusal: OSError | None = None  # why the store did not take it
+        self.obstacle: BaseException | None = None  # why it is being tried again, until bytes come
         self.received = 0  # compressed bytes, those of failed attempts included
         # Protects the five below. A leaf: nothing is taken, called or touched while it is held.
         self._changed = threading.Condition(threading.Lock())
@@ -58,6 +60,7 @@ class Fill:
 
     def advance(self, verified: int) -> None:
         """The first *verified* bytes of the window can be read now."""
+        self.obstacle = None
         with self._changed:
             self._verified = max(self._verified, verified)
             # Not for every chunk: a wake-up of somebody who needs more costs more than the chunk.

@@ -10,7 +10,7 @@ from chunk_store.limits import Limits
 
 _RETRY_SECONDS = 1.0  # between looks at windows that another process was filling
 _FIRST_REST = 0.5  # seconds that everything but demand rests after the remote failed it; doubled each time
-_LONGEST_REST = 30.0
+_LONGEST_REST = 10.0
 _DISK_SECONDS = 30.0  # between two ranges fetched to find out whether a full disk has room again
 # Between two lines about a full disk, because room for one small window comes and goes; and between two
 # tracebacks of one kind of error.
@@ -50,10 +50,12 @@ class Pacing:
         starting = now < self._start_over
         self._busy_until = now + (self._limits.start_busy_seconds if starting else self._limits.busy_seconds)
 
-    def remote_failed(self, now: float) -> None:
-        """A range that nobody waited for failed, or any range for no reason that was thought of."""
+    def remote_failed(self, now: float, wanted: float = 0.0) -> None:
+        """A range that nobody waited for failed, or any range for no reason that was thought of; the remote
+        wants to be left alone for *wanted* seconds.
+        """
         if now >= self._rests_until:  # ranges that fail together count once
-            self._rests_until = now + self._rest
+            self._rests_until = now + max(self._rest, wanted)
             self._rest = min(2 * self._rest, _LONGEST_REST)
 
     def remote_works(self) -> None:

@@ -26,7 +26,7 @@ from chunk_store.fill import Fill
 from chunk_store.limits import Limits
 from chunk_store.local_chunks import LocalChunks
 from chunk_store.plan import GAP
-from chunk_store.remote import BlobSource, is_temporary
+from chunk_store.remote import BlobSource, is_temporary, wanted_rest
 from chunk_store.sums import Sum
 from chunk_store.window_file import LockedWindow, WindowDirectory
 from chunk_store.window_index import WindowIndex
@@ -228,13 +228,16 @@ class RangeFetch:
                     return
                 if sinks[0].wanted_from > before:
                     pause = _FIRST_PAUSE
-                if not is_temporary(error) or time.monotonic() + pause > deadline:
+                rest = wanted_rest(error)
+                if not is_temporary(error) or time.monotonic() + max(pause, rest) > deadline:
                     yield from self._give_up(sinks, error)
                     return
                 self._say(f"failed, trying again in {pause:.1f} s", sinks[0].fill, error, level=logging.DEBUG)
+                for sink in sinks:
+                    sink.fill.obstacle = error
                 from random import uniform  # here, because loading it costs every start 3 ms
 
-                if self._stopping.wait(pause * uniform(0.5, 1.0)):
+                if self._stopping.wait(max(pause * uniform(0.5, 1.0), rest)):
                     raise _Stopped from error
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -368,25 +371,21 @@ class RangeFetch:
             os.close(fd)
 
     def _unavailable(self, fill: Fill, cause: BaseException) -> StoreError:
+        name = self._index.name(fill.number)
         error = ChunkUnavailable(
-            f"fetching {self._name(fill)}: {cause}; the next read tries again", temporary=is_temporary(cause)
+            f"fetching {name}: {cause}; the next read tries again", temporary=is_temporary(cause)
         )
         error.__cause__ = cause
         return error
 
     def _corrupt(self, fill: Fill, cause: BaseException) -> StoreError:
-        error = ChunkCorrupt(f"fetching {self._name(fill)}: fetched twice and wrong twice: {cause}")
+        name = self._index.name(fill.number)
+        error = ChunkCorrupt(f"fetching {name}: fetched twice and wrong twice: {cause}")
         error.__cause__ = cause
         return error
 
     def _say(self, what: str, fill: Fill, error: BaseException | None, *, level: int) -> None:
-        log.log(level, "%s %s%s", self._name(fill), what, f": {error}" if error else "")
-
-    def _name(self, fill: Fill) -> str:
-        window = self._index[fill.number]
-        return (
-            f"window {window.index} of blob {self._index.blob(fill.number).id} (window id {window.id[:16]})"
-        )
+        log.log(level, "%s %s%s", self._index.name(fill.number), what, f": {error}" if error else "")
 
 
 def _generator(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:

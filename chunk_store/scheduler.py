@@ -29,6 +29,7 @@ from chunk_store.pacing import Pacing
 from chunk_store.plan import Amount, Plan, State
 from chunk_store.priority import Priority
 from chunk_store.range_fetch import Outcome, RangeFetch, Settled
+from chunk_store.remote import wanted_rest
 from chunk_store.standstill import LimitReached, Readers, Standstill
 from chunk_store.sums import Sum
 from chunk_store.waiting import Waiting
@@ -233,11 +234,14 @@ class Scheduler:
                 self._turn.wait(left)
             return True
 
-    @property
-    def trouble(self) -> str | None:
-        """Why filling stands still, if it does."""
+    def obstacle(self, number: int | None = None) -> BaseException | None:
+        """Why filling stands still, if it does; where window *number* is named, why that gets no further."""
         with self._turn:
-            return self._standstill.reason
+            asked = None if number is None else self._fills.get(number)
+            if asked is not None and asked.obstacle is not None:
+                return asked.obstacle
+            met = (fill.obstacle for fill in self._fills.values() if fill.obstacle is not None)
+            return self._standstill.reason or next(met, None)
 
     def close(self, patience: float) -> None:
         """Fail all readers, stop fetching; wait at most *patience* seconds for threads in the remote."""
@@ -371,12 +375,12 @@ class Scheduler:
             self._fetch.local.clear()
         if outcome is Outcome.PRESENT and self._on_present is not None:
             self._on_present(fill.number)
-        failure = settled.error if outcome in (Outcome.FAILED, Outcome.UNEXPECTED) else None
-        if failure is not None:
-            message = str(failure)
         if message is not None:
             log.error("%s", message)
+        failure = settled.error if outcome in (Outcome.FAILED, Outcome.UNEXPECTED) else None
         if isinstance(failure, StoreError):
+            # Whoever waits is told, and says which file it was.
+            log.log(logging.DEBUG if fill.wanted else logging.ERROR, "%s", failure)
             fill.fail(failure)
 
     def _place(self, fill: Fill, settled: Settled) -> str | None:
@@ -400,6 +404,8 @@ class Scheduler:
             self._plan.states[fill.number] = State.BROKEN
         else:
             self._plan.absent_again(fill.number)
+            if outcome is Outcome.FAILED and isinstance(error, StoreError):
+                self._standstill.remote_failed(error)
         if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
             reason = self._readers.refusal(self._index[fill.number].id, error)
             at_limit = isinstance(error, LimitReached) and not fill.wanted
@@ -407,7 +413,7 @@ class Scheduler:
             return reason if self._pacing.disk_refused(time.monotonic()) else None
         if outcome in (Outcome.GIVEN_UP, Outcome.UNEXPECTED) and isinstance(error, StoreError):
             self._standstill.remote_failed(error)
-            self._pacing.remote_failed(time.monotonic())
+            self._pacing.remote_failed(time.monotonic(), wanted_rest(error.__cause__))
             if not (isinstance(error, ChunkUnavailable) and error.temporary):
                 self._plan.states[fill.number] = State.SET_ASIDE  # other blobs may be there
         return None

@@ -39,10 +39,9 @@ class Standstill:
         self._trouble: StoreError | None = None  # with the remote
 
     @property
-    def reason(self) -> str | None:
-        """What stands in the way, for people."""
-        standing = self.full or self._trouble
-        return str(standing) if standing is not None else None
+    def reason(self) -> StoreError | None:
+        """What stands in the way."""
+        return self.full or self._trouble
 
     def disk_refused(self, reason: str, *, at_limit: bool = False) -> None:
         """The file system takes no more; *at_limit*: it would, but the store's limit keeps out what nobody

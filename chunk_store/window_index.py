@@ -54,6 +54,11 @@ class WindowIndex:
         """The blob window *number* is cut from."""
         return self.blobs[self._blob_of[number]]
 
+    def name(self, number: int) -> str:
+        """What window *number* is called in front of people."""
+        window = self._windows[number]
+        return f"window {window.index} of blob {self.blob(number).id} (window id {window.id[:16]})"
+
     def pieces(self, blob_index: int, offset: int, size: int) -> Iterator[tuple[int, int, int]]:
         """Yield (window number, start in the window, end in the window) that together are bytes [offset,
         offset+size) of the blob.

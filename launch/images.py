@@ -174,7 +174,7 @@ def _open(question: Question, root: Path) -> LazyImage:
         documents = kept
     served = served_platform(documents.manifest, documents.config, question.wanted, platform)
     bootstrap = Bootstrap(documents.bootstrap)
-    blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs)
+    blob_source = ImageBlobs(source, documents.manifest, bootstrap.blobs, once=True)
     metas, digests = documents.metas, documents.digests
     tables = Once(lambda: read_tables(bootstrap, metas, digests))
     if kept is not None:

@@ -17,7 +17,7 @@ from registry_client.digest import Digest
 from registry_client.errors import NotFound, RangeInvalid
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.media_type import MediaType
-from registry_client.source import ImageSource, Mirrored
+from registry_client.source import ImageSource, Mirrored, Networked
 
 _PIECE = 256 << 10  # bytes
 
@@ -25,11 +25,15 @@ _PIECE = 256 << 10  # bytes
 class ImageBlobs:
     """The blobs of one manifest (a `chunk_store.BlobSource`). Thread-safe; the source stays the caller's."""
 
-    def __init__(self, source: ImageSource, manifest: Manifest, records: Iterable[BlobRecord]) -> None:
+    def __init__(
+        self, source: ImageSource, manifest: Manifest, records: Iterable[BlobRecord], *, once: bool = False
+    ) -> None:
         """*records* are those of the bootstrap: the layers of the ordinary image that it refers to lie in the
-        same repository, but are not in the manifest.
+        same repository, but are not in the manifest. *once*: whoever reads tries again himself, as the store
+        does, which tells its readers meanwhile what stands in the way.
         """
         self._source = source
+        self._read = source.read_once if once and isinstance(source, Networked) else source.read_at
         by_id = {
             record.id: Descriptor(
                 MediaType.OCI_LAYER_GZIP, Digest(f"sha256:{record.id}"), record.compressed_size
@@ -50,7 +54,7 @@ class ImageBlobs:
 
     def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
         """As `chunk_store.remote.BlobSource`."""
-        return self._source.read_at(self._descriptor(blob_id), offset, size)
+        return self._read(self._descriptor(blob_id), offset, size)
 
     def distrust(self, blob_id: str, offset: int, size: int) -> None:
         """As `chunk_store.remote.BlobSource`: a source that has them from several places asks another."""

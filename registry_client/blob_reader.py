@@ -48,10 +48,10 @@ class BlobReader:
         self._places: dict[Digest, Location] = {}
         self._redirects = False
 
-    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
-        """As `ImageSource.read_at`."""
+    def read_at(self, blob: Descriptor, offset: int, size: int, *, once: bool = False) -> Iterator[bytes]:
+        """As `ImageSource.read_at`; *once*: as `Networked.read_once`."""
         check_range(blob, offset, size)
-        return self.pieces(blob, offset, offset + size, whole=False)
+        return self.pieces(blob, offset, offset + size, whole=False, once=once)
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         """As `ImageSource.read_blob`."""
@@ -71,9 +71,10 @@ class BlobReader:
         whole: bool,
         deadline: Deadline | None = None,
         attempts: int | None = None,
+        once: bool = False,
     ) -> Iterator[bytes]:
         """The bytes of *blob* from *position* to *end*, which it must have; *attempts* without progress at
-        most (None: as many as the deadline allows).
+        most (None: as many as the deadline allows). *once*: only an answer that breaks off is gone on with.
         """
         endpoint = self._endpoint
         deadline = deadline or endpoint.deadline()
@@ -105,6 +106,8 @@ class BlobReader:
                 if answer is not None:
                     answer.drop()
                 endpoint.pools.counters.add(bytes_received=position - started)
+            if once and position == started:
+                raise error
             failures = failures or Attempts(deadline, attempts)
             if position > started:
                 failures.progressed()

@@ -72,10 +72,10 @@ class MirrorReading:
             return answer
         return question(self._own())
 
-    def read_at(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
-        """As `ImageSource.read_at`."""
+    def read_at(self, blob: Descriptor, offset: int, size: int, *, once: bool = False) -> Iterator[bytes]:
+        """As `ImageSource.read_at`; *once*: as `Networked.read_once`."""
         check_range(blob, offset, size)
-        return self._pieces(blob, offset, offset + size, whole=False)
+        return self._pieces(blob, offset, offset + size, whole=False, once=once)
 
     def read_blob(self, blob: Descriptor) -> Iterator[bytes]:
         """As `ImageSource.read_blob`."""
@@ -113,7 +113,9 @@ class MirrorReading:
             health.failed(f"it served wrong bytes of blob {blob.digest}", rest=WRONG_BYTES_REST)
         return bool(guilty & set(self.healths))
 
-    def _pieces(self, blob: Descriptor, position: int, end: int, *, whole: bool) -> Iterator[bytes]:
+    def _pieces(
+        self, blob: Descriptor, position: int, end: int, *, whole: bool, once: bool = False
+    ) -> Iterator[bytes]:
         own = self._own()
         deadline = own.endpoint.deadline()
         for route in self._well(blob.digest):
@@ -134,7 +136,7 @@ class MirrorReading:
             except RegistryError as error:
                 self._blame(route, blob.digest, error)
         self._await_turn(deadline)
-        yield from own.blobs.pieces(blob, position, end, whole=whole, deadline=deadline)
+        yield from own.blobs.pieces(blob, position, end, whole=whole, deadline=deadline, once=once)
 
     def _await_turn(self, deadline: Deadline) -> None:
         """Return when the registry itself may be asked.

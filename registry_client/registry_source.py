@@ -88,6 +88,11 @@ class RegistrySource(TaggedSource, ReferrerSource, Networked, Mirrored):
         routes.look()
         return (routes.mirrors or routes.own.blobs).read_at(blob, offset, size)
 
+    def read_once(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+        routes = self._routes
+        routes.look()
+        return (routes.mirrors or routes.own.blobs).read_at(blob, offset, size, once=True)
+
     def distrust(self, blob: Descriptor, offset: int, size: int) -> None:
         routes = self._routes
         if routes.mirrors is None or not routes.mirrors.distrust(blob, offset, size):

@@ -72,6 +72,12 @@ class Networked(Protocol):
         Failures to connect are left to the first read.
         """
 
+    @abstractmethod
+    def read_once(self, blob: Descriptor, offset: int, size: int) -> Iterator[bytes]:
+        """As `ImageSource.read_at`, but for who tries again himself: a request that brings nothing is not
+        repeated, so that he learns why at once.
+        """
+
 
 @runtime_checkable
 class Mirrored(Protocol):

@@ -91,6 +91,8 @@ class Asked:
 class RemoteFailed(Exception):
     """What the scripted remote raises; `temporary` as the script says."""
 
+    retry_after: float | None = None
+
     def __init__(self, text: str, *, temporary: bool) -> None:
         super().__init__(text)
         self.temporary = temporary

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,9 +84,10 @@ def test_a_permanent_failure_is_reported_at_once_and_the_next_read_tries_again(
         attachment.read(0, 0, 100)
     assert not caught.value.temporary
     assert len(source.asked) == 1
-    lines = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert len(lines) == 1 and BLOB.meta.id in lines[0].getMessage()
+    assert "not found" in (attachment.progress().trouble or "")
+    assert not caplog.records, "it is for who reads to say so: he knows the path"
     assert attachment.read(0, 0, 100) == BLOB.plain[:100]
+    assert eventually(lambda: attachment.progress().trouble is None)
 
 
 @pytest.mark.parametrize("temporary", [True, False])
@@ -186,6 +188,52 @@ def test_a_remote_that_says_nothing_lets_readers_go_in_time(open_store: OpenStor
     assert eventually(lambda: attachment.progress().windows_present == 1)
     assert attachment.read(0, 0, 100) == BLOB.plain[:100]
     assert len(source.asked) == 1
+
+
+def test_who_gives_up_before_the_fetch_does_is_told_what_stands_in_the_way(open_store: OpenStore) -> None:
+    source = ScriptedSource(BLOB)
+    away = RemoteFailed("host.example: connection refused", temporary=True)
+
+    def refuse(_: Asked) -> None:
+        raise away
+
+    source.on_request = refuse
+    store = open_store(limits=Limits(read_seconds=0.3, fetch_seconds=60))
+    attachment = store.attach([BLOB.meta], source, background=False)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(attachment.read, 0, 0, 100)
+        assert eventually(lambda: attachment.progress().trouble == str(away))
+        error = reading.exception(10)
+    assert isinstance(error, ChunkUnavailable) and error.temporary and error.__cause__ is away
+    name = f"window 0 of blob {BLOB.meta.id} (window id {BLOB.windows[0].id[:16]})"
+    assert f"{name}: no answer within 0.3 s: {away}; the next read" in str(error)
+    assert attachment.progress().trouble == str(away), "it is still being tried"
+    source.on_request = lambda _: None
+    assert eventually(lambda: attachment.progress().windows_present == 1)
+    assert attachment.progress().trouble is None
+
+
+def test_who_waits_behind_other_fetches_is_told_what_stands_in_their_way(open_store: OpenStore) -> None:
+    source = ScriptedSource(BLOB)
+    source.failures.extend(RemoteFailed("refused", temporary=True) for _ in range(1000))
+    limits = Limits(read_seconds=0.5, fetch_seconds=60, demand_connections=1)
+    attachment = open_store(limits=limits).attach([BLOB.meta], source, background=False)
+    attachment.when_local(0, 100, lambda _: None)
+    assert eventually(lambda: attachment.progress().trouble is not None)
+    with pytest.raises(ChunkUnavailable, match=r"window 1 .*: no answer within 0\.5 s: refused;"):
+        attachment.read(0, WINDOW.start, 100)
+
+
+def test_a_remote_that_wants_to_be_left_alone_is(open_store: OpenStore) -> None:
+    source = ScriptedSource(BLOB)
+    busy = RemoteFailed("busy", temporary=True)
+    busy.retry_after = 0.5
+    source.failures.append(busy)
+    attachment = open_store().attach([BLOB.meta], source, background=False)
+    began = time.monotonic()
+    assert attachment.read(0, 0, 100) == BLOB.plain[:100]
+    assert time.monotonic() - began >= 0.5
+    assert len(source.asked) == 2
 
 
 def test_a_byte_flipped_on_the_way_is_fetched_once_more(store: ChunkStore) -> None:

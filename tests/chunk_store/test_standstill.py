@@ -29,7 +29,7 @@ def test_at_the_limit_a_reader_s_window_says_nothing_of_room_for_the_rest() -> N
     standstill = Standstill()
     standstill.disk_refused("the limit", at_limit=True)
     standstill.window_completed(written=True, for_reader=True)
-    assert standstill.reason == "the limit"
+    assert str(standstill.reason) == "the limit"
     standstill.window_completed(written=True, for_reader=False)
     assert standstill.reason is None
 
@@ -38,7 +38,7 @@ def test_broken_windows_end_the_wait_when_nothing_else_is_missing_and_stay_told(
     standstill = Standstill()
     standstill.remote_failed(ChunkCorrupt("window 7 is wrong"))
     standstill.window_completed(written=True, for_reader=True)
-    assert standstill.reason == "window 7 is wrong"
+    assert str(standstill.reason) == "window 7 is wrong"
     standstill.raise_hopeless(missing=3, broken=1)
     with pytest.raises(ChunkCorrupt, match="1 windows of the image are wrong at their source: window 7"):
         standstill.raise_hopeless(missing=1, broken=1)
@@ -49,7 +49,7 @@ def test_a_remote_that_may_come_back_is_waited_for_and_another_is_not() -> None:
     away, never = ChunkUnavailable("away", temporary=True), ChunkUnavailable("not there")
     standstill.remote_failed(away)
     standstill.raise_hopeless(missing=3, broken=0)
-    assert standstill.reason == "away"
+    assert str(standstill.reason) == "away"
     standstill.remote_failed(never)
     with pytest.raises(ChunkUnavailable, match="not there"):
         standstill.raise_hopeless(missing=3, broken=0)

@@ -112,6 +112,24 @@ def test_a_host_that_resets_what_connects_is_tried_until_the_deadline(
     assert resetting.met > 2
 
 
+@case(33)
+def test_who_tries_again_himself_learns_at_once_why_nothing_comes(
+    opened: Opener, image: SampleImage, resetting: Resetting
+) -> None:
+    with pytest.raises(Unreachable, match=f"{resetting.host} to read bytes 10-5009 .*reset by peer"):
+        list(opened(resetting.host).read_once(image.layers[0], 10, 5000))
+    assert resetting.met == 1
+
+
+def test_an_answer_that_breaks_off_is_gone_on_with_also_for_who_tries_again_himself(
+    server: ScriptedRegistry, opened: Opener, image: SampleImage
+) -> None:
+    server.lie(lambda request, reply: replace(reply, cut=2000), BLOBS, times=1)
+    layer = image.layers[0]
+    assert b"".join(opened().read_once(layer, 10, 5000)) == image.contents[layer.digest][10:5010]
+    assert [one.headers["range"] for one in server.seen(BLOBS)] == ["bytes=10-5009", "bytes=2010-5009"]
+
+
 @case(34)
 def test_a_kept_connection_that_fell_silent_costs_one_wait_once(
     server: ScriptedRegistry, opened: Opener, image: SampleImage
