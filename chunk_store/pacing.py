@@ -7,14 +7,12 @@ changes nothing.
 from __future__ import annotations
 
 from chunk_store.limits import Limits
+from chunk_store.seldom import Seldom
 
 _RETRY_SECONDS = 1.0  # between looks at windows that another process was filling
 _FIRST_REST = 0.5  # seconds that everything but demand rests after the remote failed it; doubled each time
 _LONGEST_REST = 10.0
 _DISK_SECONDS = 30.0  # between two ranges fetched to find out whether a full disk has room again
-# Between two lines about a full disk, because room for one small window comes and goes; and between two
-# tracebacks of one kind of error.
-_SILENCE_SECONDS = 60.0
 
 
 class Pacing:
@@ -28,8 +26,7 @@ class Pacing:
         self._busy_until = 0.0
         self._retries_at = 0.0
         self._disk_until = 0.0
-        self._silent_until = 0.0
-        self._traced: dict[type[BaseException], float] = {}
+        self._lines = Seldom()
 
     def hot_room(self, now: float, awaited: int) -> int:
         """With fewer ranges than this in flight the hot list may start one; *awaited*: windows waited for."""
@@ -71,12 +68,11 @@ class Pacing:
         return True
 
     def disk_refused(self, now: float) -> bool:
-        """The file system took no more; whether to say so, which is not worth a line each time."""
+        """The file system took no more; whether to say so, which is not worth a line each time: room for one
+        small window comes and goes.
+        """
         self._disk_until = now + _DISK_SECONDS
-        if now < self._silent_until:
-            return False
-        self._silent_until = now + _SILENCE_SECONDS
-        return True
+        return self._lines.passes("disk", now) is not None
 
     def may_try_disk(self, now: float) -> bool:
         """Whether enough time has gone by since the file system refused to try it with a range again."""
@@ -84,10 +80,7 @@ class Pacing:
 
     def may_trace(self, kind: type[BaseException], now: float) -> bool:
         """Whether the traceback of an error of this kind is worth its lines; if so, the next one is not."""
-        if now < self._traced.get(kind, now):
-            return False
-        self._traced[kind] = now + _SILENCE_SECONDS
-        return True
+        return self._lines.passes(kind.__name__, now) is not None
 
     def next_change(self, now: float) -> float | None:
         """Seconds until one of the answers above may be another; None if only events change them."""

@@ -27,6 +27,7 @@ from chunk_store.limits import Limits
 from chunk_store.local_chunks import LocalChunks
 from chunk_store.plan import GAP
 from chunk_store.remote import BlobSource, is_temporary, wanted_rest
+from chunk_store.seldom import Seldom
 from chunk_store.sums import Sum
 from chunk_store.window_file import LockedWindow, WindowDirectory
 from chunk_store.window_index import WindowIndex
@@ -40,6 +41,7 @@ _FIRST_PAUSE = 0.1  # seconds before the first retry; doubled each time, with ji
 _LONGEST_PAUSE = 2.0
 _FIRST_LOOK = 0.001  # seconds between looks at a window that another process fills; grows to the next
 _SLOWEST_LOOK = 0.02
+_WARNINGS = 20  # a minute of one kind
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ class RangeFetch:
         self._counters = counters
         self._stopping = stopping
         self._quota = quota
+        self._warnings = Seldom(_WARNINGS)
 
     def run(self, fills: Iterable[Fill]) -> Iterator[Settled]:
         """Fill neighbouring windows of one blob in order; yield each of *fills* exactly once, settled, as
@@ -208,7 +211,9 @@ class RangeFetch:
             except RafsError as error:
                 sink = sinks[0]
                 at = (sink.number, sink.next_unit)
-                self._say("does not match its digest", sink.fill, error, level=logging.WARNING)
+                told = self._warnings.passes(type(error).__name__, time.monotonic()) is not None
+                level = logging.WARNING if told else logging.DEBUG
+                self._say("does not match its digest", sink.fill, error, level=level)
                 self._distrust(sink)
                 if doubted == at:
                     sinks.popleft()

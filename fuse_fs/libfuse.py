@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import logging
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ from typing import Any
 from chunk_store.recent_failures import RecentFailures
 from fuse_fs.answers import errno_of, is_failure
 from fuse_fs.errors import FuseMissing, MountFailed
+from fuse_fs.failure_lines import FailureLines
 from fuse_fs.mount_options import SUBTYPE, fsname_option
 from fuse_fs.operations import FOREVER, PARALLEL_READS
 from fuse_fs.paths import TreeByPath
@@ -34,8 +34,6 @@ from fuse_fs.tree import BLOCK, ImageTree
 from fuse_fs.waited import may_wait_until
 from fuse_fs.wake_ups import STOPPING
 from rafs.directory import name_text
-
-log = logging.getLogger("nopull.fuse")
 
 LIBFUSE = "libfuse.so.2"
 # open, opendir, release: not given, libfuse then answers without asking us. flush, access: answered once
@@ -116,10 +114,10 @@ def serve(
     """
     fuse, library = load_libfuse()
     callbacks = Callbacks(tree, fuse, on_ready)
-    operations = fuse.fuse_operations()
+    operations, lines = fuse.fuse_operations(), FailureLines()
     prototypes = dict(field[:2] for field in fuse.fuse_operations._fields_)
     for name in (*CALLBACKS, *(XATTR_CALLBACKS if tree.has_xattrs else ())):
-        setattr(operations, name, prototypes[name](_answering(getattr(callbacks, name))))
+        setattr(operations, name, prototypes[name](_answering(getattr(callbacks, name), lines)))
 
     words = [b"nopull", b"-f", b"-o", options_for(fsname, allow_other=allow_other).encode()]
     words.append(os.fsencode(mountpoint))
@@ -246,18 +244,16 @@ def _give(value: bytes, answer: Any, size: int) -> int:
     return len(value)
 
 
-def _answering(callback: Callable[..., int]) -> Callable[..., int]:
-    """*callback* for C: what it raises becomes an errno, and a line in the log if it is a failure."""
+def _answering(callback: Callable[..., int], lines: FailureLines) -> Callable[..., int]:
+    """*callback* for C: what it raises becomes an errno, and one of *lines* if it is a failure."""
 
     def answer(*arguments: Any) -> int:
         try:
             return callback(*arguments)
         # Whatever escaped would be printed by ctypes and answered as 0: an empty file, a success.
         except BaseException as error:  # noqa: BLE001
-            if is_failure(error):
-                where = name_text(arguments[0]) if isinstance(arguments[0], bytes) else "the mount"
-                what = (callback.__name__, where, type(error).__name__, error)
-                log.error("%s %s: %s: %s", *what, extra={"path": where})
+            path = arguments[0] if isinstance(arguments[0], bytes) else b"the mount"
+            lines.note(callback.__name__, error, lambda: path)
             return -errno_of(error)
 
     return answer

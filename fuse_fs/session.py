@@ -18,11 +18,11 @@ from fuse_fs.answers import errno_of, is_failure
 from fuse_fs.crew import Crew
 from fuse_fs.device import is_gone
 from fuse_fs.errors import MessageInvalid
+from fuse_fs.failure_lines import FailureLines
 from fuse_fs.operations import Operations
 from fuse_fs.protocol import IN_HEADER, OUT_HEADER, READ_IN, UNANSWERED, Request, word_for
 from fuse_fs.tree import ImageTree
 from fuse_fs.waited import may_wait_until
-from rafs.directory import name_text
 
 log = logging.getLogger("nopull.fuse")
 
@@ -59,6 +59,7 @@ class Session:
         # One buffer for the one thread whose turn it is.
         self._message = memoryview(bytearray(MESSAGE_LIMIT))
         self._failed: RecentFailures[int] = RecentFailures()  # by node
+        self._lines = FailureLines()
         self._ended = threading.Event()
         self._on_end = on_end
         self._crew = Crew(self._receive, self._end)
@@ -163,8 +164,5 @@ class Session:
                 self._reply(OUT_HEADER.pack(OUT_HEADER.size, -errno.EIO, OUT_HEADER.unpack(header)[2]), b"")
 
     def _log(self, request: int, node: int, error: BaseException) -> None:
-        if not is_failure(error):
-            return
-        where = name_text(self._tree.paths([self._operations.inode_number(node)])[0])
-        what = (word_for(request), where, type(error).__name__, error)
-        log.error("%s %s: %s: %s", *what, extra={"path": where})
+        number = self._operations.inode_number(node)
+        self._lines.note(word_for(request), error, lambda: self._tree.paths([number])[0])
