@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -130,13 +131,22 @@ def _print_verification(place: Path, found: Verification) -> None:
         click.echo(f"  {found.foreign} entries are not windows", err=True)
 
 
+def _days(text: str) -> float:
+    """To be the `type` of an option; neither `nan` nor `inf` is a number of days."""
+    with suppress(ValueError):
+        days = float(text)
+        if 0 <= days < math.inf:
+            return days
+    raise click.BadParameter(f"{text!r} is not a number of days")
+
+
 @cache.command("gc")
 @click.option(
     "--size", type=byte_size, metavar="SIZE",
     help="Keep at most this much of each store (500MB, …); what was mounted least recently goes first.",
 )
 @click.option(
-    "--unused", "unused_days", type=click.FloatRange(min=0), metavar="DAYS",
+    "--unused", "unused_days", type=_days, metavar="DAYS",
     help="Drop what was not mounted for this many days.",
 )
 @click.option("--all", "everything", is_flag=True, help="Drop all that is not in use.")

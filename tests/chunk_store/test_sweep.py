@@ -138,6 +138,12 @@ def test_what_is_no_size_is_refused(root: Path, text: str) -> None:
     assert result.exit_code == 2 and "like 500MB" in result.output
 
 
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "many"])
+def test_what_is_no_number_of_days_is_refused(root: Path, text: str) -> None:
+    result = CliRunner().invoke(cache, ["gc", "--root", str(root), "--unused", text])
+    assert result.exit_code == 2 and "is not a number of days" in result.output
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (10**15, "1000.0 TB")],
