@@ -77,10 +77,11 @@ def explain(
     if record is not None:
         facts = explain_mount(record, root)
         shown = mount_lines(facts)
-    elif os.path.isdir(what):  # noqa: PTH112 - must not raise on whatever text this is
+    elif os.path.exists(what):  # noqa: PTH110 - must not raise on whatever text this is
         from launch.errors import NotMounted
 
-        raise NotMounted(f"cannot explain {what}: no mount of nopull is there; `nopull ps` lists them")
+        above = mounts.mounted_above(root, Path(what))
+        raise NotMounted(f"cannot explain {what}: no mount of nopull is there{above}; `nopull ps` lists them")
     else:
         from registry_client.reference import parse_reference
 
@@ -117,9 +118,11 @@ def _image_facts(
 def _explain_trace(record: MountRecord | None, what: str, as_json: bool, root: Path) -> None:
     from launch.errors import NotMounted
     from launch.first_reads import first_reads
+    from launch.mounts import mounted_above
 
     if record is None:
-        raise NotMounted(f"cannot tell what was read first in {what}: no mount of nopull is there")
+        above = mounted_above(root, Path(what))
+        raise NotMounted(f"cannot tell what was read first in {what}: no mount of nopull is there{above}")
     said = first_reads(record, root)
     if as_json:
         click.echo(json.dumps({"mountpoint": str(record.mountpoint), "digest": record.digest, **said}))

@@ -183,6 +183,14 @@ def find(root: Path, mountpoint: Path) -> MountRecord | None:
     return there[-1] if there else None
 
 
+def mounted_above(root: Path, path: Path) -> str:
+    """Which mount *path* lies inside of, as the rest of a sentence that denies one on it; empty if none."""
+    place = real_path(path)
+    above = [record for record in records(root) if record.mountpoint in place.parents]
+    living = [record.mountpoint for record in above if state_of(record) in (State.MOUNTED, State.DEAD)]
+    return f", but above it, on {max(living, key=lambda one: len(one.parts))}" if living else ""
+
+
 def state_of(record: MountRecord) -> State:
     """What *record* is worth now."""
     if not record.pids:

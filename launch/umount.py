@@ -39,7 +39,8 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> str | None:
     if entry is None or not _is_ours(entry, record, root):
         if record is not None and mounts.state_of(record) is State.GONE:
             mounts.forget(root, record)
-        raise NotMounted(f"unmounting {path}: nothing of nopull is mounted there{_elsewhere(entry)}")
+        hint = _elsewhere(entry) or mounts.mounted_above(root, place)
+        raise NotMounted(f"unmounting {path}: nothing of nopull is mounted there{hint}")
     if record is not None and record.device != entry.device:
         record = None
     # A server that is gone has left nothing to keep consistent, so its mount can always go.

@@ -217,6 +217,18 @@ def test_a_mountpoint_that_cannot_be_one(place: Place) -> None:
     place.refuse(*FUSE, place.lazy, taken, code=7, says=told)
 
 
+def test_a_path_that_is_no_mount_names_the_mount_it_lies_in(place: Place) -> None:
+    shown = place.base / "shown"
+    shown.mkdir()
+    mount = [*COMMAND, *FUSE, place.lazy, str(shown), "--root", str(place.root)]
+    subprocess.run(mount, check=True, capture_output=True, timeout=60)
+    above = rf"there, but above it, on {shown}"
+    place.refuse("explain", shown / "f", code=5, says=rf"cannot explain .*/f: no mount .*{above}; `nopull")
+    place.refuse("explain", "--trace", shown / "f", code=5, says=above)
+    place.refuse("umount", shown / "f", code=5, says=rf"nothing of nopull is mounted {above}")
+    place.refuse("explain", place.base / "lazy" / "index.json", code=5, says=r"nopull is there; `nopull ps`")
+
+
 def test_what_has_to_be_installed_is_named(place: Place) -> None:
     empty = place.base / "bin"
     empty.mkdir()
