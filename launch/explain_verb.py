@@ -70,6 +70,8 @@ def explain(
     from launch import mounts
     from launch.explain import explain_mount, image_lines, mount_lines
 
+    if not what:
+        raise click.UsageError("the image or directory is an empty word")
     record = mounts.find(root, Path(what))
     if trace:
         _explain_trace(record, what, as_json, root)

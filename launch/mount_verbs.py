@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from registry_client.platform import Platform
 
 
+def _directory(text: str) -> Path:
+    """To be the `type` of an argument. Empty, as a shell's unset variable is, would be the current one."""
+    if not text:
+        raise click.BadParameter("it is an empty word")
+    return Path(text)
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -33,7 +40,7 @@ Examples:
 """
 )
 @click.argument("image")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=_directory)
 @click.option("--foreground", is_flag=True, help="Stay until it is unmounted; unmount when interrupted.")
 @click.option(
     "--no-background", is_flag=True,
@@ -121,7 +128,7 @@ Examples:
   nopull umount --lazy /mnt      # although a shell is still inside
 """
 )
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=_directory)
 @click.option("-l", "--lazy", is_flag=True, help="Free DIR at once; files that are open stay readable.")
 @root_option
 def umount(directory: Path, lazy: bool, root: Path) -> None:

@@ -229,6 +229,11 @@ def test_a_path_that_is_no_mount_names_the_mount_it_lies_in(place: Place) -> Non
     place.refuse("explain", place.base / "lazy" / "index.json", code=5, says=r"nopull is there; `nopull ps`")
 
 
+def test_an_empty_word_is_no_directory(place: Place) -> None:
+    for words in ((*FUSE, place.lazy, ""), ("umount", ""), ("explain", "")):
+        place.refuse(*words, code=2, says=r"empty word")
+
+
 def test_what_has_to_be_installed_is_named(place: Place) -> None:
     empty = place.base / "bin"
     empty.mkdir()
