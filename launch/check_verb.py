@@ -31,7 +31,7 @@ Exit code 6 when anything is wrong; all findings are listed.
 """
 )
 @click.argument("image")
-@click.option("--deep", is_flag=True, help="Read every chunk as well, and verify it.")
+@click.option("--deep", is_flag=True, help="Read every blob as well; verify its chunks and its digest.")
 @click.option(
     "--against",
     metavar="OCI_IMAGE",
@@ -66,7 +66,7 @@ def check(
         looking.shallow()
         if deep:
             with click.progressbar(
-                length=looking.bytes_to_read, label="reading chunks", file=sys.stderr, hidden=as_json
+                length=looking.bytes_to_read, label="reading blobs", file=sys.stderr, hidden=as_json
             ) as bar:
                 looking.deep(bar.update)
         if ordinary is not None:

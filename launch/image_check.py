@@ -24,6 +24,7 @@ from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_d
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.layer_check import check_blob_layer, check_diff_id
+from launch.object_digest import ObjectDigest
 from launch.oci_spec import load_config, parse_config
 from launch.remote import FileBlobs, ImageBlobs
 from launch.run_errors import ConfigInvalid
@@ -36,7 +37,7 @@ from rafs.findings import Finding
 from rafs.units import decode_unit
 from registry_client import open_source
 from registry_client.digest import digest_of, encoded
-from registry_client.errors import RegistryError, Unauthorized
+from registry_client.errors import DigestMismatch, RegistryError, Unauthorized
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
@@ -160,26 +161,31 @@ class ImageCheck:
     @property
     def bytes_to_read(self) -> int:
         """How many bytes `deep` reads."""
-        return sum(_chunks_end(meta) for meta in self._metas)
+        if self._source is None:
+            return sum(_chunks_end(meta) for meta in self._metas)
+        used = sum(self._blobs.object_size(meta.id) for meta in self._metas)
+        return used + sum(layer.size for layer in self._without_chunks())
 
     def deep(self, advance: Advance) -> None:
-        """Read every unit and verify every chunk; *advance* is told how many bytes were read."""
+        """Read every blob once, and verify its chunks and its digest, which says of the bytes beside them.
+
+        *advance* is told how many bytes were read. The ids of a bare bootstrap's blobs need not be digests,
+        so of those the chunks are verified only.
+        """
         for meta in self._metas:
-            wrong = 0
-            for index, stored in self._units(meta, advance):
-                unit = meta.unit(index)
-                try:
-                    content = decode_unit(meta, unit, stored)
-                    self.verdict.chunks_verified += unit.chunk_count
-                    found = check_content(meta, unit.first_chunk, content)[: CHUNK_FINDINGS - wrong]
-                    self.verdict.findings += found
-                    wrong += len(found)
-                except ChunkInvalid as error:
-                    self._add("chunk", f"blob {meta.id}", error)
-                    wrong += 1
-                if wrong == CHUNK_FINDINGS:
-                    self._add("chunk", f"blob {meta.id}", "more of it was not looked at")
-                    break
+            try:
+                self._read_blob(meta, ObjectDigest(self._blobs, meta.id, advance))
+            except RegistryError as error:
+                self._add("blob", f"blob {meta.id}", _about_the_image(error))
+        if self._source is None:
+            return
+        for layer in self._without_chunks():
+            try:
+                for piece in self._source.read_blob(layer):
+                    advance(len(piece))
+            except RegistryError as error:
+                rule = "blob-digest" if isinstance(error, DigestMismatch) else "blob"
+                self._add(rule, f"blob {encoded(layer.digest)}", _about_the_image(error))
 
     def compare(self, source: ImageSource, progress: Progress) -> None:
         """Compare every path with the ordinary image *source* names, for the same platform; after `deep`.
@@ -318,33 +324,50 @@ class ImageCheck:
         self._metas.append(meta)
         self.verdict.chunks += meta.chunk_count
 
-    def _units(self, meta: BlobMeta, advance: Advance) -> Iterator[tuple[int, memoryview]]:
-        """Units of a blob with their stored bytes, read in large steps; ends where it cannot be read."""
-        first = 0
-        while first < meta.unit_count:
-            start, after = meta.unit(first).compressed_offset, first
-            end = start
-            while after < meta.unit_count and (after == first or end - start < READ_BYTES):
-                unit = meta.unit(after)
-                end = max(end, unit.compressed_offset + unit.compressed_size)
-                after += 1
-            try:
-                stored = memoryview(self._read(meta.id, start, end - start))
-            except RegistryError as error:
-                self._add("blob", f"blob {meta.id}", _about_the_image(error))
-                return
-            for index in range(first, after):
-                unit = meta.unit(index)
-                offset = unit.compressed_offset - start
-                yield index, stored[offset : offset + unit.compressed_size]
-            advance(end - start)
-            first = after
+    def _without_chunks(self) -> list[Descriptor]:
+        """The manifest's blobs that are there, but of whose chunks nothing is known."""
+        known = {meta.id for meta in self._metas}
+        return [layer for blob_id, layer in self._listed.items() if blob_id not in known]
 
-    def _read(self, blob_id: str, offset: int, size: int) -> bytes:
-        return b"".join(self._blobs.read_at(blob_id, offset, size))
+    def _read_blob(self, meta: BlobMeta, whole: ObjectDigest) -> None:
+        where, wrong = f"blob {meta.id}", 0
+        for index, stored in _units(meta, whole):
+            unit = meta.unit(index)
+            try:
+                content = decode_unit(meta, unit, stored)
+                self.verdict.chunks_verified += unit.chunk_count
+                found = check_content(meta, unit.first_chunk, content)[: CHUNK_FINDINGS - wrong]
+                self.verdict.findings += found
+                wrong += len(found)
+            except ChunkInvalid as error:
+                self._add("chunk", where, error)
+                wrong += 1
+            if wrong == CHUNK_FINDINGS:
+                self._add("chunk", where, "more of it was not looked at")
+                return
+        if self._source is not None and (digest := whole.finish()) != meta.id:
+            self._add("blob-digest", where, f"its bytes have the sha256 {digest}")
 
     def _add(self, rule: str, where: str, why: Exception | str) -> None:
         self.verdict.findings.append(Finding(rule, where, str(why)))
+
+
+def _units(meta: BlobMeta, whole: ObjectDigest) -> Iterator[tuple[int, memoryview]]:
+    """Units of a blob with their stored bytes, read in large steps."""
+    first = 0
+    while first < meta.unit_count:
+        start, after = meta.unit(first).compressed_offset, first
+        end = start
+        while after < meta.unit_count and (after == first or end - start < READ_BYTES):
+            unit = meta.unit(after)
+            end = max(end, unit.compressed_offset + unit.compressed_size)
+            after += 1
+        stored = memoryview(whole.read(start, end - start))
+        for index in range(first, after):
+            unit = meta.unit(index)
+            offset = unit.compressed_offset - start
+            yield index, stored[offset : offset + unit.compressed_size]
+        first = after
 
 
 def _chunks_end(meta: BlobMeta) -> int:

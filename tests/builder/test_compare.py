@@ -106,7 +106,7 @@ def test_a_byte_that_rotted_in_a_blob_is_found_by_reading_it(
     blob.write_bytes(raw)
     code, _, findings = check(capsys, tmp_path / "out", tmp_path / "in")
     assert code == 6
-    assert [rule for rule, _ in findings] == ["chunk"]
+    assert [rule for rule, _ in findings] == ["chunk", "blob-digest"]
 
 
 def test_findings_are_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from builder.image_documents import blob_descriptor
 from launch.errors import ImageNotConverted
 from launch.image_check import CHUNK_FINDINGS, ImageCheck, Verdict
 from launch.layer_check import check_blob_layer
+from launch.object_digest import ObjectDigest
 from registry_client.digest import digest_of
 from registry_client.errors import NotFound
 from registry_client.media_type import MediaType
@@ -40,6 +41,7 @@ def some_image() -> Image:
 @pytest.fixture
 def publish(tmp_path: Path) -> Callable[..., Path]:
     """Publishes an image, by default a sound one, as `oci:` directory and returns that."""
+
     def make(image: Image | None = None, **how: object) -> Path:
         layout = tmp_path / "layout"
         reference = f"oci:{layout}:v1"
@@ -97,9 +99,63 @@ def test_a_wrong_byte_of_a_chunk_is_found_by_the_deep_check_only(publish: Callab
     flip(blob_file(layout), 1000)
     assert checked(layout).sound
     verdict = checked(layout, deep=True)
-    assert rules(verdict) == {"chunk"}
+    assert rules(verdict) == {"chunk", "blob-digest"}
     assert blob_file(layout).name in verdict.findings[0].where
     assert 0 < verdict.chunks_verified < verdict.chunks
+
+
+@pytest.mark.parametrize("place", ["tar header behind the chunks", "tar header of the chunk digests"])
+def test_a_wrong_byte_beside_the_chunks_is_found_by_the_deep_check(
+    publish: Callable[..., Path], place: str
+) -> None:
+    image = some_image()
+    (blob,) = image.blobs
+    layout = publish(image)
+    path = blob_file(layout)
+    if place == "tar header behind the chunks":
+        flip(path, blob.ci_offset - 300)
+    else:
+        flip(path, path.stat().st_size - 1030)
+    assert checked(layout).sound
+    verdict = checked(layout, deep=True)
+    assert rules(verdict) == {"blob-digest"}
+    assert path.name in verdict.findings[0].where
+    assert verdict.chunks_verified == verdict.chunks
+
+
+def test_a_wrong_byte_of_a_blob_that_no_file_uses_is_found_by_the_deep_check(
+    publish: Callable[..., Path],
+) -> None:
+    layout = publish(with_unused_blob(some_image()))
+    assert checked(layout, deep=True).sound
+    unused = layout / "blobs/sha256" / hashlib.sha256(UNUSED).hexdigest()
+    flip(unused, 3)
+    assert checked(layout).sound
+    (finding,) = checked(layout, deep=True).findings
+    assert (finding.rule, finding.where) == ("blob-digest", f"blob {unused.name}")
+
+
+def test_an_object_is_hashed_whole_whatever_is_read_of_it() -> None:
+    raw = random.Random(3).randbytes(10_000)
+
+    class Blobs:
+        def object_size(self, blob_id: str) -> int:
+            return len(raw)
+
+        def read_at(self, blob_id: str, offset: int, size: int) -> Iterator[bytes]:
+            yield from (raw[at : min(at + 700, offset + size)] for at in range(offset, offset + size, 700))
+
+    for stretches in (
+        [],
+        [(0, 10_000)],
+        [(500, 800), (900, 100), (900, 2000), (0, 50), (2500, 1), (7000, 3000)],
+    ):
+        told: list[int] = []
+        digest = ObjectDigest(Blobs(), "id", told.append)
+        for offset, size in stretches:
+            assert digest.read(offset, size) == raw[offset : offset + size]
+        assert digest.finish() == hashlib.sha256(raw).hexdigest()
+        assert sum(told) == len(raw)
 
 
 def test_a_rotten_blob_does_not_bury_the_rest(publish: Callable[..., Path]) -> None:
