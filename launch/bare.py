@@ -10,6 +10,7 @@ from pathlib import Path
 from launch.errors import ImageInvalid
 from launch.remote import FileBlobs
 from rafs.codes import BLOCK
+from rafs.errors import FormatInvalid
 from rafs.inlined import MAX_BOOTSTRAP, inlined_bootstrap, is_bootstrap, with_blob_id
 from registry_client.errors import NotFound
 
@@ -54,8 +55,11 @@ def open_bare(path: Path, blob_dir: Path | None) -> BareImage:
             if not _ID.fullmatch(blob_id):
                 file.seek(0)
                 blob_id = hashlib.file_digest(file, "sha256").hexdigest()
+            bootstrap = with_blob_id(inlined, blob_id)
+    except FormatInvalid as error:
+        raise FormatInvalid(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise NotFound(f"there is no bootstrap {path}") from error
     except IsADirectoryError as error:
         raise NotFound(f"{path} is a directory, expected a bootstrap file") from error
-    return BareImage(with_blob_id(inlined, blob_id), FileBlobs(directory, {blob_id: path.absolute()}))
+    return BareImage(bootstrap, FileBlobs(directory, {blob_id: path.absolute()}))

@@ -288,6 +288,17 @@ def test_a_bare_bootstrap_is_checked_with_the_blobs_beside_it(tmp_path: Path) ->
     assert looking.verdict.chunks_verified > 5
 
 
+@pytest.mark.parametrize("verb", ["check", "inspect"])
+@pytest.mark.parametrize("content", [b"root:x:0:0", b"root:x:0:0\n" * 500])
+def test_a_file_that_is_no_image_is_named(
+    verb: str, content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "passwd"
+    path.write_bytes(content)
+    assert nopull.main([verb, f"rafs:{path}"]) == 6
+    assert f"nopull: {path}: " in capfd.readouterr().err
+
+
 def test_the_command_lists_findings_and_exits_with_6(
     publish: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
