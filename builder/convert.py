@@ -14,7 +14,7 @@ from typing import Final
 
 from builder.convert_options import ConvertOptions
 from builder.copying import bring_image
-from builder.discovery import Spelling, find_ordinary, is_marked, marked
+from builder.discovery import PLATFORM_FEATURE, Spelling, find_ordinary, is_marked, marked
 from builder.errors import SourceUnsupported
 from builder.image_conversion import Work, convert_image
 from builder.image_documents import (
@@ -97,16 +97,21 @@ def convert(
 def _convert_index(work: Work, index: Index, tag: str | None) -> tuple[Descriptor, list[ImageReport], int]:
     images: list[ImageReport] = []
     entries: list[Descriptor] = []
-    skipped = 0
-    for entry in _leaves(work.source, index, _INDEX_DEPTH):
-        if is_attestation(entry) or is_marked(entry) or entry.media_type not in MANIFESTS:
+    leaves = list(_leaves(work.source, index, _INDEX_DEPTH))
+    found = [entry for entry in leaves if entry.media_type in MANIFESTS and not is_attestation(entry)]
+    ordinary = {_unmarked(entry.platform) for entry in found if not is_marked(entry)}
+    skipped = len(leaves) - len(found)
+    for entry in found:
+        # One that says no platform may be for any.
+        if is_marked(entry) and not ordinary.isdisjoint((None, _unmarked(entry.platform))):
             skipped += 1
             continue
         manifest = work.source.manifest(entry)
         assert isinstance(manifest, Manifest)
         if work.options.spelling is None:
             image = _convert_or_copy(work, manifest, platform=str(entry.platform or ""), tag=None)
-            entries.append(replace(image.descriptor(), platform=entry.platform))
+            converted = replace(image.descriptor(), platform=entry.platform)
+            entries.append(entry if image.already_converted and is_marked(entry) else converted)
         else:
             platform = entry.platform or _platform_of(work.source, manifest)
             image, both = _convert_beside(work, manifest, platform, work.options.spelling)
@@ -132,6 +137,14 @@ def _convert_beside(
     ordinary = Descriptor(manifest.media_type, manifest.digest, len(manifest.raw), platform=platform)
     source = {NYDUS_SOURCE: manifest.digest}
     return image, [ordinary, replace(marked(image.descriptor(), platform, spelling), annotations=source)]
+
+
+def _unmarked(platform: Platform | None) -> Platform | None:
+    """*platform* of an entry as that of the ordinary image beside it says it."""
+    if platform is None:
+        return None
+    features = tuple(feature for feature in platform.os_features if feature != PLATFORM_FEATURE)
+    return replace(normalise(platform), os_features=features)
 
 
 def _platform_of(source: ImageSource, manifest: Manifest) -> Platform:

@@ -43,8 +43,8 @@ def is_marked(entry: Descriptor) -> bool:
 def find_ordinary(source: ImageSource, platform: Platform, named: Descriptor | None = None) -> Manifest:
     """The manifest for *platform* that *named* (default: what *source* names now) leads to.
 
-    Entries that are marked as converted are passed over while there are others, so a converted image is the
-    answer only where there is no ordinary one.
+    Entries that are marked as converted are passed over while others serve *platform*, so a converted image
+    is the answer only where there is no ordinary one.
 
     Raises:
         NotFound: no entry serves *platform*.
@@ -54,7 +54,7 @@ def find_ordinary(source: ImageSource, platform: Platform, named: Descriptor | N
 
 
 def find_marked(source: ImageSource, platform: Platform, named: Descriptor | None = None) -> Manifest:
-    """As `find_ordinary`, but passing over entries that are not marked while there are others.
+    """As `find_ordinary`, but passing over entries that are not marked while others serve *platform*.
 
     An unmarked image may be a converted one nevertheless: `is_converted` tells.
     """

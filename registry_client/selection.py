@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from registry_client.errors import ManifestInvalid
+from registry_client.errors import ManifestInvalid, NotFound
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import Platform, select
 from registry_client.source import ImageSource
@@ -26,8 +26,8 @@ def find_manifest(
 ) -> Manifest:
     """The manifest for *platform* that *descriptor* (default: what *source* names now) leads to.
 
-    Entries of an index that *prefer* is false for are passed over while there are others. A single manifest
-    is returned whatever its platform is: only its config could tell.
+    Entries of an index that *prefer* is false for are passed over while others serve *platform*. A single
+    manifest is returned whatever its platform is: only its config could tell.
 
     Raises:
         NotFound: no entry serves *platform*.
@@ -40,7 +40,10 @@ def find_manifest(
         if isinstance(document, Manifest):
             return document
         preferred = [entry for entry in document.manifests if prefer is None or prefer(entry)]
-        current = select(preferred or document.manifests, platform)
+        try:
+            current = select(preferred, platform)
+        except NotFound:
+            current = select(document.manifests, platform)
     raise ManifestInvalid(f"index {current.digest} lies more than {_DEPTH} levels deep in other indexes")
 
 

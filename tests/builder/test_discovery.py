@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from builder.discovery import ARTIFACT_TYPE, PLATFORM_FEATURE, Spelling
 from builder.errors import SourceUnsupported
 from builder.image_documents import NYDUS_SOURCE
 from registry_client import open_destination, open_source
+from registry_client.errors import NotFound
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
+from registry_client.platform import parse_platform
 from registry_client.reference import parse_reference
 from tests.builder.layouts import Layout, Published, convert_layout
 from tests.builder.test_convert import LAYERS, SMALL, entry
 
+AMD = parse_platform("linux/amd64")
 SPELLINGS = list(Spelling)
 
 
@@ -95,3 +99,44 @@ def test_an_index_and_a_referrer_need_the_ordinary_image(tmp_path: Path, wish: d
     destination = open_destination(parse_reference(f"oci:{tmp_path / 'again'}:lazy"), RegistryOptions())
     with pytest.raises(SourceUnsupported, match="the ordinary one"):
         convert(opened, destination, tag="lazy", options=replace(SMALL, **wish))
+
+
+def layout_with_both(tmp_path: Path, spelling: Spelling) -> tuple[Layout, list[dict[str, Any]]]:
+    """A layout in `in`, and what an index says of the ordinary and the converted amd64 image in it."""
+    Layout(tmp_path / "made").add_image(LAYERS)
+    convert_layout(tmp_path / "made", tmp_path / "made-both", replace(SMALL, spelling=spelling))
+    layout = Layout(tmp_path / "in")
+    shutil.copytree(tmp_path / "made-both/blobs", tmp_path / "in/blobs", dirs_exist_ok=True)
+    return layout, index_of(tmp_path / "made-both")["manifests"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_platform_that_has_only_a_converted_image_keeps_it(tmp_path: Path, spelling: Spelling) -> None:
+    layout, (_, converted) = layout_with_both(tmp_path, spelling)
+    arm = layout.add_image(LAYERS[:1], tag=None, document={"architecture": "arm64"})
+    layout.add_index([converted, entry(arm, "arm64")])
+    one = convert_layout(tmp_path / "in", tmp_path / "one", replace(SMALL, platform=AMD))
+    assert one.already_converted and one.digest == converted["digest"]
+    report = convert_layout(tmp_path / "in", tmp_path / "all", replace(SMALL, every_platform=True))
+    assert [image.already_converted for image in report.images] == [True, False]
+    kept, made = index_of(tmp_path / "all")["manifests"]
+    assert kept == converted and made["platform"]["architecture"] == "arm64"
+    with pytest.raises(NotFound, match="s390x"):
+        convert_layout(tmp_path / "in", tmp_path / "no", replace(SMALL, platform=parse_platform("s390x")))
+    with pytest.raises(SourceUnsupported, match="the ordinary one"):
+        every = replace(SMALL, every_platform=True, spelling=spelling)
+        convert_layout(tmp_path / "in", tmp_path / "both", every)
+
+
+def test_a_platform_that_has_only_an_ordinary_image_is_said_to_have_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    layout, both = layout_with_both(tmp_path, Spelling.ARTIFACT_TYPE)
+    arm = layout.add_image(LAYERS[:1], tag=None, document={"architecture": "arm64"})
+    layout.add_index([*both, entry(arm, "arm64")])
+    wanted = ["--platform", "linux/arm64/v8", f"oci:{tmp_path / 'in'}:app"]
+    assert nopull.main(["inspect", "--json", "--root", str(tmp_path / "root"), *wanted]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert (facts["converted"], facts["manifest"]) == (False, arm["digest"])
+    assert nopull.main(["check", *wanted]) == 6
+    assert "is an ordinary image" in capfd.readouterr().err
