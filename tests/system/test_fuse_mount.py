@@ -58,7 +58,6 @@ from tests.support.trees import (
     symlink,
     tree,
 )
-from tests.system.kept_store import until
 
 pytestmark = pytest.mark.system
 
@@ -560,26 +559,6 @@ def test_from_a_registry_and_then_without_it(place: Place) -> None:
         unmount(place.mountpoint, place.root)
         with pytest.raises(Unreachable):
             place.mount(f"{name}-other", timeout=1)
-
-
-def test_it_is_said_why_readers_wait_for_a_closed_registry_and_in_one_line_that_they_failed(
-    place: Place,
-) -> None:
-    with DebianRegistry() as registry:
-        name = f"docker://{registry.host}/app:1"
-        made = image_of(tree(file(b"f", BIG)))
-        publish(made, name, place.base)
-        record = place.mount(name, timeout=2)
-        registry.stop()
-        command = ["head", "-c1", str(place.mountpoint / "f")]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as reading:
-            until(lambda: "connection refused" in str(ask(record.control)["progress"]["trouble"]))
-            assert b"Input/output error" in reading.communicate(timeout=20)[1]
-        (line,) = [line for line in record.log.read_text().splitlines() if "ERROR" in line]
-        named = f"read /f: ChunkUnavailable: reading window 0 of blob {made.blobs[0].id} "
-        assert named in line
-        assert "no answer within 2 s" in line
-        assert f"cannot reach registry {registry.host} " in line and "connection refused" in line
 
 
 def test_two_mounts_share_what_was_fetched(place: Place) -> None:

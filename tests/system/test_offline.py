@@ -30,6 +30,7 @@ from tests.launch.published import publish
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.trees import file, tree
+from tests.system.kept_store import until
 
 pytestmark = pytest.mark.system
 
@@ -236,3 +237,18 @@ def test_what_is_here_is_served_and_what_is_missing_is_said_until_the_registry_i
         assert time.monotonic() < deadline, ask(record.control)["progress"]
     whole = nopull("explain", known.mountpoint, "--root", known.root).stdout
     assert "missing" not in whole
+
+
+def test_it_is_said_why_readers_wait_for_a_closed_registry_and_in_one_line_that_they_failed(
+    known: Known,
+) -> None:
+    image = ImageRequest(parse_reference(known.digest), RegistryOptions(timeout=2), background=False)
+    record = start_mount(MountRequest(image, known.mountpoint, known.root))
+    command = ["head", "-c1", str(known.mountpoint / "large")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as reading:
+        until(lambda: "connection refused" in str(ask(record.control)["progress"]["trouble"]))
+        assert b"Input/output error" in reading.communicate(timeout=20)[1]
+    (line,) = [line for line in record.log.read_text().splitlines() if "ERROR" in line]
+    assert f"read /large: ChunkUnavailable: reading window 0 of blob {IMAGE.blobs[0].id} " in line
+    assert "no answer within 2 s" in line
+    assert f"cannot reach registry 127.0.0.1:{known.port} " in line and "connection refused" in line
