@@ -36,10 +36,16 @@ Advance = Callable[[int], None]
 
 @dataclass(slots=True)
 class Compared:
-    """What a comparison looked at and found; `paths` counts names that both have, `bytes_compared` files'."""
+    """What a comparison looked at and found.
+
+    `paths` counts names that both have, `files` the regular files among them, each once whatever its links;
+    `files_compared` and `bytes_compared` leave out those in blobs whose chunks are not known.
+    """
 
     findings: list[Finding]
     paths: int = 0
+    files: int = 0
+    files_compared: int = 0
     bytes_compared: int = 0
 
 
@@ -142,12 +148,17 @@ class _Comparison:
         self._expect("links", path, f"{inode.nlink} names", f"{self._names.get(node, 1)} names")
 
     def _content(self, path: bytes, inode: Inode, node: Node) -> None:
+        self.found.files += 1
         if inode.size != node.size:
+            self.found.files_compared += 1
             self._differs("size", path, f"{inode.size} bytes", f"{node.size} bytes")
             return
         extents = self._bootstrap.extents(inode)
         metas = [self._metas.get(self._bootstrap.blobs[extent.blob_index].id) for extent in extents]
-        if not extents or None in metas:
+        if None in metas:
+            return
+        self.found.files_compared += 1
+        if not extents:
             return
         assert metas[0] is not None
         digests = self._ordinary.digests(node, metas[0].digester)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from builder.errors import SourceUnsupported
-from builder.image_documents import check_layers, is_converted, read_config
+from builder.image_documents import SourceConfig, check_layers, is_converted, read_config
 from builder.layer_reader import read_layer
 from builder.overlay import empty_tree, merge_layer
 from builder.progress import Progress, megabytes
@@ -24,6 +24,21 @@ from registry_client.selection import config_bytes
 from registry_client.source import ImageSource
 
 
+def ordinary_config(source: ImageSource, manifest: Manifest) -> SourceConfig:
+    """The config of *manifest*, if that is an ordinary image that could be converted; reads nothing else.
+
+    Raises:
+        SourceUnsupported: it is not.
+        RegistryError: of the source.
+    """
+    if is_converted(manifest):
+        raise SourceUnsupported(
+            f"image {manifest.digest} is a converted one; name the ordinary image to compare with"
+        )
+    check_layers(manifest)
+    return read_config(manifest, config_bytes(source, manifest))
+
+
 class MergedImage:
     """The files of one ordinary image; used by one thread."""
 
@@ -31,23 +46,18 @@ class MergedImage:
         self,
         source: ImageSource,
         manifest: Manifest,
+        config: SourceConfig,
         chunk_size: int,
         digesters: Sequence[Digester],
         progress: Progress,
     ) -> None:
         """Fetch and merge the layers of *manifest*, whose files are cut every *chunk_size* bytes; each chunk
-        has its digest by all of *digesters*.
+        has its digest by all of *digesters*. *config* is its `ordinary_config`.
 
         Raises:
-            SourceUnsupported, LayerInvalid, LayerUnsupported: no image that could be converted.
+            LayerInvalid, LayerUnsupported: no image that could be converted.
             RegistryError: of the source.
         """
-        if is_converted(manifest):
-            raise SourceUnsupported(
-                f"image {manifest.digest} is a converted one; name the ordinary image to compare with"
-            )
-        check_layers(manifest)
-        config = read_config(manifest, config_bytes(source, manifest))
         self.root = empty_tree()
         self.dropped: Counter[str] = Counter()  # xattrs the format has no place for, by name
         self._digesters = tuple(digesters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from launch.image_check import ImageCheck
     from registry_client.options import RegistryOptions
     from registry_client.platform import Platform
-    from registry_client.reference import Reference
 
 
 @click.command(
@@ -35,7 +35,8 @@ Exit code 6 when anything is wrong; all findings are listed.
 @click.option(
     "--against",
     metavar="OCI_IMAGE",
-    help="Compare every path's type, bytes, mode, owner, time, links and xattrs with this image; reads all.",
+    help="Compare every path's type, bytes, mode, owner, time, links and xattrs, and what a container runs,"
+    " with this image; reads all.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @image_options
@@ -57,12 +58,17 @@ def check(
     """
     from launch.errors import ImageUnsound
     from launch.image_check import ImageCheck
+    from registry_client import open_source
     from registry_client.reference import parse_reference
 
     ordinary = None if against is None else parse_reference(against)
     deep = deep or ordinary is not None
-    looking = ImageCheck(parse_reference(image), registry, platform, blob_dir)
-    try:
+    with ExitStack() as opened:
+        looking = opened.enter_context(
+            closing(ImageCheck(parse_reference(image), registry, platform, blob_dir))
+        )
+        if ordinary is not None:
+            looking.find_ordinary(opened.enter_context(closing(open_source(ordinary, registry))))
         looking.shallow()
         if deep:
             with click.progressbar(
@@ -70,9 +76,7 @@ def check(
             ) as bar:
                 looking.deep(bar.update)
         if ordinary is not None:
-            _compare(looking, ordinary, registry)
-    finally:
-        looking.close()
+            _compare(looking)
     verdict = looking.verdict
     if as_json:
         click.echo(json.dumps(verdict.to_json(), indent=1))
@@ -84,16 +88,11 @@ def check(
         raise ImageUnsound(f"{verdict.reference}: {len(verdict.findings)} findings")
 
 
-def _compare(looking: ImageCheck, ordinary: Reference, registry: RegistryOptions) -> None:
+def _compare(looking: ImageCheck) -> None:
     from builder.progress import shown_progress
-    from registry_client import open_source
 
-    source = open_source(ordinary, registry)
-    try:
-        with shown_progress(sys.stderr) as progress:
-            looking.compare(source, progress)
-    finally:
-        source.close()
+    with shown_progress(sys.stderr) as progress:
+        looking.compare(progress)
 
 
 def _verdict_sentence(verdict: dict[str, Any], deep: bool) -> str:
@@ -102,6 +101,7 @@ def _verdict_sentence(verdict: dict[str, Any], deep: bool) -> str:
     depth = read if deep else "their bytes not read (--deep)"
     if verdict["against"]:
         depth += f"; {verdict['paths_compared']} paths compared with {verdict['against']}"
+        depth += f", {verdict['files_compared']} of {verdict['files']} files by content"
     wrong = len(verdict["findings"])
     result = "sound" if not wrong else f"{wrong} finding{'s' if wrong > 1 else ''}"
     return f"{verdict['reference']}@{verdict['digest']}: {result}; {counted}, {depth}"

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from builder.bootstrap_layer_reader import BootstrapLayerInvalid, BootstrapParts, read_bootstrap_layer
 from builder.compare import compare
 from builder.discovery import find_ordinary
-from builder.image_documents import served_platform
-from builder.merged_image import MergedImage
+from builder.image_documents import SourceConfig, served_platform
+from builder.merged_image import MergedImage, ordinary_config
 from builder.progress import Progress
 from launch.bare import open_bare
 from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
+from launch.config_differences import config_differences
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.layer_check import check_blob_layer, check_diff_id
 from launch.object_digest import ObjectDigest
-from launch.oci_spec import load_config, parse_config
+from launch.oci_spec import ImageConfig, load_config, parse_config
 from launch.remote import FileBlobs, ImageBlobs
 from launch.run_errors import ConfigInvalid
+from launch.verdict import Verdict
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
@@ -53,46 +54,13 @@ Blobs = ImageBlobs | FileBlobs
 Advance = Callable[[int], None]
 
 
-@dataclass(slots=True)
-class Verdict:
-    """What was looked at and what is wrong with it."""
+@dataclass(frozen=True, slots=True)
+class _Ordinary:
+    """The image that is compared with; the source is the caller's."""
 
-    reference: str
-    digest: str = ""
-    findings: list[Finding] = field(default_factory=list)
-    inodes: int = 0
-    blobs: int = 0
-    chunks: int = 0
-    chunks_verified: int = 0
-    against: str = ""  # the ordinary image it was compared with
-    paths_compared: int = 0
-    bytes_compared: int = 0
-    dropped_xattrs: dict[str, int] = field(default_factory=dict)  # of that image: the format cannot hold them
-
-    @property
-    def sound(self) -> bool:
-        """Nothing is wrong with what was looked at."""
-        return not self.findings
-
-    def to_json(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "reference": self.reference,
-            "digest": self.digest,
-            "sound": self.sound,
-            "inodes": self.inodes,
-            "blobs": self.blobs,
-            "chunks": self.chunks,
-            "chunks_verified": self.chunks_verified,
-            "against": self.against or None,
-            "paths_compared": self.paths_compared,
-            "bytes_compared": self.bytes_compared,
-            "dropped_xattrs": self.dropped_xattrs,
-            "findings": [
-                {"rule": found.rule, "where": found.where, "message": found.message}
-                for found in self.findings
-            ],
-        }
+    source: ImageSource
+    manifest: Manifest
+    config: SourceConfig
 
 
 class ImageCheck:
@@ -114,6 +82,8 @@ class ImageCheck:
         self._listed: dict[str, Descriptor] = {}  # by id: the manifest's blobs that are there
         self._absent: set[str] = set()  # those that are not, or not with their size
         self._bootstrap: Bootstrap | None = None
+        self._run_config: ImageConfig | None = None
+        self._ordinary: _Ordinary | None = None
         self._source: ImageSource | None = None
         self.verdict = Verdict(reference.familiar())
         self._blobs: Blobs  # known with the bootstrap
@@ -187,20 +157,37 @@ class ImageCheck:
                 rule = "blob-digest" if isinstance(error, DigestMismatch) else "blob"
                 self._add(rule, f"blob {encoded(layer.digest)}", _about_the_image(error))
 
-    def compare(self, source: ImageSource, progress: Progress) -> None:
-        """Compare every path with the ordinary image *source* names, for the same platform; after `deep`.
+    def find_ordinary(self, source: ImageSource) -> None:
+        """Find the ordinary image *source* names, for the same platform: what `compare` compares with.
+
+        Best done first, before much is read for a comparison with something that is not there.
+
+        Raises:
+            builder.errors.SourceUnsupported: it is none.
+            what `registry_client` raises when it cannot be had.
+        """
+        manifest = find_ordinary(source, self._platform)
+        self._ordinary = _Ordinary(source, manifest, ordinary_config(source, manifest))
+
+    def compare(self, progress: Progress) -> None:
+        """Compare every path and what a container would run with the image that was found; after `deep`.
 
         An image that cannot be opened is not compared: that is a finding already.
 
         Raises:
-            builder.errors.BuildError: the ordinary image is none, or is broken.
+            builder.errors.BuildError: the ordinary image is broken.
             what `registry_client` raises when it cannot be had.
         """
+        found = self._ordinary
+        assert found is not None, "find_ordinary comes first"
         if self._bootstrap is None:
             return
-        manifest = find_ordinary(source, self._platform)
+        manifest = found.manifest
+        self._compare_configs(found.config)
         digesters = sorted({meta.digester for meta in self._metas})
-        ordinary = MergedImage(source, manifest, self._bootstrap.chunk_size, digesters, progress)
+        ordinary = MergedImage(
+            found.source, manifest, found.config, self._bootstrap.chunk_size, digesters, progress
+        )
         progress.begin("compare", None)
         compared = compare(
             self._bootstrap, self._metas, ordinary, lambda count: progress.advance("compare", count)
@@ -210,7 +197,19 @@ class ImageCheck:
         self.verdict.against = manifest.digest
         self.verdict.findings += compared.findings
         self.verdict.paths_compared = compared.paths
+        self.verdict.files = compared.files
+        self.verdict.files_compared = compared.files_compared
         self.verdict.bytes_compared = compared.bytes_compared
+
+    def _compare_configs(self, ordinary: SourceConfig) -> None:
+        if self._run_config is None:
+            return  # a bare bootstrap has none, and a broken one is a finding already
+        try:
+            wanted = parse_config(ordinary.document)
+        except ConfigInvalid as error:
+            self._add("against-config", "config", f"of the ordinary image: {error}")
+            return
+        self.verdict.findings += config_differences(self._run_config, wanted)
 
     def _open(self) -> BootstrapParts | None:
         if self._source is None:
@@ -247,7 +246,7 @@ class ImageCheck:
             raw = config_bytes(source, manifest)
             served_platform(manifest, raw, self._wanted, self._platform)
             document = load_config(raw)
-            parse_config(document)
+            self._run_config = parse_config(document)
         except (RegistryError, ConfigInvalid) as error:
             self._add("config", where, _about_the_image(error))
             return ()

@@ -9,7 +9,8 @@ import pytest
 
 import nopull
 from builder.compare import FINDINGS_LIMIT
-from tests.builder.layouts import Layout, convert_layout
+from launch.image_check import ImageCheck
+from tests.builder.layouts import Layout, Published, convert_layout
 from tests.builder.tar_bytes import END, member, pax
 from tests.builder.test_convert import LAYERS, SMALL
 from tests.support.trees import layer_tar, tree
@@ -107,6 +108,59 @@ def test_a_byte_that_rotted_in_a_blob_is_found_by_reading_it(
     code, _, findings = check(capsys, tmp_path / "out", tmp_path / "in")
     assert code == 6
     assert [rule for rule, _ in findings] == ["chunk", "blob-digest"]
+
+
+def test_what_a_container_would_run_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"Cmd": ["a"], "Entrypoint": ["b"], "Env": ["C=d"], "WorkingDir": "/e", "User": "f"}
+    Layout(tmp_path / "in").add_image([FILE + END], config=config)
+    convert_layout(tmp_path / "in", tmp_path / "out", SMALL)
+    assert check(capsys, tmp_path / "out", tmp_path / "in")[2] == []
+    for name in config:
+        other = tmp_path / name
+        Layout(other).add_image([FILE + END], config={**config, name: None})
+        code, verdict, _ = check(capsys, tmp_path / "out", other)
+        found = json.dumps(verdict["findings"])
+        assert (code, found.count("against-config"), found.count(f"{name} is ")) == (6, 1, 1)
+
+
+def test_a_broken_config_of_the_ordinary_image_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Layout(tmp_path / "in").add_image([FILE + END])
+    convert_layout(tmp_path / "in", tmp_path / "out", SMALL)
+    Layout(tmp_path / "other").add_image([FILE + END], config={"Cmd": 5})
+    code, _, findings = check(capsys, tmp_path / "out", tmp_path / "other")
+    assert (code, findings) == (6, [("against-config", "config")])
+
+
+def test_files_that_could_not_be_compared_by_content_are_not_counted_as_if(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lower = member(b"in-lower", bytes(range(256)) * 9) + member(b"empty")
+    Layout(tmp_path / "in").add_image([lower + END, FILE + member(b"l", kind=b"1", link=b"f") + END])
+    convert_layout(tmp_path / "in", tmp_path / "out", SMALL)
+    _, verdict, _ = check(capsys, tmp_path / "out", tmp_path / "in")
+    assert (verdict["paths_compared"], verdict["files"], verdict["files_compared"]) == (5, 3, 3)
+    blobs = Published(tmp_path / "out").manifest["layers"][:-1]
+    (tmp_path / "out/blobs" / blobs[0]["digest"].replace(":", "/")).unlink()
+    code, verdict, findings = check(capsys, tmp_path / "out", tmp_path / "in")
+    assert (code, [rule for rule, _ in findings]) == (6, ["blob"])
+    assert (verdict["paths_compared"], verdict["files"], verdict["files_compared"]) == (5, 3, 2)
+    assert nopull.main(["check", f"oci:{tmp_path}/out:lazy", "--against", f"oci:{tmp_path}/in:app"]) == 6
+    assert ", 2 of 3 files by content" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ordinary", ["absent", "out"])
+def test_nothing_is_read_for_a_comparison_with_what_is_no_ordinary_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ordinary: str
+) -> None:
+    Layout(tmp_path / "in").add_image([FILE + END])
+    convert_layout(tmp_path / "in", tmp_path / "out", SMALL)
+    monkeypatch.setattr(ImageCheck, "shallow", None)
+    monkeypatch.setattr(ImageCheck, "deep", None)
+    tag = "lazy" if ordinary == "out" else "app"
+    words = ["check", f"oci:{tmp_path}/out:lazy", "--against", f"oci:{tmp_path}/{ordinary}:{tag}"]
+    assert nopull.main(words) == (6 if ordinary == "out" else 5)
 
 
 def test_findings_are_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ import pytest
 import nopull
 from builder.image_documents import blob_descriptor
 from launch.errors import ImageNotConverted
-from launch.image_check import CHUNK_FINDINGS, ImageCheck, Verdict
+from launch.image_check import CHUNK_FINDINGS, ImageCheck
 from launch.layer_check import check_blob_layer
 from launch.object_digest import ObjectDigest
+from launch.verdict import Verdict
 from registry_client.digest import digest_of
 from registry_client.errors import NotFound
 from registry_client.media_type import MediaType

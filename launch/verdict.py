@@ -1,0 +1,54 @@
+"""What a check of an image says in the end, to people and scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rafs.findings import Finding
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was looked at and what is wrong with it."""
+
+    reference: str
+    digest: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    inodes: int = 0
+    blobs: int = 0
+    chunks: int = 0
+    chunks_verified: int = 0
+    against: str = ""  # the ordinary image it was compared with
+    paths_compared: int = 0
+    files: int = 0  # of these paths, each file once
+    files_compared: int = 0  # by content; the others are in blobs that have findings
+    bytes_compared: int = 0
+    dropped_xattrs: dict[str, int] = field(default_factory=dict)  # of that image: the format cannot hold them
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is wrong with what was looked at."""
+        return not self.findings
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "reference": self.reference,
+            "digest": self.digest,
+            "sound": self.sound,
+            "inodes": self.inodes,
+            "blobs": self.blobs,
+            "chunks": self.chunks,
+            "chunks_verified": self.chunks_verified,
+            "against": self.against or None,
+            "paths_compared": self.paths_compared,
+            "files": self.files,
+            "files_compared": self.files_compared,
+            "bytes_compared": self.bytes_compared,
+            "dropped_xattrs": self.dropped_xattrs,
+            "findings": [
+                {"rule": found.rule, "where": found.where, "message": found.message}
+                for found in self.findings
+            ],
+        }
