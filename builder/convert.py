@@ -68,9 +68,10 @@ def convert(
         dictionaries=tuple(dictionaries),
         source_repository=source_repository,
     )
+    skipped = superseded = 0
     named = source.resolve()
     if options.every_platform and isinstance(index := source.manifest(named), Index):
-        descriptor, images, skipped = _convert_index(work, index, tag)
+        descriptor, images, skipped, superseded = _convert_index(work, index, tag)
     else:
         manifest = find_ordinary(source, options.platform or host_platform(), named)
         if options.platform is not None:
@@ -78,33 +79,39 @@ def convert(
             served_platform(manifest, config, options.platform, options.platform)
         if options.spelling is None:
             image = _convert_or_copy(work, manifest, platform="", tag=tag)
-            descriptor, images, skipped = image.descriptor(), [image], 0
+            descriptor, images = image.descriptor(), [image]
         else:
             platform = _platform_of(source, manifest)
             image, entries = _convert_beside(work, manifest, platform, options.spelling)
             raw = converted_index(entries, {})
             put = destination.put_manifest(raw, MediaType.OCI_INDEX, tag=tag)
-            descriptor, images, skipped = put, [image], 0
+            descriptor, images = put, [image]
     return ConvertReport(
         digest=descriptor.digest,
         media_type=descriptor.media_type,
         images=tuple(images),
         skipped=skipped,
+        superseded=superseded,
         seconds=round(time.monotonic() - began, 3),
     )
 
 
-def _convert_index(work: Work, index: Index, tag: str | None) -> tuple[Descriptor, list[ImageReport], int]:
+def _convert_index(
+    work: Work, index: Index, tag: str | None
+) -> tuple[Descriptor, list[ImageReport], int, int]:
+    """What was put, the images in it, and how many entries of *index* are no images, or are converted ones of
+    platforms that have an ordinary one.
+    """
     images: list[ImageReport] = []
     entries: list[Descriptor] = []
     leaves = list(_leaves(work.source, index, _INDEX_DEPTH))
     found = [entry for entry in leaves if entry.media_type in MANIFESTS and not is_attestation(entry)]
     ordinary = {_unmarked(entry.platform) for entry in found if not is_marked(entry)}
-    skipped = len(leaves) - len(found)
+    superseded = 0
     for entry in found:
         # One that says no platform may be for any.
         if is_marked(entry) and not ordinary.isdisjoint((None, _unmarked(entry.platform))):
-            skipped += 1
+            superseded += 1
             continue
         manifest = work.source.manifest(entry)
         assert isinstance(manifest, Manifest)
@@ -118,10 +125,10 @@ def _convert_index(work: Work, index: Index, tag: str | None) -> tuple[Descripto
             entries += both
         images.append(image)
     if not images:
-        raise SourceUnsupported(f"index {index.digest}: none of its {skipped} entries is an image")
+        raise SourceUnsupported(f"index {index.digest}: none of its {len(leaves)} entries is an image")
     raw = converted_index(entries, index.annotations)
     put = work.destination.put_manifest(raw, MediaType.OCI_INDEX, tag=tag)
-    return put, images, skipped
+    return put, images, len(leaves) - len(found), superseded
 
 
 def _convert_beside(

@@ -285,6 +285,7 @@ def _warn(report: ConvertReport) -> None:
 
 def _summary(report: ConvertReport) -> str:
     from builder.progress import megabytes
+    from chunk_store.byte_size import counted
 
     if report.already_converted:
         return "converted already, copied as it is"
@@ -294,15 +295,20 @@ def _summary(report: ConvertReport) -> str:
             lines.append(f"{image.platform}: converted already, copied as it is")
             continue
         share = f", {image.stored_bytes / image.source_bytes:.2f} of it" if image.source_bytes else ""
+        layers = counted(len(image.layers), "layer")
         lines.append(
-            f"{image.platform}: {len(image.layers)} layers, {megabytes(image.tar_bytes)} unpacked, "
+            f"{image.platform}: {layers}, {megabytes(image.tar_bytes)} unpacked, "
             f"{megabytes(image.source_bytes)} before, {megabytes(image.stored_bytes)} now{share}"
         )
         reused = sum(layer.reused for layer in image.layers)
         if reused:
             made = megabytes(image.new_bytes)
-            lines.append(f"{reused} layers were converted already; {made} are new")
-    if report.skipped:
-        lines.append(f"{report.skipped} entries of the index are no images and were left out")
+            lines.append(f"{counted(reused, 'layer')} had been converted already; {made} are new")
+    for count, why in (
+        (report.skipped, "not of an image"),
+        (report.superseded, "converted images, which were made anew"),
+    ):
+        if count:
+            lines.append(f"left out {counted(count, 'entry', 'entries')} of the index: {why}")
     lines.append(f"took {report.seconds:.1f} s")
     return "\n".join(lines)

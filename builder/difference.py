@@ -53,7 +53,7 @@ class Difference:
     files: Parts  # regular ones by content, names left aside
     chunks: Parts
     blobs: Parts
-    comparable: bool  # both are cut and hashed alike
+    comparable: bool  # both are cut and hashed alike, or one has no chunks
 
     def to_json(self, *, paths: bool) -> dict[str, Any]:
         """For scripts; the paths, quoted as in the dump, only if wanted, since they may be many."""
@@ -107,7 +107,7 @@ def difference(
             {blob.id: blob.compressed_size for blob in first.blobs},
             {blob.id: blob.compressed_size for blob in second.blobs},
         ),
-        comparable=_measure(first) == _measure(second),
+        comparable=_measure(first) == _measure(second) or not (first.blobs and second.blobs),
     )
 
 

@@ -77,6 +77,7 @@ class ConvertReport:
     media_type: str
     images: tuple[ImageReport, ...]
     skipped: int  # index entries that are no images, such as attestations
+    superseded: int  # index entries of converted images whose ordinary ones were converted again
     seconds: float
 
     @property

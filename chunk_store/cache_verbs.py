@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chunk_store.byte_size import byte_size, human_size
+from chunk_store.byte_size import byte_size, counted, human_size
 from chunk_store.census import Census, take_census
 from chunk_store.place import stores
 from chunk_store.root_option import root_option
@@ -78,7 +78,7 @@ def _print_census(place: Path, census: Census) -> None:
         click.echo(f"  {name:<9} {count:>7} windows  {human_size(size):>10}")
     click.echo(f"  on disk   {'':>7}          {human_size(census.disk_bytes):>10}")
     if census.foreign:
-        click.echo(f"  {census.foreign} entries are not windows", err=True)
+        click.echo(f"  {counted(census.foreign, 'entry', 'entries')} of another kind", err=True)
 
 
 @cache.command("verify")
@@ -128,7 +128,7 @@ def _print_verification(place: Path, found: Verification) -> None:
     for window_id in found.held:
         click.echo(f"  wrong, but being written: {window_id}", err=True)
     if found.foreign:
-        click.echo(f"  {found.foreign} entries are not windows", err=True)
+        click.echo(f"  {counted(found.foreign, 'entry', 'entries')} of another kind", err=True)
 
 
 def _days(text: str) -> float:
@@ -188,7 +188,7 @@ def _print_freed(place: Path, freed: Freed) -> None:
     if freed.empty:
         click.echo(f"  removed   {freed.empty:>7} empty files")
     if freed.foreign:
-        click.echo(f"  {freed.foreign} entries are not windows", err=True)
+        click.echo(f"  {counted(freed.foreign, 'entry', 'entries')} of another kind", err=True)
 
 
 def _print_json(results: Sequence[tuple[Path, Census | Verification | Freed]]) -> None:

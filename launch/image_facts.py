@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from chunk_store.byte_size import human_size
+from chunk_store.byte_size import counted, human_size
 from launch.images import LazyImage
 from launch.oci_spec import load_config, parse_config
 from launch.ordinary_image import OrdinaryImage
@@ -23,7 +23,7 @@ from rafs.records import DeviceSlot
 from rafs.windows import cut_windows
 from registry_client.manifest import Manifest
 
-HOT_LIMIT = 1000  # paths of a hot list
+HOT_LIMIT = 1000  # paths of a hot list; `hot_count` tells how many there are
 HOT_SHOWN = 12  # of them, for people
 CONFIG_SHOWN = ("entrypoint", "cmd", "working_dir", "user", "env")
 
@@ -40,6 +40,8 @@ def converted_facts(image: LazyImage) -> dict[str, Any]:
         blob["object_size"] = sizes.get(f"sha256:{blob['id']}")
     stored = sum(sizes.values()) or sum(blob["compressed_size"] for blob in blobs)
     unpacked = sum(blob["uncompressed_size"] for blob in blobs)
+    prefetch = prefetch_paths(image.bootstrap)
+    hot = [] if prefetch == ["/"] else prefetch
     return {
         "reference": image.reference.familiar(),
         "digest": image.digest,
@@ -58,8 +60,10 @@ def converted_facts(image: LazyImage) -> dict[str, Any]:
         "units": sum(blob["units"] for blob in blobs),
         "windows": sum(blob["windows"] for blob in blobs),
         "blobs": blobs,
-        "hot": hot_paths(image.bootstrap),
-        "prefetch": prefetch_paths(image.bootstrap),
+        "hot": hot[:HOT_LIMIT],
+        "hot_count": len(hot),
+        "prefetch": prefetch[:HOT_LIMIT],
+        "prefetch_count": len(prefetch),
         "root_nid": image.bootstrap.root_nid,
         "flags": [flag.name for flag in image.bootstrap.flags],
         "config": config_facts(image.config),
@@ -98,11 +102,6 @@ def config_facts(raw: bytes) -> dict[str, Any] | None:
     }
 
 
-def hot_paths(bootstrap: Bootstrap) -> list[str]:
-    """Paths of what the image says is needed first, in that order; none when it names the whole image."""
-    return [] if bootstrap.prefetch_nids() == (bootstrap.root_nid,) else prefetch_paths(bootstrap)
-
-
 def prefetch_paths(bootstrap: Bootstrap) -> list[str]:
     """Paths of the prefetch table in order, quoted as in the dump; of a linked file the first.
 
@@ -115,7 +114,7 @@ def prefetch_paths(bootstrap: Bootstrap) -> list[str]:
     for path, inode in bootstrap.walk():
         if inode.nid in wanted:
             names.setdefault(inode.nid, escape(path))
-    return [names[nid] for nid in nids if nid in names][:HOT_LIMIT]
+    return [names[nid] for nid in nids if nid in names]
 
 
 def _blob_facts(meta: BlobMeta) -> dict[str, Any]:
@@ -185,21 +184,27 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
         told += [
             ("uncompressed", f"{human_size(facts['uncompressed_size'])}{ratio}"),
             ("inodes", f"{facts['inodes']}, bootstrap of {human_size(facts['bootstrap_size'])}"),
-            ("chunks", f"{facts['chunks']} in {facts['units']} units, {facts['windows']} windows"),
+            ("chunks", _chunks(facts)),
         ]
     told += [("layer", f"{it['digest']}  {human_size(it['size']):>9}") for it in facts["layers"]]
     for blob in facts.get("blobs", ()):
         sizes = f"{human_size(blob['compressed_size'])} of {human_size(blob['uncompressed_size'])}"
         kinds = f"{blob['compressor']}, {blob['digester']}"
-        told.append(("blob", f"{blob['id'][:12]}…  {blob['chunks']} chunks, {sizes}, {kinds}"))
+        told.append(("blob", f"{blob['id'][:12]}…  {counted(blob['chunks'], 'chunk')}, {sizes}, {kinds}"))
     config = facts["config"] or {}
     told += [(name, _shown(config[name])) for name in CONFIG_SHOWN if config.get(name)]
-    hot = facts.get("hot", ())
-    told += [("hot", path) for path in hot[:HOT_SHOWN]]
-    if len(hot) > HOT_SHOWN:
-        told.append(("hot", f"and {len(hot) - HOT_SHOWN} more; --json lists them all"))
+    told += [("hot", path) for path in facts.get("hot", ())[:HOT_SHOWN]]
+    more = facts.get("hot_count", 0) - HOT_SHOWN
+    if more > 0:
+        listed = "them all" if facts["hot_count"] <= HOT_LIMIT else f"the first {HOT_LIMIT}"
+        told.append(("hot", f"and {more} more; --json lists {listed}"))
     told += [("warning", warning) for warning in facts.get("warnings", ())]
     return [f"{name:<13}{text}" for name, text in told]
+
+
+def _chunks(facts: Mapping[str, Any]) -> str:
+    units, windows = counted(facts["units"], "unit"), counted(facts["windows"], "window")
+    return f"{facts['chunks']} in {units}, {windows}"
 
 
 def _shown(value: str | list[str]) -> str:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from builder.convert_verb import Size, convert
+from builder.discovery import ARTIFACT_TYPE
 from builder.progress import LineProgress, shown_progress
 from registry_client.errors import ReferenceInvalid
 from tests.builder.layouts import Layout, Published
@@ -91,6 +92,21 @@ def test_a_destination_cannot_have_a_digest(source: str, tmp_path: Path) -> None
     done = CliRunner().invoke(convert, [source, f"registry.example/app@sha256:{'0' * 64}"])
     assert done.exit_code == 2
     assert "name a tag" in done.stderr
+
+
+def test_what_was_left_out_and_how_much_there_was_is_told_as_it_is(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "in")
+    amd, note = layout.add_image(LAYERS[:1], tag=None), layout.add_image(LAYERS[1:], tag=None)
+    attestation = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
+    platform = {"platform": {"os": "linux", "architecture": "amd64"}}
+    marked = {"artifactType": ARTIFACT_TYPE}
+    converted = [{**note, **platform, **marked}, {**amd, **platform, **marked}]
+    layout.add_index([{**amd, **platform}, {**note, **attestation}, *converted])
+    arguments = [f"oci:{tmp_path / 'in'}:app", f"oci:{tmp_path / 'out'}:lazy", "--platform", "all"]
+    told = CliRunner().invoke(convert, arguments, catch_exceptions=False).stdout
+    assert "linux/amd64: 1 layer, " in told
+    assert "left out 1 entry of the index: not of an image" in told
+    assert "left out 2 entries of the index: converted images, which were made anew" in told
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,10 @@ def test_images_cut_otherwise_are_said_to_be_so(diff: Any) -> None:
     assert "different sizes" in diff(FIRST, FIRST, chunk_size=128 << 10)
 
 
+def test_an_image_without_chunks_has_none_that_are_cut_otherwise(diff: Any) -> None:
+    assert "different sizes" not in diff(tree(), FIRST, chunk_size=128 << 10)
+
+
 def test_a_file_of_many_names_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.difference._AT_ONCE", 3)
     names = [hardlink(b"n%d" % number, b"/file") for number in range(50)]

@@ -118,6 +118,23 @@ def test_inspect_tells_people_the_same(layout: str, root: Path, capfd: pytest.Ca
         assert words in text
 
 
+@pytest.mark.parametrize("count", [12, 13, 1000, 1500])
+def test_hot_files_are_counted_before_their_list_is_cut(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], count: int
+) -> None:
+    names = [f"{number:04}".encode() for number in range(count)]
+    image = image_of(tree(*(file(name, b"a") for name in names)), prefetch=[b"/" + name for name in names])
+    reference = f"oci:{tmp_path / 'layout'}:v1"
+    publish(image, reference, tmp_path)
+    facts = json.loads(run(capfd, "inspect", "--json", reference))
+    assert (len(facts["hot"]), facts["hot_count"]) == (min(count, 1000), count)
+    assert facts["prefetch_count"] == count
+    lines = run(capfd, "inspect", reference).splitlines()
+    listed = "the first 1000" if count > 1000 else "them all"
+    told = f"hot          and {count - 12} more; --json lists {listed}"
+    assert [line for line in lines if "more;" in line] == ([told] if count > 12 else [])
+
+
 @pytest.mark.parametrize("annotated", [True, False], ids=["converted", "ordinary"])
 def test_what_an_image_says_reaches_no_terminal_as_it_is(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str], annotated: bool
