@@ -82,8 +82,18 @@ def _gzip_pieces(source: _PieceReader, layer: str) -> Iterator[bytes]:
             while piece := stream.read1(PIECE):
                 yield piece
     except EOFError as error:
-        raise LayerInvalid(f"layer {layer}: the gzip stream ends early, at byte {source.position}") from error
+        # Of so few bytes after a member that they are no header, the library does not say what they are.
+        raise LayerInvalid(
+            f"layer {layer}: the gzip stream ends early, at byte {source.position}, "
+            "or with a few bytes of garbage after its last member"
+        ) from error
     except (igzip.BadGzipFile, IsalError) as error:  # type: ignore[misc]
+        # The first member has its magic number, or this would not be read as gzip.
+        if str(error).startswith("Not a gzipped file"):
+            raise LayerInvalid(
+                f"layer {layer}: garbage after the last gzip member, near byte {source.position}; "
+                "push the image again"
+            ) from error
         raise _corrupt("gzip", layer, source, error) from error
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from builder.errors import PrefetchInvalid
 from builder.tree_paths import Unresolvable, directory_at, file_at
+from rafs.directory import name_text
 from rafs.tree import Node, walk
 
 _LIST_LIMIT: Final = 16 << 20  # bytes
+_NYDUS_LIST: Final = '{"version": "v1", "files": [{"path": "/…"}]}'
 _MAGIC: Final = re.compile(rb"[*?\[]")
 
 
@@ -32,7 +35,8 @@ def read_wishes(given: Sequence[str]) -> tuple[bytes, ...]:
         for wish in _read_list(Path(text[1:])) if listed else [text.encode("utf-8", "surrogateescape")]:
             if not wish.startswith(b"/"):
                 raise PrefetchInvalid(
-                    f"prefetch {wish[:200]!r}: expected a path or pattern that begins with a slash, or @FILE"
+                    f"prefetch {name_text(wish[:200])!r}: "
+                    "expected a path or pattern that begins with a slash, or @FILE"
                 )
             found.append(wish)
     return tuple(found)
@@ -108,12 +112,16 @@ def _read_list(path: Path) -> list[bytes]:
         raise PrefetchInvalid(f"reading the prefetch list {path}: {error.strerror}") from error
     if len(raw) > _LIST_LIMIT:
         raise PrefetchInvalid(f"the prefetch list {path} has more than {_LIST_LIMIT} bytes")
+    raw = raw.removeprefix(BOM_UTF8)  # of editors that put one there
     if not raw.lstrip().startswith(b"{"):
         lines = (line.strip() for line in raw.splitlines())
         return [line for line in lines if line and not line.startswith(b"#")]
+    refusal = f"the prefetch list {path} is not JSON like {_NYDUS_LIST}"
     try:
         files = json.loads(raw)["files"]
-        return [str(one["path"]).encode("utf-8", "surrogateescape") for one in files]
+        wishes = [str(one["path"]).encode("utf-8", "surrogateescape") for one in files]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        expected = '{"version": "v1", "files": [{"path": "/…"}]}'
-        raise PrefetchInvalid(f"the prefetch list {path} is not JSON like {expected}: {error!r}") from error
+        raise PrefetchInvalid(f"{refusal}: {error!r}") from error
+    if not isinstance(files, list):
+        raise PrefetchInvalid(f"{refusal}: its files are no list")
+    return wishes

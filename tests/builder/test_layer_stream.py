@@ -64,7 +64,9 @@ FRAME = zstandard.ZstdCompressor(write_checksum=True).compress(CONTENT)
     [
         (PACKED[:-3], "ends early"),
         (PACKED[:50_000], "ends early"),
-        (PACKED + b"garbage", "gzip"),
+        (PACKED + b"garbage", "few bytes of garbage after its last member"),
+        (PACKED + bytes(20) + b"long garbage", "garbage after the last gzip member"),
+        (PACKED + PACKED + b"long garbage", "garbage after the last gzip member"),
         (PACKED[:90_000] + b"\xff" * 8 + PACKED[90_008:], "corrupt gzip"),
         (FRAME + b"garbage!", "corrupt zstd"),
         (FRAME[:90_000] + b"\xff" * 8 + FRAME[90_008:], "corrupt zstd"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from codecs import BOM_UTF8
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,9 +70,19 @@ def test_lists_are_lines_or_nydus_json(tmp_path: Path) -> None:
     (tmp_path / "json").write_text('{"version": "v1", "files": [{"path": "/a", "ranges": [[0, 1]]}]}')
     given = ["/z", f"@{tmp_path / 'lines'}", f"@{tmp_path / 'json'}"]
     assert read_wishes(given) == (b"/z", b"/bin/sh", b"/\xff", b"/a")
+    for name in ("lines", "json"):  # as some editors store them
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(BOM_UTF8 + content)
+    assert read_wishes(given) == (b"/z", b"/bin/sh", b"/\xff", b"/a")
 
 
-@pytest.mark.parametrize("content", [b"relative\n", b"{}", b'{"files": [1]}', b"{", None])
+@pytest.mark.parametrize(("given", "shown"), [("bin/é", "'bin/é'"), ("a\x1b\udcff", r"'a\x1b\\xff'")])
+def test_a_path_without_its_slash_is_shown_as_it_was_written(given: str, shown: str) -> None:
+    with pytest.raises(PrefetchInvalid, match=re.escape(f"prefetch {shown}: expected")):
+        read_wishes([given])
+
+
+@pytest.mark.parametrize("content", [b"relative\n", b"{}", b'{"files": [1]}', b'{"files": {}}', b"{", None])
 def test_what_is_no_list_is_a_usage_error(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "list").write_bytes(content)
