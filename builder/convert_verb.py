@@ -285,7 +285,7 @@ def _warn(report: ConvertReport) -> None:
 
 def _summary(report: ConvertReport) -> str:
     from builder.progress import megabytes
-    from chunk_store.byte_size import counted
+    from rafs.counted import counted
 
     if report.already_converted:
         return "converted already, copied as it is"

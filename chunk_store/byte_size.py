@@ -1,4 +1,4 @@
-"""Sizes and counts as people write and read them: "500MB" is 500 000 000 bytes, "2GiB" is 2 147 483 648."""
+"""Sizes as people write and read them: "500MB" is 500 000 000 bytes, "2GiB" is 2 147 483 648."""
 
 from __future__ import annotations
 
@@ -38,8 +38,3 @@ def human_size(size: int) -> str:
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.1f} {unit}"
-
-
-def counted(count: int, one: str, more: str = "") -> str:
-    """*count* with its noun, which is *one* for a single thing and *more*, or *one* with an s, else."""
-    return f"{count} {one if count == 1 else more or one + 's'}"

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chunk_store.byte_size import byte_size, counted, human_size
+from chunk_store.byte_size import byte_size, human_size
 from chunk_store.census import Census, take_census
 from chunk_store.place import stores
 from chunk_store.root_option import root_option
+from rafs.counted import counted
 
 if TYPE_CHECKING:
     from chunk_store.sweep import Freed

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from chunk_store.byte_size import counted, human_size
+from chunk_store.byte_size import human_size
 from launch.images import LazyImage
 from launch.oci_spec import load_config, parse_config
 from launch.ordinary_image import OrdinaryImage
@@ -18,6 +18,7 @@ from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.codes import Cipher
+from rafs.counted import counted
 from rafs.dump import escape
 from rafs.records import DeviceSlot
 from rafs.windows import cut_windows
