@@ -8,8 +8,11 @@ What is relied on, and since when: Linux 6.14, on ext4, xfs and btrfs. What an e
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
+import termios
+from array import array
 from typing import Final, NamedTuple
 
 from erofs_fs.errors import QueueOverflow
@@ -124,6 +127,13 @@ def read_events(group: int, most: int) -> list[Event]:
         events.append(Event(number, pid, offset, end))
         at += length
     return events
+
+
+def queued(group: int) -> int:
+    """How many events are waiting."""
+    size = array("i", [0])
+    fcntl.ioctl(group, termios.FIONREAD, size)
+    return size[0] // _EVENT.size  # the kernel does not count what comes with it
 
 
 def allow(group: int, number: int) -> bool:

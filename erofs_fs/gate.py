@@ -24,6 +24,8 @@ from erofs_fs.watched import Watched, WatchedWindows
 READER_SECONDS: Final = 25.0  # a reader gets its bytes within this, or an error
 _OWNER_SECONDS: Final = 0.25  # who waits this long may be filling the very window: see `_release_owners`
 _BATCH: Final = 64  # events read at once
+_QUEUE_SECONDS: Final = 3.0  # in which nobody gets an error because there is no room for who came later
+_FEW: Final = 8  # events read at once when there is no room, of descriptors kept for other things
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -31,7 +33,8 @@ class Gate:
     """Reads the events of *group* and answers them.
 
     Parameters:
-        most: accesses that may wait here at once; further ones wait in the kernel's queue.
+        most: accesses that may wait here at once; further ones wait in the kernel's queue for a while, and
+            then get the place of those who have waited for the longest.
         ours: whether a process is one that may not be made to wait; not asked of those not seen from here.
         need: called when the first so many bytes of a window are waited for.
         say: called with a line for people.
@@ -61,6 +64,10 @@ class Gate:
         self._waiting: dict[int, Waiting] = {}  # by number
         self._order: list[tuple[float, int]] = []  # since when each of them waits, and its number
         self._owners_at = 0.0
+        # Who waits in the kernel's queue came then or later; None: nobody does, or has only just come.
+        self._full_since: float | None = None
+        self._is_crowded = False  # for so long that who comes gets the place of the oldest
+        self._queued = 0  # who waited in the kernel's queue when that began, and does still
         self._refused = Refused(lambda: time.monotonic())
         self.counts = dict.fromkeys(("events", "at_once", "waited", "refused", "own"), 0)
         self.waited_seconds = 0.0
@@ -72,6 +79,11 @@ class Gate:
     def room(self) -> int:
         """How many more may wait."""
         return self._most - len(self._waiting)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `read` is to be called when there are events."""
+        return self.room > 0 or self._is_crowded
 
     @property
     def oldest(self) -> float | None:
@@ -92,15 +104,17 @@ class Gate:
         Raises:
             OSError, QueueOverflow: the group does not work (any more).
         """
-        try:
-            events = fanotify.read_events(self._group, min(_BATCH, self.room)) if self.room > 0 else []
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            self._say(f"an access was refused: {error.strerror}")
+        if not self.is_open:
             return
-        for event in events:
-            self._take(event)
+        most = min(_BATCH, self.room) if self.room > 0 else _FEW
+        taken = self._take_in(most)
+        self._queued -= taken
+        if taken < most or (self._is_crowded and self._queued <= 0):
+            self._full_since = None
+        elif self.room <= 0 and not self._is_crowded and self._full_since is None:
+            self._full_since = time.monotonic()
+        if taken < most and self.room > 0:
+            self._is_crowded = False
 
     def resume(self, left: Iterable[Waiting]) -> None:
         """Let *left*, whom another keeper has read and not answered, go on waiting; and answer those of whom
@@ -112,6 +126,8 @@ class Gate:
                 self._answer(waiting.number, yes=False)
             else:
                 self._admit(window, waiting)
+        if self.room <= 0:
+            self._full_since = time.monotonic()
         for number in range(self._journal.capacity):
             if number not in self._waiting:
                 fanotify.deny(self._group, number)  # the kernel asks again, mostly
@@ -146,19 +162,19 @@ class Gate:
         kernel asks again for the same.
         """
         now = time.monotonic()
-        for number, needed in list(window.waiting.items()):
-            waiting = self._waiting[number]
-            if until is None or waiting.since <= until:
-                self.counts["refused"] += 1
-                self._refused.note(window.id, waiting.pid, needed.start, needed.stop, waiting.since)
-                self._dismiss(window, number, now, yes=False)
+        for number in list(window.waiting):
+            if until is None or self._waiting[number].since <= until:
+                self._refuse(window, number, now)
 
     def due(self) -> float | None:
         """When `overdue` has something to do, in seconds of the monotonic clock; None: after an event."""
+        dues = []
+        if self._full_since is not None and not self._is_crowded:
+            dues.append(self._full_since + _QUEUE_SECONDS)
         oldest = self.oldest
-        if oldest is None:
-            return None
-        return min(oldest + self._reader_seconds, max(self._owners_at, oldest + _OWNER_SECONDS))
+        if oldest is not None:
+            dues += [oldest + self._reader_seconds, max(self._owners_at, oldest + _OWNER_SECONDS)]
+        return min(dues, default=None)
 
     def overdue(self, now: float) -> None:
         """See to those who have waited for long."""
@@ -167,8 +183,7 @@ class Gate:
             oldest = self._waiting[self._order[0][1]]
             window = self._windows.of_inode(oldest.inode)
             if window is None:
-                self._forget(oldest.number)
-                self._answer(oldest.number, yes=False)
+                self._refuse_oldest(now)
                 continue
             if self._has_become_whole(window):
                 self.have(window.id, window.length)
@@ -178,6 +193,28 @@ class Gate:
             self.refuse(window, until)
         if self._waiting and now >= self._owners_at:
             self._release_owners(now)
+        if self._full_since is None or self._is_crowded or now < self._full_since + _QUEUE_SECONDS:
+            return
+        self._queued = fanotify.queued(self._group)
+        if self._queued:
+            # They have waited for longer than anybody knows, and so would who is refused and asked for again.
+            self._is_crowded = True
+            self._say(f"more than {self._most} reads wait: the oldest get an error")
+        else:
+            self._full_since = now if self.room <= 0 else None
+
+    def _take_in(self, most: int) -> int:
+        """Take in at most *most* events; how many there were."""
+        try:
+            events = fanotify.read_events(self._group, most)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._say(f"an access was refused: {error.strerror}")
+            return 0
+        for event in events:
+            self._take(event)
+        return len(events)
 
     def _take(self, event: fanotify.Event) -> None:
         self.counts["events"] += 1
@@ -200,13 +237,16 @@ class Gate:
 
     def _let_wait(self, window: Watched, event: fanotify.Event) -> None:
         """Unless it has waited already; if only part of that is left, it counts as having begun earlier."""
-        since = time.monotonic()
+        now = time.monotonic()
+        since = now if self._full_since is None else self._full_since
         until = self._refused.until(window.id, event.pid, event.offset)
         if until is not None:
-            if until <= since:
+            if until <= now:
                 self._answer(event.number, yes=False)
                 return
             since = min(since, until - self._reader_seconds)
+        if self.room <= 0:
+            self._refuse_oldest(now)
         self.counts["waited"] += 1
         end = min(event.end, window.length)
         waiting = Waiting(event.number, window.inode, end, since, event.pid)
@@ -227,6 +267,21 @@ class Gate:
         insort(self._order, (waiting.since, waiting.number))
         window.waiting[waiting.number] = range(start, waiting.end)
         self._need(window, waiting.end)
+
+    def _refuse_oldest(self, now: float) -> None:
+        oldest = self._waiting[self._order[0][1]]
+        window = self._windows.of_inode(oldest.inode)
+        if window is not None:
+            self._refuse(window, oldest.number, now)
+        else:
+            self._forget(oldest.number)
+            self._answer(oldest.number, yes=False)
+
+    def _refuse(self, window: Watched, number: int, now: float) -> None:
+        waiting, needed = self._waiting[number], window.waiting[number]
+        self.counts["refused"] += 1
+        self._refused.note(window.id, waiting.pid, needed.start, needed.stop, waiting.since)
+        self._dismiss(window, number, now, yes=False)
 
     def _dismiss(self, window: Watched, number: int, now: float, *, yes: bool) -> None:
         del window.waiting[number]

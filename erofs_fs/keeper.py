@@ -32,6 +32,7 @@ from typing import Any, Final
 from chunk_store.doorway import DIRECTORY_MODE, WINDOWS, next_number
 from chunk_store.keeper_client import KEEPER, SOCKET
 from erofs_fs import fanotify, handover, syscalls
+from erofs_fs.descriptors import SPARE
 from erofs_fs.errors import ErofsError
 from erofs_fs.filler_post import FillerPost
 from erofs_fs.gate import READER_SECONDS, Gate
@@ -44,7 +45,6 @@ from rafs.errors import FormatInvalid
 
 IDLE_SECONDS: Final = 1.0  # a keeper without mounts and without a filler ends after this
 _SLOW_SECONDS: Final = 4.0  # when somebody has waited this long, the filler is asked whether it is there
-_SPARE_NUMBERS: Final = 64  # descriptors kept free for everything but accesses that wait
 _END: Final = b'{"end": true}'  # to a filler
 _LINES: Final = 200  # of what it has to say, kept until somebody asks
 
@@ -93,7 +93,7 @@ class Keeper:
             self._group,
             journal,
             self._windows,
-            most=min(most, journal.capacity) - _SPARE_NUMBERS,
+            most=min(most, journal.capacity) - SPARE,
             ours=lambda pid: pid in (os.getpid(), self._post.pid),
             need=self._need,
             say=self._say,
@@ -187,10 +187,11 @@ class Keeper:
             self._post.ask_whether_there(now)
         for mount in self._mounts.overdue(now):
             self._drop(mount)
-        if (self._gate.room > 0) is not self._gate_is_open:
+        if self._gate.is_open is not self._gate_is_open:
             self._gate_is_open = not self._gate_is_open
             if self._gate_is_open:
                 self._poll.register(self._group, select.EPOLLIN)
+                self._gate.read()  # also if there is nothing: then who comes has not waited yet
             else:
                 self._poll.unregister(self._group)
 

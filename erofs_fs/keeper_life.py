@@ -7,7 +7,6 @@ and that what it holds is held elsewhere, too. Started by `launch.keeper_start` 
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -21,6 +20,7 @@ from chunk_store.keeper_client import KEEPER
 from chunk_store.lock_file import lock_file
 from erofs_fs import handover, syscalls
 from erofs_fs.cgroups import leave_bounds
+from erofs_fs.descriptors import require_descriptors, take_descriptors
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.gate import READER_SECONDS
 from erofs_fs.keeper import Keeper
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     _close_others(given)
     os.chdir("/")
     refuse_lazy_home()  # while its mounts are still in sight
+    require_descriptors()
     if handover.GROUP not in given:
         leave_starters_namespace(root)
     lock = given.pop(handover.LOCK, None)
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
         if lock is None:
             return ALREADY
     stay_alive()
-    _raise_limit()
+    take_descriptors()
     seconds = float(os.environ.get(SECONDS_VARIABLE) or 0)
     keeper = Keeper(
         root,
@@ -106,13 +107,6 @@ def _close_others(given: Mapping[str, int]) -> None:
     wanted = sorted({2, *given.values()})
     for low, high in zip(wanted, [*wanted[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
         os.closerange(low + 1, high)
-
-
-def _raise_limit() -> None:
-    """Each access that waits takes a descriptor."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _report_ready() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from erofs_fs import handover
+from erofs_fs.descriptors import require_descriptors
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.keeper_words import ALREADY, READY
 
@@ -34,8 +35,9 @@ def start_keeper(
     *environment*: by default this process's, without its service manager, who knows nothing of keepers.
 
     Raises:
-        KeeperFailed: it ended, or does not come up.
+        KeeperFailed: it ended, does not come up, or may have too few descriptors.
     """
+    require_descriptors()  # said to whoever asks for a mount; the keeper's own words go to the log
     errors = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:

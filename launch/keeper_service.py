@@ -17,6 +17,7 @@ from chunk_store import ChunkStore
 from chunk_store.keeper_client import KEEPER, ask_keeper
 from chunk_store.place import stores
 from erofs_fs import handover
+from erofs_fs.descriptors import require_descriptors
 from erofs_fs.errors import ErofsForbidden, KeeperFailed
 from erofs_fs.keeper_life import take_lock
 from launch.errors import MountBusy
@@ -56,11 +57,12 @@ def become_keeper(root: Path) -> NoReturn:
 
     Raises:
         ErofsForbidden: this is not root.
-        KeeperFailed: the one that runs does not let go.
+        KeeperFailed: the one that runs does not let go, or this process may have too few descriptors.
         StoreError, OSError.
     """
     if os.geteuid() != 0:  # before anything is made or taken over
         raise ErofsForbidden("a keeper needs root: it watches files and mounts; run it as root")
+    require_descriptors()
     ChunkStore(root).close()  # a keeper opens none: it must have been opened since the machine started
     stored = handover.received(os.environ)
     # What a living keeper holds is newer than what a service manager kept.

@@ -432,6 +432,74 @@ def test_no_more_wait_here_than_there_are_numbers_for(
     assert bench.needed[-1] == (name_of(2), PAGE) and is_open(third)
 
 
+def test_who_waits_in_the_kernels_queue_gets_the_place_of_who_has_waited_for_the_longest(
+    bench: Bench,
+) -> None:
+    bench.most = 2
+    bench.gate = bench.another()
+    first = bench.take(0, 0, PAGE, pid=50)
+    bench.clock.now += 1
+    second = bench.take(1, 0, PAGE, pid=51)
+    bench.clock.now += 1
+    queued = [os.open(bench.file(2), os.O_RDONLY) for _ in range(2)]
+    bench.kernel.send(b"".join(packed_event(number, 52 + number, 0, PAGE) for number in queued))
+    due = bench.gate.due()
+    while due is not None and due < bench.clock.now + 1.9:
+        bench.gate.overdue(due)
+        due = bench.gate.due()
+    assert bench.answers() == [] and bench.needed == [(name_of(0), PAGE), (name_of(1), PAGE)]
+    assert not bench.gate.is_open
+    bench.clock.now += 2
+    bench.gate.overdue(bench.clock.now)
+    assert bench.gate.is_open
+    bench.gate.read()
+    assert bench.answers() == [(first, NO), (second, NO)]
+    assert bench.needed[2:] == [(name_of(2), PAGE)] * 2
+    assert bench.said == ["more than 2 reads wait: the oldest get an error"]
+    # What the kernel asks on for who was refused does not wait again behind all others.
+    assert bench.gate.is_open
+    page = bench.take(0, 0, PAGE, pid=50)
+    assert bench.answers() == [(page, NO)]
+    # Nobody knows when they came, but that it was not before there was no room.
+    bench.clock.now += 16
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == []
+    bench.clock.now += 1
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(number, NO) for number in queued]
+
+
+def test_nobody_gets_an_error_for_want_of_room_when_nobody_else_has_come(bench: Bench) -> None:
+    bench.most = 2
+    bench.gate = bench.another()
+    bench.take(0, 0, PAGE)
+    bench.take(1, 0, PAGE)
+    bench.clock.now += 15
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [] and bench.said == []
+    assert not bench.gate.is_open
+    due = bench.gate.due()
+    assert due is not None and due > bench.clock.now
+
+
+def test_who_comes_when_the_kernels_queue_was_empty_has_the_whole_limit(bench: Bench) -> None:
+    bench.most = 2
+    bench.gate = bench.another()
+    bench.take(0, 0, PAGE)
+    bench.take(0, 0, PAGE)
+    bench.clock.now += 5
+    bench.gate.have(name_of(0), PAGE)
+    bench.gate.read()
+    number = bench.take(1, 0, PAGE)
+    bench.answers()
+    bench.clock.now += 19
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == []
+    bench.clock.now += 1
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(number, NO)]
+
+
 def test_a_successor_goes_on_with_who_waits_and_refuses_whom_nobody_knows(bench: Bench) -> None:
     waiting = bench.take(0, PAGE, PAGE)
     lost = bench.take(1, 0, PAGE)

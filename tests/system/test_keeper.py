@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -349,8 +350,8 @@ def test_a_keeper_is_small_locked_in_memory_and_of_the_standard_library(store: K
 
 
 def test_more_readers_than_descriptors_wait_in_the_kernel(store: KeptStore) -> None:
-    shown = store.show(random_tree(2, files=90, size=4 * KIB), run=1)
-    limiting = "import os,resource as r,sys; r.setrlimit(7, (120, 120)); os.execv(sys.argv[1], sys.argv[1:])"
+    shown = store.show(random_tree(2, files=230, size=4 * KIB), run=1)
+    limiting = "import os,resource as r,sys; r.setrlimit(7, (256, 256)); os.execv(sys.argv[1], sys.argv[1:])"
     program = store.program
     pid = start_keeper(program._replace(command=[sys.executable, "-c", limiting, *program.command]), {})
     store.pids.add(pid)
@@ -362,18 +363,37 @@ def test_more_readers_than_descriptors_wait_in_the_kernel(store: KeptStore) -> N
         def read(number: int) -> None:
             found[number] = content_of(top / f"f{number}")
 
-        threads = [threading.Thread(target=read, args=(number,)) for number in range(90)]
+        threads = [threading.Thread(target=read, args=(number,)) for number in range(230)]
         for thread in threads:
             thread.start()
-        until(lambda: store.status()["waiting"] == 120 - 64)
-        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < 120
+        until(lambda: store.status()["waiting"] == 256 - 64)
+        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < 256
         serving.held.clear()
         for window_id in shown.right:
             serving.serve(window_id)
         for thread in threads:
             thread.join()
-        assert all(found[number] == shown.content(f"f{number}") for number in range(90))
+        assert all(found[number] == shown.content(f"f{number}") for number in range(230))
         assert store.status()["counts"]["refused"] == 0
+
+
+def test_more_readers_than_descriptors_get_bytes_or_an_error_within_the_limit(store: KeptStore) -> None:
+    """Also those whom nobody has read from the kernel's queue because there was no room."""
+    store.reader_seconds = 6.0
+    shown = store.show(random_tree(3, files=230, size=4 * KIB), run=1)
+    resource.prlimit(store.start(), resource.RLIMIT_NOFILE, (256, 256))
+    ask_keeper(store.root, {"ask": "restart", "command": store.program.command})
+    until(lambda: keeper_status(store.root) is not None)
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown, held=shown.right)
+        began = time.monotonic()
+        readings = [
+            subprocess.Popen(["cat", top / f"f{number}"], stderr=subprocess.DEVNULL) for number in range(230)
+        ]
+        assert [reading.wait(60) for reading in readings] == [1] * 230
+        assert 5 < time.monotonic() - began < 10
+        assert any("more than 192 reads wait" in line for line in store.status()["lines"])
 
 
 def test_who_fills_a_window_never_waits_for_it(store: KeptStore, shown: Shown) -> None:

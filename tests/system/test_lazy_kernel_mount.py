@@ -235,6 +235,21 @@ def test_auto_takes_fuse_where_the_kernel_lacks_something_and_says_what(
         memory.rmdir()
 
 
+def test_auto_takes_fuse_where_a_keeper_may_have_too_few_descriptors(place: Place, tmp_path: Path) -> None:
+    where = tmp_path / "mountpoint"
+    where.mkdir()
+    words = ["mount", place.publish(LARGE), str(where), "--root", str(place.root), "--no-background"]
+    limited = ["prlimit", "--nofile=100:100", *COMMAND]
+    done = subprocess.run(
+        [*limited, *words, "--driver", "erofs"], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0 and "a keeper needs 256 descriptors" in done.stderr
+    subprocess.run([*limited, *words], check=True, capture_output=True, timeout=60)
+    said = place.command("explain", where).stdout
+    assert re.search(r"^driver   fuse: a keeper needs 256 descriptors, .* may have 100", said, re.MULTILINE)
+    assert_right(where, b"f1")
+
+
 def test_every_kind_of_file_is_shown_before_its_data_is_here(place: Place) -> None:
     where = place.mount(place.publish(image_of(EVERYTHING)))
     assert_shows(bytes(where), EVERYTHING)
