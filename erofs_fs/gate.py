@@ -24,7 +24,7 @@ from erofs_fs.watched import Watched, WatchedWindows
 READER_SECONDS: Final = 25.0  # a reader gets its bytes within this, or an error
 _OWNER_SECONDS: Final = 0.25  # who waits this long may be filling the very window: see `_release_owners`
 _BATCH: Final = 64  # events read at once
-_QUEUE_SECONDS: Final = 3.0  # in which nobody gets an error because there is no room for who came later
+_QUEUE_SHARE: Final = 0.4  # of the limit: so long nobody gets an error for want of room for who came later
 _FEW: Final = 8  # events read at once when there is no room, of descriptors kept for other things
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -61,6 +61,7 @@ class Gate:
         self._need = need
         self._say = say
         self._reader_seconds = reader_seconds
+        self._queue_seconds = _QUEUE_SHARE * reader_seconds
         self._waiting: dict[int, Waiting] = {}  # by number
         self._order: list[tuple[float, int]] = []  # since when each of them waits, and its number
         self._owners_at = 0.0
@@ -170,7 +171,7 @@ class Gate:
         """When `overdue` has something to do, in seconds of the monotonic clock; None: after an event."""
         dues = []
         if self._full_since is not None and not self._is_crowded:
-            dues.append(self._full_since + _QUEUE_SECONDS)
+            dues.append(self._full_since + self._queue_seconds)
         oldest = self.oldest
         if oldest is not None:
             dues += [oldest + self._reader_seconds, max(self._owners_at, oldest + _OWNER_SECONDS)]
@@ -193,7 +194,7 @@ class Gate:
             self.refuse(window, until)
         if self._waiting and now >= self._owners_at:
             self._release_owners(now)
-        if self._full_since is None or self._is_crowded or now < self._full_since + _QUEUE_SECONDS:
+        if self._full_since is None or self._is_crowded or now < self._full_since + self._queue_seconds:
             return
         self._queued = fanotify.queued(self._group)
         if self._queued:

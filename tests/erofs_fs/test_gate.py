@@ -444,12 +444,12 @@ def test_who_waits_in_the_kernels_queue_gets_the_place_of_who_has_waited_for_the
     queued = [os.open(bench.file(2), os.O_RDONLY) for _ in range(2)]
     bench.kernel.send(b"".join(packed_event(number, 52 + number, 0, PAGE) for number in queued))
     due = bench.gate.due()
-    while due is not None and due < bench.clock.now + 1.9:
+    while due is not None and due < bench.clock.now + 6.9:
         bench.gate.overdue(due)
         due = bench.gate.due()
     assert bench.answers() == [] and bench.needed == [(name_of(0), PAGE), (name_of(1), PAGE)]
     assert not bench.gate.is_open
-    bench.clock.now += 2
+    bench.clock.now += 7
     bench.gate.overdue(bench.clock.now)
     assert bench.gate.is_open
     bench.gate.read()
@@ -461,7 +461,7 @@ def test_who_waits_in_the_kernels_queue_gets_the_place_of_who_has_waited_for_the
     page = bench.take(0, 0, PAGE, pid=50)
     assert bench.answers() == [(page, NO)]
     # Nobody knows when they came, but that it was not before there was no room.
-    bench.clock.now += 16
+    bench.clock.now += 11
     bench.gate.overdue(bench.clock.now)
     assert bench.answers() == []
     bench.clock.now += 1
