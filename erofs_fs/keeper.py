@@ -211,6 +211,8 @@ class Keeper:
                 self._hear_filler()
         elif descriptor == self._clients.descriptor:
             self._clients.accept()
+        elif descriptor == self._clients.removals:
+            self._clients.listen_again()
         elif descriptor == self._mounts.descriptor:
             for mount in self._mounts.ended():
                 self._drop(mount)

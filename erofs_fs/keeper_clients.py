@@ -18,16 +18,18 @@ from typing import Any
 
 from chunk_store.keeper_client import LONG
 from chunk_store.short_name import short_name
+from erofs_fs import syscalls
 from erofs_fs.handover import memory
 from erofs_fs.keeper_words import MESSAGE_BYTES
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _BACKLOG = 64
+_READ_BYTES = 1 << 16
 
 
 class Clients:
-    """Those that have not been heard yet. `descriptor` is readable when another one comes; *poll* is told of
-    it and of theirs.
+    """Those that have not been heard yet. `descriptor` is readable when another one comes, `removals` when
+    the socket may have been removed; *poll* is told of them and of theirs.
     """
 
     def __init__(self, path: Path, poll: select.epoll) -> None:
@@ -36,20 +38,35 @@ class Clients:
         Raises:
             OSError: the socket cannot be made.
         """
-        kind = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._listener = socket.socket(socket.AF_UNIX, kind)
-        path.unlink(missing_ok=True)
-        with short_name(path) as name:
-            self._listener.bind(name)
-        path.chmod(0o600)
-        self._listener.listen(_BACKLOG)
-        self.descriptor = self._listener.fileno()
+        self._path = path
         self._poll = poll
-        poll.register(self.descriptor, select.EPOLLIN)
         self._waiting: dict[int, socket.socket] = {}
+        self._listener = _listening(path)
+        poll.register(self._listener, select.EPOLLIN)
+        self.removals = syscalls.inotify()
+        syscalls.inotify_watch_removal(self.removals, os.fsencode(path.parent))
+        poll.register(self.removals, select.EPOLLIN)
 
     def __contains__(self, descriptor: int) -> bool:
         return descriptor in self._waiting
+
+    @property
+    def descriptor(self) -> int:
+        """Of the socket."""
+        return self._listener.fileno()
+
+    def listen_again(self) -> None:
+        """If the socket was removed, listen at another: nobody finds us, nor may become the next keeper."""
+        with suppress(BlockingIOError):
+            os.read(self.removals, _READ_BYTES)
+        if self._path.exists():
+            return
+        with suppress(OSError):  # its directory is gone, too
+            listener = _listening(self._path)
+            self._poll.unregister(self._listener)
+            self._listener.close()
+            self._listener = listener
+            self._poll.register(listener, select.EPOLLIN)
 
     def accept(self) -> None:
         """Take in the next one."""
@@ -69,6 +86,21 @@ class Clients:
             return connection, json.loads(connection.recv(MESSAGE_BYTES))
         except (OSError, ValueError):
             return connection, None
+
+
+def _listening(path: Path) -> socket.socket:
+    kind = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        path.unlink(missing_ok=True)
+        with short_name(path) as name:
+            listener.bind(name)
+        path.chmod(0o600)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def reply(connection: socket.socket, answer: Mapping[str, Any], descriptors: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _CLONE = 1  # OPEN_TREE_CLONE
 _LOCK_ALL = 1 | 2  # MCL_CURRENT | MCL_FUTURE
 _CLOSED_UNWRITTEN = 0x10  # IN_CLOSE_NOWRITE
+_TAKEN_AWAY = 0x40 | 0x200  # IN_MOVED_FROM, IN_DELETE
 _CLOEXEC = 1  # FSOPEN_CLOEXEC and FSMOUNT_CLOEXEC
 _SET_STRING, _CREATE = 1, 6
 _EMPTY_PATH = 4  # MOVE_MOUNT_F_EMPTY_PATH: the mount itself, not something below it
@@ -94,7 +95,7 @@ def lock_memory() -> None:
 
 
 def inotify() -> int:
-    """A descriptor that says when watched files were closed; it does not block."""
+    """A descriptor that says what happens to what is watched; it does not block."""
     return checked(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)))
 
 
@@ -104,6 +105,12 @@ def inotify_watch_close(descriptor: int, path: bytes) -> int:
     """
     mask = ctypes.c_uint32(_CLOSED_UNWRITTEN)
     return checked(_libc.inotify_add_watch(ctypes.c_int(descriptor), path, mask))
+
+
+def inotify_watch_removal(descriptor: int, directory: bytes) -> int:
+    """Have it say when something is removed from *directory*; the number of the watch."""
+    mask = ctypes.c_uint32(_TAKEN_AWAY)
+    return checked(_libc.inotify_add_watch(ctypes.c_int(descriptor), directory, mask))
 
 
 def inotify_forget(descriptor: int, watch: int) -> None:

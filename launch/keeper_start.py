@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from chunk_store.doorway import DIRECTORY_MODE
-from chunk_store.keeper_client import KEEPER, ask_keeper
+from chunk_store.keeper_client import KEEPER, SOCKET, ask_keeper
 from chunk_store.lock_file import lock_file
 from chunk_store.place import stores
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.holds import Hold, living
+from erofs_fs.keeper_life import LOCK
 from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from erofs_fs.localised_file import devices_of
+from erofs_fs.lock_owners import lock_owners
 from launch.root import state_directory
 from rafs.errors import FormatInvalid
 
 FILLER_LOCK = "filler.lock"  # in the keeper's directory: held by whoever is, or becomes, the filler
 _PATIENCE_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
+_AGAIN_SECONDS = 0.1  # between keepers that find another one, which is starting, or ending, or out of reach
 
 # Without site-packages, of which the keeper needs nothing: half the memory, a third of the time to start.
 _PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from erofs_fs.keeper_life import run; run()"
@@ -55,7 +58,7 @@ def ensure_keeper(
     has left with it, for the next one.
 
     Raises:
-        KeeperFailed: it does not come up.
+        KeeperFailed: it does not come up, or does not answer.
         OSError: its directory cannot be made.
     """
     (place / KEEPER).mkdir(DIRECTORY_MODE, exist_ok=True)
@@ -67,10 +70,14 @@ def ensure_keeper(
         lock = None if is_filler else take_filler_lock(place)
         if is_filler or lock is not None:
             try:
-                start_keeper(keeper_program(place, root), given or {})
+                if start_keeper(keeper_program(place, root), given or {}):
+                    continue
             finally:
                 if lock is not None:
                     os.close(lock)
+            if time.monotonic() >= deadline:
+                raise KeeperFailed(_silence(place))
+            time.sleep(_AGAIN_SECONDS)
         elif time.monotonic() >= deadline:
             raise KeeperFailed(
                 f"the filler of the store {place} lives and has no keeper; stop it (see {root}/log)"
@@ -113,6 +120,16 @@ def lacking(place: Path) -> list[Hold]:
     """The mounts over the store *place* that need a keeper, because not all they show is local."""
     directory = WindowDirectory(place)
     return [hold for hold in living(place) if _lacks(hold, directory)]
+
+
+def _silence(place: Path) -> str:
+    """What can be said of a keeper that there is and that does not answer."""
+    lock = place / KEEPER / LOCK
+    status = lock.stat()
+    holder = lock_owners(status.st_dev, {status.st_ino}).get(status.st_ino)
+    who, way = ("a process", "") if holder is None else (f"process {holder}", f" (`kill {holder}`)")
+    where = lock.parent / SOCKET
+    return f"{who} is the keeper of the store {place} and does not answer at {where}; end it{way}"
 
 
 def _lacks(hold: Hold, directory: WindowDirectory) -> bool:

@@ -45,6 +45,7 @@ def test_an_answer_that_is_longer_than_a_message_arrives_with_its_descriptors(
                     reply(connection, answer, [given.fileno()])
         asking.join()
         clients._listener.close()
+        os.close(clients.removals)
         assert found == [answer, [True]]
         assert not has_memory_open()
 

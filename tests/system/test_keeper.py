@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from chunk_store.doorway import Doorway
-from chunk_store.keeper_client import ask_keeper
+from chunk_store.keeper_client import KEEPER, SOCKET, ask_keeper
 from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed, PostTaken
 from erofs_fs.holds import forget_hold
@@ -325,6 +326,21 @@ def test_there_is_one_keeper_per_store_and_one_filler(store: KeptStore) -> None:
     assert start_keeper(store.program, {}) == 0
     with store.link(), pytest.raises(PostTaken, match="there is a filler"), store.link():
         pass
+
+
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+def test_a_keeper_whose_socket_is_taken_away_makes_another(store: KeptStore, how: str) -> None:
+    pid = store.start()
+    for _ in range(2):
+        path = store.root / KEEPER / SOCKET
+        if how == "removed":
+            path.unlink()
+        else:
+            path.rename(store.base / "elsewhere")
+        until(lambda: (keeper_status(store.root, needed=True) or {}).get("pid") == pid)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with store.link() as link:
+        assert link.held
 
 
 def test_a_keeper_that_is_about_to_be_needed_does_not_end(store: KeptStore) -> None:

@@ -16,6 +16,10 @@ import pytest
 from chunk_store import ChunkStore
 from chunk_store.keeper_client import ask_keeper
 from erofs_fs import handover
+from erofs_fs.errors import KeeperFailed
+from erofs_fs.keeper_life import take_lock
+from erofs_fs.keeper_program import KeeperProgram, start_keeper
+from launch import keeper_start
 from launch.filler_life import linked
 from launch.keeper_start import end_keeper, ensure_keeper, keeper_status
 from tests.system.kept_store import KeptStore, Reading, Serving, Shown, until
@@ -158,6 +162,27 @@ def test_the_unit_is_one_and_starts_the_keeper_of_the_root(place: Place) -> None
     assert service["ExecStart"].endswith(f"keeper run --root {place.root}")
     assert int(service["FileDescriptorStoreMax"]) >= len(handover.STORED)
     assert ask_keeper(place.root, {"ask": "status"}) is None
+
+
+def test_a_keeper_out_of_reach_is_named_and_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "root"
+    ChunkStore(place).close()
+    lock = take_lock(place)
+    assert lock is not None
+    tried: list[int] = []
+
+    def start(program: KeeperProgram, given: dict[str, int]) -> int:
+        tried.append(start_keeper(program, given))
+        return tried[-1]
+
+    monkeypatch.setattr(keeper_start, "start_keeper", start)
+    monkeypatch.setattr(keeper_start, "_PATIENCE_SECONDS", 1.0)
+    with pytest.raises(KeeperFailed, match=f"process {os.getpid()} is the keeper of the store .*`kill"):
+        ensure_keeper(place, place)
+    assert 1 < len(tried) <= 10 and not any(tried)
+    os.close(lock)
 
 
 def test_who_found_a_keeper_that_had_nothing_to_do_and_ended_gets_another(tmp_path: Path) -> None:
