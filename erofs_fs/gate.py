@@ -37,6 +37,7 @@ class Gate:
             then get the place of those who have waited for the longest.
         ours: whether a process is one that may not be made to wait; not asked of those not seen from here.
         need: called when the first so many bytes of a window are waited for.
+        late: called when they did not come in time.
         say: called with a line for people.
         reader_seconds: after which whoever still waits gets an error.
     """
@@ -50,6 +51,7 @@ class Gate:
         most: int,
         ours: Callable[[int], bool],
         need: Callable[[Watched, int], None],
+        late: Callable[[Watched, int], None],
         say: Callable[[str], None],
         reader_seconds: float = READER_SECONDS,
     ) -> None:
@@ -59,6 +61,7 @@ class Gate:
         self._most = min(most, journal.capacity)
         self._ours = ours
         self._need = need
+        self._late = late
         self._say = say
         self._reader_seconds = reader_seconds
         self._queue_seconds = _QUEUE_SHARE * reader_seconds
@@ -189,7 +192,7 @@ class Gate:
             if self._has_become_whole(window):
                 self.have(window.id, window.length)
                 continue
-            self._say(f"window {window.id}: nobody could fill it within {self._reader_seconds:g} s")
+            self._late(window, oldest.end)
             # Who came later has time left, and the registry may be back by then.
             self.refuse(window, until)
         if self._waiting and now >= self._owners_at:

@@ -86,6 +86,7 @@ class Keeper:
         self.number = next_number(root)
         self._door = given[handover.DOOR] if inherited else self._open_door()
         self._lines: deque[str] = deque(maxlen=_LINES)
+        self._reader_seconds = reader_seconds
         self._post = FillerPost(command, self.stored, self._poll, self._say)
         self._windows = WatchedWindows(self._group, self._door)
         journal = Journal(self._journal)
@@ -96,6 +97,7 @@ class Keeper:
             most=min(most, journal.capacity) - SPARE,
             ours=lambda pid: pid in (os.getpid(), self._post.pid),
             need=self._need,
+            late=self._late,
             say=self._say,
             reader_seconds=reader_seconds,
         )
@@ -332,6 +334,12 @@ class Keeper:
 
     def _need(self, window: Watched, end: int) -> None:
         self._post.tell(pack_word(Word(NEED, window.id, end)))
+
+    def _late(self, window: Watched, end: int) -> None:
+        """Readers of so much of the window get an error; why, and which file it was of, a filler can tell."""
+        self._lines.append(f"window {window.id}: nobody could fill it within {self._reader_seconds:g} s")
+        late = {"late": window.id, "bytes": end, "seconds": self._reader_seconds}
+        self._post.tell(json.dumps(late).encode())
 
     def _do(self, message: bytes) -> None:
         """What a filler wants, other than to tell of windows."""

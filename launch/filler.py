@@ -231,6 +231,8 @@ class Filler:
                 self._let_go(str(said["gone"]))
         elif "made" in said:
             self._asking.answer(said)
+        elif "late" in said:
+            self._needs.late(str(said["late"]), said["bytes"], said["seconds"])
         elif "line" in said:
             log.warning("keeper: %s", said["line"])
         elif "left" in said:

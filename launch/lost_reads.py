@@ -87,7 +87,9 @@ class LostReads:
             windows = [cut_windows(blob) for blob in blobs]
             needed = [(window_id, lost[window_id][0]) for window_id in mine]
             for window_id, owner in zip(mine, owners_of(needed, bootstrap, windows), strict=True):
-                _, error = lost.pop(window_id)
                 if owner is not None:
+                    _, error = lost.pop(window_id)
                     path = name_text(owner[0])
                     log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})
+        for _, error in lost.values():
+            log.error("read of a file that is not known: %s: %s", type(error).__name__, error)

@@ -6,13 +6,14 @@ Serves `filler`, for whom the keeper's words are translated here into fetches, a
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chunk_store import StoreError
+from chunk_store import ChunkUnavailable, StoreError
 from erofs_fs.keeper_words import Word
 from launch.fillings import Fillings
 from launch.image_request import ImageRequest
@@ -54,6 +55,7 @@ class Needs:
         self._open_image = open_image
         self._have = have
         self._lost = lost
+        self._patience = math.inf  # of readers, in nanoseconds, as soon as one has lost it
         # Protects what follows. A leaf.
         self._lock = threading.Lock()
         self._parked: list[_Need] = []  # windows of images that are not open (yet)
@@ -68,6 +70,20 @@ class Needs:
         need = _Need(word.window_id, word.end, time.monotonic_ns())
         if not self._fetch(need):
             self._park(need)
+
+    def late(self, window_id: str, end: int, seconds: float) -> None:
+        """Who has waited *seconds* for that much of a window has got an error: have it logged, with the cause
+        as far as there is one by now.
+        """
+        self._patience = seconds * 1e9
+        found = self._fillings.find(window_id)
+        if found is None:
+            why = "its image is not open"
+            error = ChunkUnavailable(f"window {window_id}: no answer within {seconds:g} s: {why}")
+        else:
+            filling, number = found
+            error = filling.attachment.late(number, seconds)
+        self._lost_reads.note(window_id, end, error)
 
     def opened(self) -> None:
         """An image was opened, could not be, or is complete: see what that means for what is parked."""
@@ -95,7 +111,8 @@ class Needs:
                 self._have(need.window_id, need.end)
             else:
                 self._lost(need.window_id, need.at)
-                self._lost_reads.note(need.window_id, need.end, error)
+                if time.monotonic_ns() - need.at < self._patience:  # else it is `late` and has been noted
+                    self._lost_reads.note(need.window_id, need.end, error)
 
         filling.attachment.when_local(number, need.end, tell)
         return True

@@ -62,6 +62,7 @@ class Bench:
     most: int = 40
     needed: list[tuple[str, int]] = field(default_factory=list)
     noted: list[list[Waiting]] = field(default_factory=list)  # in the journal whenever something was needed
+    late: list[tuple[str, int]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -72,7 +73,8 @@ class Bench:
         """A successor over the same group, journal and windows."""
         return Gate(
             self.group.fileno(), self.journal, self.windows, most=self.most, ours=lambda pid: pid == OURS,
-            need=self.need, say=self.said.append, reader_seconds=20.0,
+            need=self.need, late=lambda window, end: self.late.append((window.id, end)),
+            say=self.said.append, reader_seconds=20.0,
         )  # fmt: skip
 
     def need(self, window: Watched, end: int) -> None:
@@ -378,7 +380,7 @@ def test_nobody_waits_longer_than_the_limit(bench: Bench) -> None:
     bench.clock.now += 10
     bench.gate.overdue(bench.clock.now)
     assert bench.answers() == [(first, NO)]
-    assert bench.said == [f"window {name_of(0)}: nobody could fill it within 20 s"]
+    assert bench.late == [(name_of(0), PAGE)]
     # What has become whole meanwhile, without a word, is no error.
     os.truncate(bench.file(1), LENGTH)
     bench.clock.now += 10

@@ -12,6 +12,7 @@ import pytest
 
 from chunk_store import Attachment, ChunkStore, ChunkUnavailable
 from chunk_store.fill import Listener
+from chunk_store.scheduler import Scheduler
 from erofs_fs.keeper_words import NEED, Word
 from launch import lost_reads
 from launch.fillings import Fillings
@@ -95,7 +96,7 @@ def test_hundreds_of_lost_reads_are_a_line_a_window_one_thread_and_one_look(
 
 
 def test_readers_who_fail_by_the_hundred_are_told_at_once_and_cost_one_thread(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def when_local(_: Attachment, __: int, ___: int, listener: Listener) -> None:
         listener(GONE)
@@ -119,6 +120,29 @@ def test_readers_who_fail_by_the_hundred_are_told_at_once_and_cost_one_thread(
             needs.need(Word(NEED, window, 4096))
     assert len(started) == 1
     assert told == bench.windows * 20
+    assert eventually(lambda: len(lines(caplog)) == len(bench.windows))
+
+
+def test_who_was_too_late_is_told_of_with_what_stands_in_the_way_and_not_again_when_the_fetch_ends(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners: list[Listener] = []
+    monkeypatch.setattr(Attachment, "when_local", lambda _, __, ___, listener: listeners.append(listener))
+    monkeypatch.setattr(Scheduler, "obstacle", lambda *_: ConnectionError("host.example: refused"))
+    needs = Needs(
+        bench.fillings, bench.mounts, bench.root, lambda _: None, lambda *_: None, lambda *_: None
+    )
+    needs.need(Word(NEED, bench.windows[0], 4096))
+    needs.late(bench.windows[0], 4096, 0.0)
+    needs.late("0" * 64, 4096, 0.0)
+    assert eventually(lambda: len(lines(caplog)) == 2)
+    monkeypatch.setattr(lost_reads, "AGAIN_SECONDS", 0.0)
+    listeners[0](GONE)
+    found = lines(caplog)
+    assert found[0].startswith("read /f0: ChunkUnavailable: reading window 0 of blob ")
+    assert "no answer within 0 s: host.example: refused" in found[0]
+    assert "0" * 64 in found[1] and "its image is not open" in found[1]
+    assert not needs._lost_reads._lost
 
 
 def test_what_goes_on_failing_is_said_again_after_a_while(

@@ -555,7 +555,7 @@ def test_state_of_an_earlier_boot_is_cleaned_away(place: Place) -> None:
     assert keeper_status(place.root) is None
 
 
-def test_a_dead_registry_is_an_error_within_the_limit_and_no_hang(
+def test_a_dead_registry_is_an_error_within_the_limit_and_a_line_that_says_why(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOPULL_READER_SECONDS", "4")
@@ -567,3 +567,12 @@ def test_a_dead_registry_is_an_error_within_the_limit_and_no_hang(
     assert b"Input/output error" in read.stderr
     assert time.monotonic() - began < 8
     assert_right(where, b"f0")
+    trouble = place.explained(where)["progress"]["trouble"]
+    assert place.registry.host in trouble and "connection refused" in trouble
+    log = place.record(where).log
+    until(lambda: "read /f5: " in log.read_text())
+    failed = [line for line in log.read_text().splitlines() if "read /f5: " in line]
+    assert all("no answer within 4 s: cannot reach registry" in line for line in failed)
+    assert all(f"{place.registry.host} to read bytes " in line for line in failed)
+    assert all("connection refused" in line and re.search("window [0-9]+ of blob ", line) for line in failed)
+    assert "nobody could fill it" not in log.read_text()
