@@ -345,7 +345,8 @@ class Attachment:
         finally:
             self._counters.waited(time.monotonic() - began)
         if not verified:
-            raise self.late(number, self._shared.limits.read_seconds)
+            # Less than others get, for who has waited before or for another window.
+            raise self.late(number, round(max(deadline - began, 0.0), 1))
         if memory is not None:
             return bytes(memoryview(memory)[begin:end])
         return self._shared.open_windows.read_prefix(window.id, begin, end - begin)

@@ -182,7 +182,7 @@ def test_a_remote_that_says_nothing_lets_readers_go_in_time(open_store: OpenStor
     gate = threading.Event()
     source.on_request = lambda _: wait_for(gate)
     attachment = open_store(limits=Limits(read_seconds=0.2)).attach([BLOB.meta], source, background=False)
-    with pytest.raises(ChunkUnavailable, match=r"no answer within 0\.2 s"):
+    with pytest.raises(ChunkUnavailable, match=r"no answer within 0\.\d s"):
         attachment.read(0, 0, 100)
     gate.set()
     assert eventually(lambda: attachment.progress().windows_present == 1)
@@ -206,11 +206,22 @@ def test_who_gives_up_before_the_fetch_does_is_told_what_stands_in_the_way(open_
         error = reading.exception(10)
     assert isinstance(error, ChunkUnavailable) and error.temporary and error.__cause__ is away
     name = f"window 0 of blob {BLOB.meta.id} (window id {BLOB.windows[0].id[:16]})"
-    assert f"{name}: no answer within 0.3 s: {away}; the next read" in str(error)
+    assert f"{name}: no answer within 0." in str(error)
+    assert f" s: {away}; the next read" in str(error)
     assert attachment.progress().trouble == str(away), "it is still being tried"
     source.on_request = lambda _: None
     assert eventually(lambda: attachment.progress().windows_present == 1)
     assert attachment.progress().trouble is None
+
+
+def test_whose_time_was_over_before_he_asked_is_not_said_to_have_waited(open_store: OpenStore) -> None:
+    source = ScriptedSource(BLOB)
+    gate = threading.Event()
+    source.on_request = lambda _: wait_for(gate)
+    attachment = open_store().attach([BLOB.meta], source, background=False)
+    with pytest.raises(ChunkUnavailable, match="no answer within 0 s;"):
+        attachment.read(0, 0, 100, time.monotonic() - 1)
+    gate.set()
 
 
 def test_who_waits_behind_other_fetches_is_told_what_stands_in_their_way(open_store: OpenStore) -> None:
@@ -220,7 +231,7 @@ def test_who_waits_behind_other_fetches_is_told_what_stands_in_their_way(open_st
     attachment = open_store(limits=limits).attach([BLOB.meta], source, background=False)
     attachment.when_local(0, 100, lambda _: None)
     assert eventually(lambda: attachment.progress().trouble is not None)
-    with pytest.raises(ChunkUnavailable, match=r"window 1 .*: no answer within 0\.5 s: refused;"):
+    with pytest.raises(ChunkUnavailable, match=r"window 1 .*: no answer within 0\.\d s: refused;"):
         attachment.read(0, WINDOW.start, 100)
 
 
