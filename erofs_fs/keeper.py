@@ -240,7 +240,11 @@ class Keeper:
         with connection:
             if not isinstance(question, dict):
                 return
-            reply(connection, *self._answer(question))
+            try:
+                answer = self._answer(question)
+            except RecursionError:  # of what was read just so, and is too deep to be said
+                return
+            reply(connection, *answer)
             taken = self._mounts.untaken(str(question.get("mount")))
             if question.get("ask") == "take" and taken is not None:
                 self._mounts.taken(taken)
@@ -260,9 +264,9 @@ class Keeper:
             return {"watched": self._windows.watch_again()}, []
         if asked == "restart":
             command = question.get("command")
-            if not isinstance(command, list):
-                return {"refused": "a restart needs a command"}, []
-            self._restart = [str(word) for word in command]
+            if not _can_be_executed(command):
+                return {"refused": f"a restart needs a command that can be executed, not {command!r}"}, []
+            self._restart = command
             return {}, []
         if asked == "give":
             self._ending = self._has_given = True
@@ -362,7 +366,7 @@ class Keeper:
                 answer = {"left": not self._is_filler_needed()}
             else:
                 return
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
         self._post.tell(json.dumps(answer).encode())
 
@@ -377,6 +381,15 @@ class Keeper:
     def _say(self, line: str) -> None:
         self._lines.append(line)
         self._post.tell(json.dumps({"line": line}).encode())
+
+
+def _can_be_executed(command: Any) -> bool:
+    """Whether it looks like a command: there is no way back once it was tried."""
+    if not isinstance(command, list) or not command:
+        return False
+    if not all(isinstance(word, str) and "\0" not in word for word in command):
+        return False
+    return Path(command[0]).is_file() and os.access(command[0], os.X_OK)
 
 
 def _requests(descriptor: int | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from erofs_fs.keeper_words import MESSAGE_BYTES
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _BACKLOG = 64
+_MOST_SILENT = 32  # fewer than the descriptors kept for them and others: `descriptors.SPARE`
 _READ_BYTES = 1 << 16
 
 
@@ -69,23 +70,37 @@ class Clients:
             self._poll.register(listener, select.EPOLLIN)
 
     def accept(self) -> None:
-        """Take in the next one."""
-        with suppress(BlockingIOError):
+        """Take in the next one; in place of who has been silent for the longest, if there are too many."""
+        try:
             connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            if credentials(connection)[1] not in (0, os.geteuid()):
-                connection.close()
-                return
-            self._waiting[connection.fileno()] = connection
-            self._poll.register(connection, select.EPOLLIN)
+        except BlockingIOError:
+            return
+        except OSError:  # there is no descriptor for it
+            self._drop_oldest()
+            return
+        connection.setblocking(False)
+        if credentials(connection)[1] not in (0, os.geteuid()):
+            connection.close()
+            return
+        if len(self._waiting) >= _MOST_SILENT:
+            self._drop_oldest()
+        self._waiting[connection.fileno()] = connection
+        self._poll.register(connection, select.EPOLLIN)
 
     def hear(self, descriptor: int) -> tuple[socket.socket, Any]:
         """(its connection, which is the caller's now and still polled; its question, None if it is none)."""
         connection = self._waiting.pop(descriptor)
         try:
             return connection, json.loads(connection.recv(MESSAGE_BYTES))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return connection, None
+
+    def _drop_oldest(self) -> None:
+        for descriptor, connection in self._waiting.items():
+            self._poll.unregister(connection)
+            connection.close()
+            del self._waiting[descriptor]
+            return
 
 
 def _listening(path: Path) -> socket.socket:

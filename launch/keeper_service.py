@@ -76,11 +76,13 @@ def restart_keepers(root: Path) -> list[Path]:
     """Have the keepers of all stores of *root* start anew as what is installed now; those stores.
 
     Raises:
-        KeeperFailed: one does not come back.
+        KeeperFailed: one does not come back, or refuses.
     """
     restarted = []
     for place, before in keepers(root):
-        ask_keeper(place, {"ask": "restart", "command": keeper_program(place, root).command})
+        answered = ask_keeper(place, {"ask": "restart", "command": keeper_program(place, root).command})
+        if answered is not None and "refused" in answered[0]:
+            raise KeeperFailed(f"the keeper of {place} goes on: {answered[0]['refused']}")
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while (now := keeper_status(place)) is None or now["number"] == before["number"]:
             if time.monotonic() >= deadline:

@@ -1,11 +1,14 @@
-"""Answers of a keeper arrive, however long they are."""
+"""Answers of a keeper arrive, however long they are, and no question is the end of it."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,67 @@ def test_an_answer_that_is_longer_than_a_message_arrives_with_its_descriptors(
         os.close(clients.removals)
         assert found == [answer, [True]]
         assert not has_memory_open()
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Iterator[Clients]:
+    with select.epoll() as poll:
+        made = Clients(tmp_path / "socket", poll)
+        yield made
+        made._listener.close()
+        os.close(made.removals)
+
+
+def connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.settimeout(5)
+    connection.connect(str(path))
+    return connection
+
+
+@pytest.mark.parametrize("words", [b"[" * 60_000, b'{"ask":' * 9000, b"\xff", b"1" * 60_000, b"{"])
+def test_what_cannot_be_read_is_no_question(clients: Clients, tmp_path: Path, words: bytes) -> None:
+    with connected(tmp_path / "socket") as asking:
+        clients.accept()
+        asking.send(words)
+        (descriptor,) = clients._waiting
+        connection, question = clients.hear(descriptor)
+        connection.close()
+        assert question is None
+
+
+def test_who_is_silent_makes_room_for_who_comes(clients: Clients, tmp_path: Path) -> None:
+    with ExitStack() as closing:
+        silent = [closing.enter_context(connected(tmp_path / "socket")) for _ in range(60)]
+        for _ in silent:
+            clients.accept()
+        assert len(clients._waiting) == 32
+        assert silent[0].recv(1) == b""  # its end
+        silent[-1].send(b"{}")
+        heard = [clients.hear(descriptor) for descriptor in list(clients._waiting)]
+        assert [question for _, question in heard] == [None] * 31 + [{}]
+        for connection, _ in heard:
+            connection.close()
+
+
+def test_without_a_descriptor_the_oldest_silent_one_is_dropped(
+    clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def accept(self) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    listener = clients._listener
+    with connected(tmp_path / "socket") as first, connected(tmp_path / "socket"):
+        clients.accept()
+        monkeypatch.setattr(clients, "_listener", Full())
+        clients.accept()
+        assert first.recv(1) == b""
+        clients.accept()  # nobody is left to be dropped
+        monkeypatch.setattr(clients, "_listener", listener)
+        clients.accept()
+        (descriptor,) = clients._waiting
+        clients._waiting.pop(descriptor).close()
 
 
 def has_memory_open() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -341,6 +342,29 @@ def test_a_keeper_whose_socket_is_taken_away_makes_another(store: KeptStore, how
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with store.link() as link:
         assert link.held
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        b"[" * 60_000,
+        b'{"ask": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"ask": "take", "mount": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"ask": "restart", "command": []}',
+        b'{"ask": "restart", "command": ["/nonexistent"]}',
+        b'{"ask": "restart", "command": ["/etc"]}',
+        b'{"ask": "restart", "command": ["/bin/true", 5]}',
+        b'{"ask": "restart", "command": ["/bin/true", "\\u0000"]}',
+    ],
+)
+def test_no_question_ends_a_keeper(store: KeptStore, question: bytes) -> None:
+    pid = store.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(str(store.root / KEEPER / SOCKET))
+        asking.send(question)
+        said = asking.recv(1 << 16)
+        assert said == b"" or "refused" in json.loads(said)
+    assert store.status()["pid"] == pid
 
 
 def test_a_keeper_that_is_about_to_be_needed_does_not_end(store: KeptStore) -> None:
