@@ -49,7 +49,7 @@ setup(
             "prometheus-client>=0.20",
             "pytest>=8.2",
             "pytest-timeout>=2.3",
-            "pytest-xdist>=3.5",
+            "pytest-xdist>=3.7",
             "ruff>=0.5",
             "types-requests>=2.31",
         ],

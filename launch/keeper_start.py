@@ -20,10 +20,8 @@ from chunk_store.place import stores
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.holds import Hold, living
-from erofs_fs.keeper_life import LOCK
 from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from erofs_fs.localised_file import devices_of
-from erofs_fs.lock_owners import lock_owners
 from launch.root import state_directory
 from rafs.errors import FormatInvalid
 
@@ -124,6 +122,10 @@ def lacking(place: Path) -> list[Hold]:
 
 def _silence(place: Path) -> str:
     """What can be said of a keeper that there is and that does not answer."""
+    # Here, since no start needs them: a keeper is a process of its own.
+    from erofs_fs.keeper_life import LOCK
+    from erofs_fs.lock_owners import lock_owners
+
     lock = place / KEEPER / LOCK
     status = lock.stat()
     holder = lock_owners(status.st_dev, {status.st_ino}).get(status.st_ino)

@@ -34,10 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch the required tests when a list of them was given; let what is started hear Ctrl-C."""
-    # A shell starts background jobs with SIGINT ignored, and what ignores it hands that on.
+    """Watch the required tests when a list of them was given; let what is started hear signals."""
+    # A shell starts background jobs with SIGINT and SIGQUIT ignored, nohup anything with SIGHUP ignored, and
+    # what ignores them hands that on.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     listed: Path | None = config.getoption("--required")
     # Of a distributed run only the process that collects all reports can tell.
     if listed is not None and not hasattr(config, "workerinput"):
