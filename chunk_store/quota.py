@@ -21,13 +21,13 @@ from pathlib import Path
 
 from chunk_store.byte_size import human_size
 from chunk_store.open_windows import OpenWindows
+from chunk_store.seldom import Seldom
 from chunk_store.standstill import LimitReached
 from chunk_store.sweep import evict, windows_by_age
 from chunk_store.window_file import WindowDirectory
 
 _LOOK_SECONDS = 5.0
 _REFUSAL_SECONDS = 1.0  # what was refused is refused again this long without looking: looking costs 20 ms
-_SILENCE_SECONDS = 60.0  # between two lines that say so
 _LEAST_SLACK = 16  # a sixteenth of the limit is freed at once, so that not every window has to look again
 _MOST_SLACK = 64 << 20
 
@@ -48,14 +48,14 @@ class Quota:
         self._directory = directory
         self._open_windows = open_windows
         self.limit = limit
-        # Protects the six below, and is held while windows are removed; takes their locks without waiting.
+        self._lines = Seldom()
+        # Protects the five below, and is held while windows are removed; takes their locks without waiting.
         self._lock = threading.Lock()
         self._used = limit
         self._begun: dict[str, int] = {}  # windows that are being filled here, and their length
         self._kept_free = 0  # bytes: readers made this room; filled for nobody, they would make it again
         self._look_at = 0.0
         self._refused_until = {False: 0.0, True: 0.0}
-        self._silent_until = 0.0
 
     def make_room(self, window_id: str, size: int, *, demand: bool, beyond: bool = False) -> None:
         """Return when the window's *size* bytes may be written; *demand*: because a reader waits for them;
@@ -79,8 +79,7 @@ class Quota:
                 self._refused_until[demand] = max(self._refused_until[demand], now + _REFUSAL_SECONDS)
                 if not beyond:
                     raise self._refusal()
-                if now >= self._silent_until:
-                    self._silent_until = now + _SILENCE_SECONDS
+                if self._lines.passes("beyond", now) is not None:
                     log.warning("%s; what is read of kernel mounts goes beyond it", self._refusal().strerror)
             if not demand:
                 self._kept_free = 0  # there is more than readers made: something else went
