@@ -1,10 +1,10 @@
 """Decides who fetches what when: readers first, then the hot list, then everything else.
 
-Up to `Limits.demand_connections` threads answer readers, each miss at once and on its own;
-`Limits.bulk_connections` more fetch the hot list and the background. A miss takes the windows right behind it
-along in the same request, so they arrive without a round trip and strictly after it. While a reader waits, no
-background range is started but behind one who reads on and on; `limits` has the numbers and what they are
-worth.
+Up to `Limits.demand_connections` threads answer readers, each miss at once and on its own (those that are
+more: `demand_queue`); `Limits.bulk_connections` more fetch the hot list and the background. A miss takes the
+windows right behind it along in the same request, so they arrive without a round trip and strictly after it.
+While a reader waits, no background range is started but behind one who reads on and on; `limits` has the
+numbers and what they are worth.
 
 Knows windows by number and files not at all (`range_fetch` fills them); what is absent and wanted next is
 `plan`'s to know, the pace `pacing`'s. Serves `store`.
@@ -15,11 +15,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from chunk_store.counters import ClassCount, Counters
+from chunk_store.demand_queue import DemandQueue
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError
 from chunk_store.fetch_threads import FetchThreads
 from chunk_store.fill import Fill
@@ -93,7 +93,7 @@ class Scheduler:
         self._turn = threading.Condition(threading.Lock())
         self._plan = Plan(index, hot)
         self._fills: dict[int, Fill] = {}
-        self._demand: deque[list[Fill]] = deque()
+        self._demand = DemandQueue(index, limits.demand_range)
         self._demand_running = 0
         self._bulk_running = 0
         self._unanswered = 0  # fills that a reader waits for
@@ -177,7 +177,8 @@ class Scheduler:
             fill = self._begin(number, Priority.DEMAND)
             fill.in_memory = in_memory
             fill.needs_file = needs_file
-            self._demand.append([fill, *(self._begin(follower, Priority.BACKGROUND) for follower in run[1:])])
+            followers = [self._begin(follower, Priority.BACKGROUND) for follower in run[1:]]
+            self._demand.add([fill, *followers], alone=in_memory)
             self._await(1)
             self._plan.missed(number)
             self._hire()
@@ -279,10 +280,8 @@ class Scheduler:
         self._threads.hire(wanted)
 
     def _next_job(self) -> _Job | None:
-        if self._demand and self._demand_running < self._limits.demand_connections:
-            fills = self._demand.popleft()
-        else:
-            fills = self._next_bulk(time.monotonic())
+        fills = self._demand.take(self._limits.demand_connections - self._demand_running)
+        fills = fills or self._next_bulk(time.monotonic())
         if not fills:
             return None
         job = _Job(fills, for_reader=fills[0].wanted)
@@ -354,7 +353,7 @@ class Scheduler:
                 return
             if outcome in (Outcome.CUT, Outcome.BUSY, Outcome.GIVEN_UP, Outcome.REFUSED) and fill.wanted:
                 # Somebody began to wait for it while it was fetched for nobody: it starts again, on its own.
-                self._demand.append([fill])
+                self._demand.add([fill], alone=True)
                 self._hire()
                 return
             del self._fills[fill.number]
