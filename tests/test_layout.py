@@ -154,6 +154,12 @@ def test_every_folder_with_modules_is_a_known_package() -> None:
     assert found == set(MAY_IMPORT)
 
 
+def test_whatever_lies_with_the_system_tests_is_one() -> None:
+    """The fast set does not even load that folder, see `dev`."""
+    files = (ROOT / "tests/system").glob("test_*.py")
+    assert [path.name for path in files if not re.search(r"\bpytestmark\b", path.read_text())] == []
+
+
 def test_every_package_is_shipped() -> None:
     call = next(
         node

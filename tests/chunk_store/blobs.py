@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -18,15 +19,39 @@ from rafs.windows import Window, cut_windows
 PIECE = 64 << 10
 
 
-@dataclass(frozen=True)
 class Blob:
-    """A blob: its tables, the object a registry would hold, and its uncompressed address space."""
+    """A blob: its tables, the object a registry would hold, and its uncompressed address space.
 
-    meta: BlobMeta
-    stored: bytes
-    plain: bytes
+    Made when something of it is first asked for: each worker loads all tests, of which it runs a part, and
+    what is in its memory makes every fork of it dearer.
+    """
+
+    def __init__(self, units: Callable[[], Sequence[Sequence[bytes]]]) -> None:
+        self._units = units
+
+    @cached_property
+    def _parts(self) -> tuple[BlobMeta, bytes, bytes]:
+        units = self._units()
+        writer = BlobWriter(chunk_size=1 << 20)
+        stored = [writer.add_unit(pack_unit(chunks, level=1)) for chunks in units]
+        tail, finished = writer.finish()
+        meta = parse_blob_meta(finished.record(0), finished.cache_form(), finished.digests)
+        plain = b"".join(chunk + bytes(-len(chunk) % 4096) for chunks in units for chunk in chunks)
+        return meta, b"".join(stored) + tail, plain
 
     @property
+    def meta(self) -> BlobMeta:
+        return self._parts[0]
+
+    @property
+    def stored(self) -> bytes:
+        return self._parts[1]
+
+    @property
+    def plain(self) -> bytes:
+        return self._parts[2]
+
+    @cached_property
     def windows(self) -> tuple[Window, ...]:
         return cut_windows(self.meta)
 
@@ -44,18 +69,17 @@ def chunk_of(seed: object, size: int) -> bytes:
 
 def blob_of(units: Sequence[Sequence[bytes]]) -> Blob:
     """A blob whose units hold exactly these chunks."""
-    writer = BlobWriter(chunk_size=1 << 20)
-    stored = [writer.add_unit(pack_unit(chunks, level=1)) for chunks in units]
-    tail, finished = writer.finish()
-    meta = parse_blob_meta(finished.record(0), finished.cache_form(), finished.digests)
-    plain = b"".join(chunk + bytes(-len(chunk) % 4096) for chunks in units for chunk in chunks)
-    return Blob(meta, b"".join(stored) + tail, plain)
+    return Blob(lambda: units)
 
 
 def random_blob(seed: object, size: int, *, chunk: int = 100_000, per_unit: int = 4) -> Blob:
     """About *size* bytes in units of *per_unit* chunks."""
-    chunks = [chunk_of((seed, number), chunk) for number in range(max(1, size // chunk))]
-    return blob_of([chunks[at : at + per_unit] for at in range(0, len(chunks), per_unit)])
+
+    def units() -> list[list[bytes]]:
+        chunks = [chunk_of((seed, number), chunk) for number in range(max(1, size // chunk))]
+        return [chunks[at : at + per_unit] for at in range(0, len(chunks), per_unit)]
+
+    return Blob(units)
 
 
 def wait_for(gate: threading.Event) -> None:

@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,23 +26,25 @@ from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.chunk_store.blobs import eventually
 from tests.launch.published import publish
-from tests.support.images import image_of
+from tests.support.images import Image, image_of
 from tests.support.trees import file, tree
 
 FILES = 8
-SOURCE = random.Random(4)
-IMAGE = image_of(
-    tree(*(file(b"f%d" % number, SOURCE.randbytes(1 << 20)) for number in range(FILES))),
-    chunk_size=256 << 10, batch_size=1 << 20,
-)  # fmt: skip
 GONE = ChunkUnavailable("the blob is gone")
+
+
+@cache
+def image_of_files() -> Image:
+    source = random.Random(4)
+    files = (file(b"f%d" % number, source.randbytes(1 << 20)) for number in range(FILES))
+    return image_of(tree(*files), chunk_size=256 << 10, batch_size=1 << 20)
 
 
 class Bench:
     """An image that is being filled, shown by a mount, and what is said of it."""
 
     def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        reference = parse_reference(publish(IMAGE, f"oci:{base / 'layout'}:v1", base).reference)
+        reference = parse_reference(publish(image_of_files(), f"oci:{base / 'layout'}:v1", base).reference)
         self.root = base / "root"
         image = open_image(reference, RegistryOptions(), self.root)
         request = ImageRequest(image.pinned, RegistryOptions(), background=False)
@@ -184,5 +187,5 @@ def test_an_image_whose_documents_are_here_is_looked_into_without_its_source(
     (request,) = bench.mounts.requests().values()
     (tmp_path / "layout").rename(tmp_path / "elsewhere")
     bootstrap, blobs = look_into(request, bench.root)
-    assert bytes(bootstrap.raw) == IMAGE.bootstrap
-    assert [blob.id for blob in blobs] == [blob.id for blob in IMAGE.blobs]
+    assert bytes(bootstrap.raw) == image_of_files().bootstrap
+    assert [blob.id for blob in blobs] == [blob.id for blob in image_of_files().blobs]
