@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from chunk_store import ChunkStore, Limits
+from tests.support.checkpoints import checkpoints_without_a_child
+
+__all__ = ["checkpoints_without_a_child"]
 
 OpenStore = Callable[..., ChunkStore]
 

@@ -147,6 +147,7 @@ def test_what_is_no_record_is_not_taken_for_one(line: str) -> None:
     assert sums.parse_line(line) is None
 
 
+@pytest.mark.forks
 def test_a_sync_that_takes_long_holds_up_nobody_and_is_recorded_all_the_same(
     open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_sync_that_takes_long_holds_up_nobody_and_is_recorded_all_the_same(
     wait_recorded(store.root)
 
 
+@pytest.mark.forks
 def test_what_could_not_be_recorded_because_no_process_was_to_be_had_is_recorded_later(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +190,7 @@ def test_what_could_not_be_recorded_because_no_process_was_to_be_had_is_recorded
     assert eventually(lambda: pipes() == before)
 
 
+@pytest.mark.forks
 def test_a_checkpoint_holds_nothing_of_its_process_open(
     open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

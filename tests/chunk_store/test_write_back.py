@@ -17,6 +17,7 @@ from chunk_store.window_file import LockedWindow
 from tests.chunk_store.blobs import Blob, ScriptedSource, random_blob
 from tests.chunk_store.conftest import OpenStore
 
+pytestmark = pytest.mark.forks
 BLOB = random_blob("write-back", 20 << 20)
 OTHER = random_blob("the other one's", 1 << 20)
 SMALL = random_blob("small", 3 << 20)
