@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import stat
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -57,52 +59,70 @@ _times = st.sampled_from(
 )
 
 
-@st.composite
-def _attributes(draw: st.DrawFn, entry: Entry) -> Entry:
-    permissions, (uid, gid), (mtime, mtime_ns) = draw(st.integers(0, 0o7777)), draw(_owners), draw(_times)
+_Attributes = tuple[int, tuple[int, int], tuple[int, int], dict[bytes, bytes]]
+
+
+def _with(made: tuple[Entry, _Attributes]) -> Entry:
+    entry, (permissions, (uid, gid), (mtime, mtime_ns), xattrs) = made
     mode = entry.mode if stat.S_ISLNK(entry.mode) else stat.S_IFMT(entry.mode) | permissions
     return dataclasses.replace(
-        entry, mode=mode, uid=uid, gid=gid, mtime=mtime, mtime_ns=mtime_ns, xattrs=draw(_xattrs)
+        entry, mode=mode, uid=uid, gid=gid, mtime=mtime, mtime_ns=mtime_ns, xattrs=xattrs
     )
+
+
+def _described(entries: st.SearchStrategy[Entry]) -> st.SearchStrategy[Entry]:
+    """With random attributes. Not by `flatmap`, which makes a strategy anew for each entry."""
+    return st.tuples(entries, st.tuples(st.integers(0, 0o7777), _owners, _times, _xattrs)).map(_with)
 
 
 _sizes = st.one_of(st.sampled_from([0, 1, 4095, 4096, 4097, 8192, 12_289]), st.integers(0, 20_000))
 _contents = st.one_of(
-    st.builds(lambda size, seed: Random(seed).randbytes(size), _sizes, st.integers(0, 2)),
-    st.builds(lambda size: b"z" * size, _sizes),
+    st.tuples(_sizes, st.integers(0, 2)).map(lambda drawn: Random(drawn[1]).randbytes(drawn[0])),
+    _sizes.map(lambda size: b"z" * size),
 )
 _targets = st.one_of(
     st.sampled_from([b"a", b"../b", b"/\xff//.", b" "]),
     st.sampled_from([1, 4031, 4032, 4033, 4095]).map(lambda size: b"t" * size),
 )
-_leaves = st.one_of(
-    st.builds(file, names, _contents, blob=st.integers(0, 2)),
-    st.builds(symlink, names, _targets),
-    st.builds(fifo, names),
-    st.builds(socket, names),
-    st.builds(char_device, names, st.integers(0, 4095), st.integers(0, (1 << 20) - 1)),
-    st.builds(block_device, names, st.integers(0, 4095), st.integers(0, (1 << 20) - 1)),
-).flatmap(_attributes)
+def _made(make: Callable[..., Entry], *parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Entry]:
+    return st.tuples(*parts).map(lambda drawn: make(*drawn))
+
+
+_numbers = (st.integers(0, 4095), st.integers(0, (1 << 20) - 1))
+_leaves = _described(
+    st.one_of(
+        _made(
+            lambda name, content, blob: file(name, content, blob=blob), names, _contents, st.integers(0, 2)
+        ),
+        _made(symlink, names, _targets),
+        _made(fifo, names),
+        _made(socket, names),
+        _made(char_device, names, *_numbers),
+        _made(block_device, names, *_numbers),
+    )
+)
+
+
+def _folder_of(children: st.SearchStrategy[Entry]) -> st.SearchStrategy[list[Entry]]:
+    return st.lists(children, max_size=5, unique_by=lambda entry: entry.name)
 
 
 def _directories(children: st.SearchStrategy[Entry]) -> st.SearchStrategy[Entry]:
-    def made(name: bytes, entries: list[Entry]) -> Entry:
-        return directory(name, *entries)
+    return _described(_made(lambda name, entries: directory(name, *entries), names, _folder_of(children)))
 
-    unique = st.lists(children, max_size=5, unique_by=lambda entry: entry.name)
-    return st.builds(made, names, unique).flatmap(_attributes)
+
+_roots = _described(
+    _folder_of(st.recursive(_leaves, _directories, max_leaves=10)).map(lambda entries: tree(*entries))
+)
 
 
 @st.composite
 def trees(draw: st.DrawFn) -> Entry:
     """A root directory with anything below it, hard links among them."""
-    entries = st.recursive(_leaves, _directories, max_leaves=10)
-    root = draw(_attributes(tree(*draw(st.lists(entries, max_size=5, unique_by=lambda entry: entry.name)))))
+    root = draw(_roots)
     others = [path for path, entry in paths(root) if not stat.S_ISDIR(entry.mode)]
     if not others:
         return root
     taken = {entry.name for entry in root.children}
-    links = draw(
-        st.lists(st.builds(hardlink, names, st.sampled_from(others)), max_size=3, unique_by=lambda e: e.name)
-    )
+    links = draw(_folder_of(_made(hardlink, names, st.sampled_from(others))))
     return dataclasses.replace(root, children=root.children + tuple(e for e in links if e.name not in taken))
