@@ -10,6 +10,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def digest_of(raw: bytes) -> str:
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
+@lru_cache(maxsize=16)  # many images have layers in common
 def gzipped(raw: bytes) -> bytes:
     return gzip.compress(raw, 1, mtime=0)
 
