@@ -345,7 +345,7 @@ def settled(wanted: Callable[[], bool]) -> bool:
 @pytest.fixture
 def reads() -> int:
     """How many: a few thousand, or $NOPULL_MONTHS of them."""
-    return int(os.environ.get("NOPULL_MONTHS", "3000"))
+    return int(os.environ.get("NOPULL_MONTHS", "2000"))
 
 
 @case(40)
