@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support import required
 
 NO_ROOT = "needs root"
 
@@ -24,13 +24,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--required FILE`."""
-    parser.addoption(
-        "--required",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="fail unless every test named in FILE (one id a line, # for remarks) was run and has passed",
-    )
+    required.pytest_addoption(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,10 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    listed: Path | None = config.getoption("--required")
-    # Of a distributed run only the process that collects all reports can tell.
-    if listed is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(RequiredTests(read_required(listed)), "required-tests")
+    required.pytest_configure(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,49 +53,3 @@ def pytest_collection_finish() -> None:
     """Keep the collector from going through a hundred thousand objects of the tests' own again and again."""
     gc.collect()
     gc.freeze()
-
-
-def read_required(listed: Path) -> list[str]:
-    """Return the test ids of a list; a line may name a test, a class or a whole file."""
-    lines = (line.partition("#")[0].strip() for line in listed.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line]
-
-
-class RequiredTests:
-    """Turns the run into a failure when a required test is absent, was skipped or did not pass.
-
-    Without this a system test that nobody can run any more (a missing program, a wrong mark) would
-    leave a green run behind.
-    """
-
-    def __init__(self, required: list[str]) -> None:
-        self._required = required
-        self._passed: set[str] = set()
-        self._other: set[str] = set()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" and report.passed:
-            self._passed.add(report.nodeid)
-        elif not report.passed:
-            self._other.add(report.nodeid)
-
-    def unmet(self) -> Iterator[str]:
-        """Yield one line for each required id that did not pass."""
-        for wanted in self._required:
-            if any(_belongs(nodeid, wanted) for nodeid in self._other):
-                yield f"{wanted}: skipped or failed"
-            elif not any(_belongs(nodeid, wanted) for nodeid in self._passed):
-                yield f"{wanted}: no such test was run"
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if any(self.unmet()) and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for line in self.unmet():
-            terminalreporter.write_line(f"required test not passed: {line}", red=True)
-
-
-def _belongs(nodeid: str, wanted: str) -> bool:
-    return nodeid == wanted or nodeid.startswith((f"{wanted}::", f"{wanted}["))
