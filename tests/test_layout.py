@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"launch", "builder", "fuse_fs", "erofs_fs", "chunk_store", "rafs", "registry_client"},
 }
 OURS = {*MAY_IMPORT, "nopull", "tests"}
+TYPE_CHECKING = {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 # Command-line modules are loaded by the command alone, never on the way to a mount.
 VERB_MODULES = re.compile(r"_verbs?$|^verbs$")
@@ -89,13 +90,15 @@ def test_imports_point_down_only() -> None:
     assert upward == []
 
 
-class _WithoutTypes(ast.NodeTransformer):
-    """Takes out what only type checkers run."""
-
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-            return node.orelse
-        return self.generic_visit(node)
+def statements(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """Yield the statements of a body and of all within it, but for what only type checkers run."""
+    for statement in body:
+        yield statement
+        parts = ["body", "handlers", "cases", "orelse", "finalbody"]
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) in TYPE_CHECKING:
+            parts.remove("body")
+        for part in parts:
+            yield from statements(getattr(statement, part, ()))
 
 
 def graph_of(package: str) -> dict[str, set[str]]:
@@ -106,10 +109,9 @@ def graph_of(package: str) -> dict[str, set[str]]:
     }
     graph: dict[str, set[str]] = {}
     for module, path in files.items():
-        tree = _WithoutTypes().visit(ast.parse(path.read_bytes(), str(path)))
         above = path.relative_to(ROOT).parts[:-1]
         wanted: set[str] = set()
-        for node in ast.walk(tree):
+        for node in statements(ast.parse(path.read_bytes(), str(path)).body):
             if isinstance(node, ast.Import):
                 wanted.update(name.name for name in node.names)
             elif isinstance(node, ast.ImportFrom):
