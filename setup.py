@@ -24,6 +24,7 @@ setup(
         "erofs_fs",
         "launch",
         "bench",
+        "command",
     ],
     py_modules=["nopull"],
     install_requires=[

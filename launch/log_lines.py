@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from typing import Any
+
+from rafs.printable import printable
 
 TEXT, JSON = "text", "json"
 # What our code hands to the logger besides the sentence (`extra=`), by the names it has there.
@@ -15,7 +18,18 @@ def formatter(kind: str, mount_id: str) -> logging.Formatter:
     """The form for TEXT or JSON."""
     if kind == JSON:
         return JsonLines(mount_id)
-    return logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return TextLines("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+class TextLines(logging.Formatter):
+    """A record is a line, but for its traceback, whoever wrote what is in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name in the library
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(map(printable, super().formatException(ei).splitlines()))
 
 
 class JsonLines(logging.Formatter):

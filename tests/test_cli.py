@@ -14,9 +14,11 @@ import click
 import pytest
 
 import nopull
+from command import exit_codes, verbs
+from command.start import Terminated
 
 CHECKOUT = Path(nopull.__file__).parent
-OUR_PACKAGES = ("registry_client", "rafs", "chunk_store", "builder", "fuse_fs", "launch", "bench")
+OUR_PACKAGES = ("registry_client", "rafs", "chunk_store", "builder", "fuse_fs", "erofs_fs", "launch", "bench")
 HEAVY = ("urllib3", "requests", "rich", "ssl", "zstandard", "logging", "subprocess", "importlib.metadata")
 
 
@@ -49,16 +51,16 @@ def test_version_is_the_checkouts() -> None:
 
 def test_help_teaches_every_verb_the_exit_codes_and_an_example() -> None:
     text = run_nopull("--help").stdout
-    for verb, (_, _, what) in nopull.VERBS.items():
+    for verb, (_, _, what) in verbs.VERBS.items():
         assert f"  {verb} " in text
         assert what in text
     for phrase in ("Examples:", "Exit codes:", "NOPULL_ROOT", "nopull convert docker://"):
         assert phrase in text
 
 
-@pytest.mark.parametrize("verb", nopull.VERBS)
+@pytest.mark.parametrize("verb", verbs.VERBS)
 def test_every_verbs_help_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module, attribute, _ = nopull.VERBS[verb]
+    module, attribute, _ = verbs.VERBS[verb]
     command = getattr(importlib.import_module(module), attribute)
     names = [[verb, name] for name in command.commands] if isinstance(command, click.Group) else []
     for words in ([verb], *names):
@@ -66,7 +68,7 @@ def test_every_verbs_help_has_an_example(verb: str, capsys: pytest.CaptureFixtur
         assert f"nopull {' '.join(words)}" in capsys.readouterr().out.partition("Example")[2]
 
 
-@pytest.mark.parametrize("name", nopull.EXIT_CODES)
+@pytest.mark.parametrize("name", exit_codes.EXIT_CODES)
 def test_every_error_in_the_table_exists(name: str) -> None:
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute)
@@ -77,10 +79,10 @@ def test_an_error_takes_the_code_of_its_nearest_listed_class() -> None:
     class Local(PermissionError):
         pass
 
-    assert nopull.exit_code(Local(1, "no")) == nopull.NO_PERMISSION
-    assert nopull.exit_code(FileNotFoundError(2, "gone")) == nopull.OTHER
-    assert nopull.exit_code(OSError(28, "full")) == nopull.DISK_FULL
-    assert nopull.exit_code(ValueError("defect")) == nopull.OTHER
+    assert exit_codes.exit_code(Local(1, "no")) == exit_codes.NO_PERMISSION
+    assert exit_codes.exit_code(FileNotFoundError(2, "gone")) == exit_codes.OTHER
+    assert exit_codes.exit_code(OSError(28, "full")) == exit_codes.DISK_FULL
+    assert exit_codes.exit_code(ValueError("defect")) == exit_codes.OTHER
 
 
 def verb_that(error: BaseException) -> click.Command:
@@ -103,7 +105,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
         module = ModuleType("failing_verb")
         vars(module)["verb"] = verb_that(error)
         monkeypatch.setitem(sys.modules, "failing_verb", module)
-        monkeypatch.setitem(nopull.VERBS, name, ("failing_verb", "verb", ""))
+        monkeypatch.setitem(verbs.VERBS, name, ("failing_verb", "verb", ""))
 
     return install
 
@@ -114,7 +116,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
         (PermissionError(13, "Permission denied", "/x"), 8),
         (OSError(28, "No space left on device"), 9),
         (KeyboardInterrupt(), 130),
-        (nopull.Terminated(), 143),
+        (Terminated(), 143),
         (click.UsageError("wrong"), 2),
         (SystemExit(77), 77),
         (KeyError("defect"), 1),
@@ -131,13 +133,13 @@ def test_run_fails_with_125_whatever_failed(failing: Failing, error: Exception) 
     assert nopull.main(["run"]) == 125
 
 
-@pytest.mark.parametrize("name", sorted(nopull.TOLD_ERRORS))
+@pytest.mark.parametrize("name", sorted(exit_codes.TOLD_ERRORS))
 def test_what_a_verb_has_told_is_not_told_again(
     failing: Failing, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     module, _, attribute = name.rpartition(".")
     failing(getattr(importlib.import_module(module), attribute)("told"))
-    assert nopull.main(["check"]) == nopull.EXIT_CODES[name]
+    assert nopull.main(["check"]) == exit_codes.EXIT_CODES[name]
     assert capfd.readouterr().err == ""
 
 
@@ -161,6 +163,36 @@ def test_debug_shows_no_secret(failing: Failing, capfd: pytest.CaptureFixture[st
     assert "abcdef0123456789" not in shown
 
 
+def test_interrupted_while_modules_load_it_ends_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    ran = run_python("-m", "nopull", "ps", PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (exit_codes.INTERRUPTED, "", "")
+
+
+HOSTILE = "a\x1b]0;title\x07\x9b31m\u202e\nnopull: all is well\x00"
+SHOWN = r"a\x1b]0;title\x07\x9b31m\u202e nopull: all is well\x00"
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, click.UsageError])
+@pytest.mark.parametrize("level", ["warning", "debug"])
+def test_no_failure_moves_a_cursor_or_looks_like_two(
+    failing: Failing, capfd: pytest.CaptureFixture[str], kind: type[Exception], level: str
+) -> None:
+    failing(kind(HOSTILE))
+    nopull.main(["--log-level", level, "check"])
+    *before, last = capfd.readouterr().err.splitlines()
+    assert SHOWN in last
+    assert all(line.isprintable() for line in before)
+
+
+def test_a_byte_that_is_no_text_is_shown_by_its_number(
+    failing: Failing, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failing(OSError(f"cannot use {os.fsdecode(b'caf' + bytes([0xE9]))}"))
+    nopull.main(["check"])
+    assert capfd.readouterr().err == "nopull: cannot use caf\\xe9\n"
+
+
 def test_an_unknown_verb_is_a_usage_error_that_offers_the_nearest() -> None:
     ran = run_nopull("mout")
     assert ran.returncode == 2
@@ -181,7 +213,7 @@ def test_an_output_that_takes_nothing_is_not_called_the_disk_of_the_root(buffere
         ran = run_python(
             "-m", "nopull", "ps", "--root", "/nonexistent", stdout=full.fileno(), PYTHONUNBUFFERED=buffered
         )
-    assert ran.returncode == nopull.DISK_FULL
+    assert ran.returncode == exit_codes.DISK_FULL
     assert ran.stderr == "nopull: could not write to standard output: No space left on device\n"
 
 
@@ -189,7 +221,7 @@ def test_standard_streams_that_are_closed_lead_nowhere() -> None:
     command = f'exec "{sys.executable}" -P -m nopull --help <&- >&- 2>&-'
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
     command = f'exec "{sys.executable}" -P -m nopull inspect oci:/nonexistent:1 2>&-'
-    assert subprocess.run(["sh", "-c", command], check=False).returncode == nopull.NOT_FOUND
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == exit_codes.NOT_FOUND
 
 
 def test_without_a_verb_the_help_is_shown_as_it_is() -> None:

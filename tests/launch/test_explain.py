@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import nopull
+from command import exit_codes
 from launch import mounts
 from launch.explain import explain_layers, explain_mount, mount_lines
 from launch.mounts import MountRecord
@@ -199,7 +200,7 @@ def test_an_ordinary_layer_is_not_lazy_because_of_its_packing(media_type: str, s
 def test_a_directory_without_a_mount_cannot_be_explained(
     tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert nopull.main(["explain", str(tmp_path)]) == nopull.NOT_FOUND
+    assert nopull.main(["explain", str(tmp_path)]) == exit_codes.NOT_FOUND
     assert "no mount of nopull is there" in capfd.readouterr().err
 
 

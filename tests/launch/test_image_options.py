@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import nopull
+from command import exit_codes
 
 VERBS = {
     "mount": ["mount", "rafs:image.boot", "place"],
@@ -20,7 +21,7 @@ VERBS = {
 
 @pytest.mark.parametrize("words", VERBS.values(), ids=VERBS)
 def test_a_platform_that_is_none_is_wrong_usage(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    assert nopull.main([*words, "--platform", "a/b/c/d"]) == nopull.USAGE
+    assert nopull.main([*words, "--platform", "a/b/c/d"]) == exit_codes.USAGE
     assert "a/b/c/d" in capfd.readouterr().err
 
 
@@ -29,5 +30,5 @@ def test_blobs_that_would_lie_in_a_file_are_wrong_usage(
     words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert nopull.main([*words, "--blob-dir", str(tmp_path / "file")]) == nopull.USAGE
+    assert nopull.main([*words, "--blob-dir", str(tmp_path / "file")]) == exit_codes.USAGE
     assert "--blob-dir" in capfd.readouterr().err

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nopull
+from command import exit_codes
 from launch.keeper_service import unit_text
 
 # A process of its own: what is not refused becomes a keeper.
@@ -18,7 +18,7 @@ def test_without_root_it_says_so_and_makes_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", AS_ANYBODY, *words], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == nopull.NO_PERMISSION
+    assert done.returncode == exit_codes.NO_PERMISSION
     assert done.stderr == "nopull: a keeper needs root: it watches files and mounts; run it as root\n"
     assert not (tmp_path / "root").exists()
 

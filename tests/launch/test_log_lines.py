@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 
 import click
 import pytest
@@ -30,6 +31,18 @@ def test_a_line_is_one_object_whatever_is_in_the_message() -> None:
 
 def test_text_is_for_people() -> None:
     assert line(TEXT, "it failed").endswith(" ERROR nopull.fuse: it failed")
+
+
+def test_a_line_stays_one_and_moves_no_cursor_whatever_is_in_the_message() -> None:
+    assert line(TEXT, "no\x1b[2J\nit is well").endswith(r"ERROR nopull.fuse: no\x1b[2J\nit is well")
+    try:
+        raise ValueError("no\x1b[2J")
+    except ValueError:
+        raised = sys.exc_info()
+    record = logging.LogRecord("nopull.fuse", logging.ERROR, __file__, 1, "no", None, raised)
+    shown = formatter(TEXT, "").format(record).splitlines()
+    assert shown[-1] == r"ValueError: no\x1b[2J"
+    assert all(one.isprintable() for one in shown)
 
 
 @click.command()

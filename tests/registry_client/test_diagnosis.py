@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import nopull
+from command import exit_codes
 from registry_client.diagnosis import diagnose, diagnosis_lines
 from registry_client.errors import ReferenceInvalid
 from registry_client.options import RegistryOptions
@@ -87,12 +88,12 @@ def test_the_command_shows_it_and_its_exit_code_says_how_it_went(
     assert json.loads(capfd.readouterr().out)["registry"] == server.host
     server.require_account("alice", "x")
     server.honest()
-    assert run("--registry", server.host) == nopull.UNAUTHORISED
+    assert run("--registry", server.host) == exit_codes.UNAUTHORISED
     host = server.host
     server.stop()
-    assert run("--registry", host) == nopull.UNREACHABLE
-    assert run() == nopull.USAGE
-    assert run("--registry", host, "image") == nopull.USAGE
+    assert run("--registry", host) == exit_codes.UNREACHABLE
+    assert run() == exit_codes.USAGE
+    assert run("--registry", host, "image") == exit_codes.USAGE
 
 
 @pytest.mark.system
