@@ -23,6 +23,7 @@ import xxhash
 from chunk_store import local_chunks, sums
 from chunk_store.doorway import DIRECTORY_MODE, FILE_MODE, prepare_number
 from chunk_store.errors import StoreForbidden, StoreUnusable, StoreWithoutRoom
+from chunk_store.free_room import FULL_ERRNOS, free_room
 from chunk_store.window_file import WindowDirectory
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -80,7 +81,8 @@ def open_store(root: Path, boot_id: str) -> tuple[int, Recovery | None]:
         if error.errno in _UNWRITABLE and root.is_dir():
             return _open_unwritable(root, boot_id, error)
         said = f"opening the store {root}: {error.strerror or error}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_ERRNOS:
+            said += free_room(root)
             raise StoreWithoutRoom(f"{said}; free some, or choose another with --root") from error
         raise _unusable(said, error) from error
     if recovery is not None and recovery.dropped:

@@ -6,7 +6,7 @@ import re
 
 import click
 
-_PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b?)", re.IGNORECASE)
+_PATTERN = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([kmgt])(i?)b?|b?)", re.IGNORECASE)
 _POWERS = " kmgt"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chunk_store import sums
+from chunk_store.free_room import FULL_ERRNOS
 from chunk_store.write_back import Fate, empty_lost_of_others, fates
 
 INTERVAL = (
@@ -194,7 +195,10 @@ class Checkpoints:
         try:
             sums.append(self._root, there)
         except OSError as error:
-            log.warning("store %s: cannot record %d windows: %s; trying later", self._root, len(there), error)
+            # A full disk is told by whoever cannot keep a window; this would tell it at each attempt.
+            level = logging.DEBUG if error.errno in FULL_ERRNOS else logging.WARNING
+            why = error.strerror or error
+            log.log(level, "store %s: cannot record %d windows: %s", self._root, len(there), why)
             found = [Fate.UNDECIDED if fate is Fate.ON_DISK else fate for fate in found]
         return _Answer(failed, found)
 

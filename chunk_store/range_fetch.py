@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum, auto
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chunk_store.counters import Counters
@@ -104,6 +105,11 @@ class RangeFetch:
         self._stopping = stopping
         self._quota = quota
         self._warnings = Seldom(_WARNINGS)
+
+    @property
+    def place(self) -> Path:
+        """The directory the windows lie in."""
+        return self._directory.path
 
     def run(self, fills: Iterable[Fill]) -> Iterator[Settled]:
         """Fill neighbouring windows of one blob in order; yield each of *fills* exactly once, settled, as

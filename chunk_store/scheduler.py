@@ -88,6 +88,8 @@ class Scheduler:
         self._on_present = on_present
         self._background = background
         self._readers = readers
+        # Where nobody reads, whoever waits until all is there is told, and is the one to tell.
+        self._level = logging.DEBUG if readers is Readers.NONE else logging.ERROR
         # Protects everything below and each fill's priority. Held for bookkeeping only; a fill's condition
         # and the counters' lock may be taken under it, files and the remote are not touched under it.
         self._turn = threading.Condition(threading.Lock())
@@ -375,11 +377,11 @@ class Scheduler:
         if outcome is Outcome.PRESENT and self._on_present is not None:
             self._on_present(fill.number)
         if message is not None:
-            log.error("%s", message)
+            log.log(self._level, "%s", message)
         failure = settled.error if outcome in (Outcome.FAILED, Outcome.UNEXPECTED) else None
         if isinstance(failure, StoreError):
             # Whoever waits is told, and says which file it was.
-            log.log(logging.DEBUG if fill.wanted else logging.ERROR, "%s", failure)
+            log.log(logging.DEBUG if fill.wanted else self._level, "%s", failure)
             fill.fail(failure)
 
     def _place(self, fill: Fill, settled: Settled) -> str | None:
@@ -406,7 +408,7 @@ class Scheduler:
             if outcome is Outcome.FAILED and isinstance(error, StoreError):
                 self._standstill.remote_failed(error)
         if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
-            reason = self._readers.refusal(self._index[fill.number].id, error)
+            reason = self._readers.refusal(self._index[fill.number].id, error, self._fetch.place)
             at_limit = isinstance(error, LimitReached) and not fill.wanted
             self._standstill.disk_refused(reason, at_limit=at_limit)
             return reason if self._pacing.disk_refused(time.monotonic()) else None

@@ -6,8 +6,11 @@ Pure bookkeeping; the scheduler calls it under its lock.
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
+from chunk_store.free_room import FULL_ERRNOS, free_room
+from rafs.counted import counted
 
 
 class LimitReached(OSError):
@@ -21,13 +24,21 @@ class Readers(Enum):
     OF_FILES = "kernel mounts meanwhile answer reads of absent data with errors"
     NONE = ""  # it is fetched for later
 
-    def refusal(self, window_id: str, error: OSError) -> str:
-        """That the window is not kept, because of *error*, and what follows for them; for people."""
+    def refusal(self, window_id: str, error: OSError, place: Path) -> str:
+        """That the window is not kept in *place*, because of *error*, what follows for them and what can be
+        done; for people.
+        """
         follows = self.value
-        if self is Readers.OF_FILES and isinstance(error, LimitReached):
-            follows = "what is read of kernel mounts goes beyond it"
-        said = f"keeping window {window_id[:16]}: {error.strerror or error}"
-        return f"{said}; {follows}" if follows else said
+        advice = room = ""
+        if isinstance(error, LimitReached):
+            if self is Readers.OF_FILES:
+                follows = "what is read of kernel mounts goes beyond it"
+            advice = "unmount what is not needed, or give it more with --cache-size"
+        elif error.errno in FULL_ERRNOS:
+            room = free_room(place)
+            advice = "free some there (`nopull cache gc` may), or choose another place with --root"
+        said = f"cannot keep window {window_id[:16]} in {place}: {error.strerror or error}{room}"
+        return "; ".join(filter(None, (said, follows, advice)))
 
 
 class Standstill:
@@ -74,6 +85,7 @@ class Standstill:
         if self.full is not None:
             raise StoreFull(*self.full.args)
         if broken and broken == missing:
-            raise ChunkCorrupt(f"{broken} windows of the image are wrong at their source: {self._trouble}")
+            are = "is wrong at its" if broken == 1 else "are wrong at their"
+            raise ChunkCorrupt(f"{counted(broken, 'window')} of the image {are} source: {self._trouble}")
         if isinstance(self._trouble, ChunkUnavailable) and not self._trouble.temporary:
             raise ChunkUnavailable(*self._trouble.args) from self._trouble

@@ -91,7 +91,12 @@ def _os_sentence(error: OSError) -> str:
     place = "the disk" if error.filename is None else os.fsdecode(error.filename)
     said = error.strerror[:1].lower() + error.strerror[1:]
     if error.errno in FULL_ERRNOS:
-        return f"cannot write {place}: {said}; free some there, or choose another place with --root"
+        from pathlib import Path
+
+        from chunk_store.free_room import free_room
+
+        room = "" if error.filename is None else free_room(Path(place).absolute())
+        return f"cannot write {place}: {said}{room}; free some there, or choose another place with --root"
     if error.errno == errno.EROFS:
         return f"cannot use {place}: {said}; choose another place with --root"
     if isinstance(error, PermissionError):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chunk_store.doorway import window_place
+from chunk_store.named_file import named
 from erofs_fs import fanotify, syscalls
 from erofs_fs.errors import ErofsForbidden, ErofsMissing
 from erofs_fs.mount import detached
@@ -57,7 +58,8 @@ def probe(root: Path) -> None:
             raise ErofsMissing(
                 "this kernel shows zeros for what is absent (before 6.18.44 or 7.0); use the driver fuse"
             )
-        ground.window.write_bytes(_CONTENT)
+        with named(ground.window):
+            ground.window.write_bytes(_CONTENT)
         if _read(ground.mount) != _CONTENT:
             raise ErofsMissing(
                 "this kernel does not see what is written to a window below a mount; use the driver fuse"
@@ -149,7 +151,8 @@ def _ground(root: Path, before_mount: Callable[[Path], None]) -> Iterator[_Groun
     try:
         image, hold = directory / "image", directory / "hold"
         window = directory / window_place(_WINDOW.id)
-        image.write_bytes(probe_image())
+        with named(image):
+            image.write_bytes(probe_image())
         window.parent.mkdir()
         for path in (window, hold):
             path.touch(mode=0o600)

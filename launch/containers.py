@@ -33,6 +33,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from chunk_store.named_file import named
 from launch import mounts
 from launch.mountpoint import real_path
 from launch.overlay import unmount
@@ -88,7 +89,8 @@ def create(root: Path, name: str | None, runtime: Path) -> ContainerDirectory:
     lock = os.open(new / "owner.json", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.lockf(lock, fcntl.LOCK_EX)
     owner = {"pid": os.getpid(), "birth": birth_of(os.getpid()), "name": name, "runtime": str(runtime)}
-    os.write(lock, json.dumps(owner).encode())
+    with named(new / "owner.json"):
+        os.write(lock, json.dumps(owner).encode())
     for part in PARTS:
         (new / part).mkdir(mode=0o755 if part == "upper" else 0o700)
     try:

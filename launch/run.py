@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from chunk_store.named_file import named
 from launch import containers, overlay
 from launch.driver_choice import Choice, Driver
 from launch.errors import LaunchError, NotMounted
@@ -211,7 +212,8 @@ def _prepare(wanted: Wanted, config: ImageConfig, directory: Path, undo: ExitSta
 
 def _write_spec(path: Path, spec: dict[str, Any]) -> None:
     try:
-        path.write_bytes(json.dumps(spec, ensure_ascii=False).encode())
+        with named(path):
+            path.write_bytes(json.dumps(spec, ensure_ascii=False).encode())
     except UnicodeEncodeError as error:
         raise RunError(
             "cannot run the container: an argument or environment value is not UTF-8, which is all that the"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chunk_store.named_file import named
 from chunk_store.sums import sync_directory
 
 
@@ -30,17 +30,6 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_directory(path.parent)
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Have what the system says against writing say of which file: a full disk names none by itself."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def write_synced(path: Path, content: bytes) -> None:

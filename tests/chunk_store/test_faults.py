@@ -269,7 +269,7 @@ def test_bytes_wrong_at_the_source_reach_neither_reader_nor_file(store: ChunkSto
     attachment = store.attach([BLOB.meta], source)
     with pytest.raises(ChunkCorrupt, match=f"window 1 of blob {BLOB.meta.id}"):
         attachment.read(0, WINDOW.start, WINDOW.length)
-    with pytest.raises(ChunkCorrupt, match="1 windows of the image"):
+    with pytest.raises(ChunkCorrupt, match="1 window of the image"):
         attachment.wait_complete(10)
     assert attachment.progress().windows_present == len(BLOB.windows) - 1
     kept = file_of(store, WINDOW).read_bytes()
@@ -532,7 +532,7 @@ def test_what_is_said_of_a_full_disk_is_true_for_those_who_read(
     attachment = store.attach([BLOB.meta], ScriptedSource(BLOB), readers=readers)
     with pytest.raises(StoreFull) as full:
         attachment.wait_complete(10)
-    assert str(full.value).endswith("No space left on device" + said)
+    assert f"free){said}; free some there" in str(full.value)
 
 
 def test_full_inodes_are_as_a_full_disk(store: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> None:

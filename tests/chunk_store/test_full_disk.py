@@ -11,7 +11,7 @@ from queue import Queue
 
 import pytest
 
-from chunk_store import ChunkStore, StoreError, StoreFull
+from chunk_store import ChunkStore, Readers, StoreError, StoreFull
 from tests.chunk_store.blobs import ScriptedSource, eventually, random_blob, unmount
 
 pytestmark = pytest.mark.system
@@ -35,9 +35,20 @@ def test_readers_get_every_byte_from_a_full_file_system(
                 attachment.read(0, offset, 4096 if offset + 4096 < len(BLOB.plain) else 1)
                 == (BLOB.plain[offset : offset + (4096 if offset + 4096 < len(BLOB.plain) else 1)])
             )
-        with pytest.raises(StoreFull, match="No space left"):
+        told = r"cannot keep window \w+ in .*/store/windows: No space left on device \(.* free\); "
+        with pytest.raises(StoreFull, match=told):
             attachment.wait_complete(10)
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
+def test_where_nobody_reads_a_full_disk_is_told_by_who_waits_for_all_and_by_nobody_else(
+    small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ChunkStore(small / "store") as store:
+        attachment = store.attach([BLOB.meta], ScriptedSource(BLOB), readers=Readers.NONE)
+        with pytest.raises(StoreFull, match="free some there"):
+            attachment.wait_complete(10)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("small", ["size=16m"], indirect=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreFull
-from chunk_store.standstill import Standstill
+from chunk_store.standstill import LimitReached, Readers, Standstill
 
 
 def test_nothing_stands_in_the_way_at_first() -> None:
@@ -34,13 +37,24 @@ def test_at_the_limit_a_reader_s_window_says_nothing_of_room_for_the_rest() -> N
     assert standstill.reason is None
 
 
+def test_what_cannot_be_kept_is_told_with_its_place_its_cause_and_what_to_do(tmp_path: Path) -> None:
+    full = Readers.NONE.refusal("0123456789abcdef99", OSError(28, "No space left on device"), tmp_path)
+    told = re.escape(f"cannot keep window 0123456789abcdef in {tmp_path}: No space left on device")
+    assert re.fullmatch(told + r" \(.* free\); free some there \(`nopull cache gc` may\), or .*--root", full)
+    limit = Readers.HERE.refusal("01", LimitReached(122, "the limit is reached"), tmp_path)
+    what_to_do = "unmount what is not needed, or give it more with --cache-size"
+    assert limit.endswith(f": the limit is reached; readers are served from memory; {what_to_do}")
+    other = Readers.HERE.refusal("01", OSError(5, "Input/output error"), tmp_path)
+    assert other.endswith(": Input/output error; readers are served from memory")
+
+
 def test_broken_windows_end_the_wait_when_nothing_else_is_missing_and_stay_told() -> None:
     standstill = Standstill()
     standstill.remote_failed(ChunkCorrupt("window 7 is wrong"))
     standstill.window_completed(written=True, for_reader=True)
     assert str(standstill.reason) == "window 7 is wrong"
     standstill.raise_hopeless(missing=3, broken=1)
-    with pytest.raises(ChunkCorrupt, match="1 windows of the image are wrong at their source: window 7"):
+    with pytest.raises(ChunkCorrupt, match="1 window of the image is wrong at its source: window 7"):
         standstill.raise_hopeless(missing=1, broken=1)
 
 

@@ -283,7 +283,7 @@ def test_a_disk_without_room_for_what_a_mount_needs(
         assert (place.mountpoint / "f").read_bytes() == noise(300_000, 1)
         return
     assert done.returncode == 9, done
-    told = r"nopull: (cannot write|opening the store) .*disk/root.*: [Nn]o space left on device; free some"
+    told = r"nopull: (cannot write|opening the store) .*disk/root.*: [Nn]o space left on device \(.* free\); "
     assert re.match(told, done.stderr.splitlines()[-1]), done.stderr
     assert mount_at(place.mountpoint) is None
 
