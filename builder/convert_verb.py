@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
+from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -202,8 +203,9 @@ def convert(
     if as_json:
         click.echo(json.dumps({"destination": str(target), **report.to_json()}, indent=2))
     else:
-        click.echo(_summary(report))
-        click.echo(f"{destination}: {report.digest}")
+        for line in _summary(report):
+            click.echo(printable(line))
+        click.echo(printable(f"{destination}: {report.digest}"))
 
 
 def _shelf(target: Reference, registry: RegistryOptions, owned: ExitStack) -> Shelf | None:
@@ -276,19 +278,22 @@ def _refuse_elsewhere(origin: Reference, target: Reference) -> None:
 
 
 def _warn(report: ConvertReport) -> None:
+    from rafs.counted import counted
+
     for image in report.images:
         for name, count in sorted(image.dropped_xattrs.items()):
-            _log.warning("%s: xattr %s of %d files has no place in the format", image.platform, name, count)
+            files = counted(count, "file")
+            _log.warning("%s: xattr %s of %s has no place in the format", image.platform, name, files)
         for wish in image.not_prefetched:
             _log.warning("%s: nothing to prefetch is called %s", image.platform, wish)
 
 
-def _summary(report: ConvertReport) -> str:
+def _summary(report: ConvertReport) -> list[str]:
     from builder.progress import megabytes
     from rafs.counted import counted
 
     if report.already_converted:
-        return "converted already, copied as it is"
+        return ["converted already, copied as it is"]
     lines = []
     for image in report.images:
         if image.already_converted:
@@ -311,4 +316,4 @@ def _summary(report: ConvertReport) -> str:
         if count:
             lines.append(f"left out {counted(count, 'entry', 'entries')} of the index: {why}")
     lines.append(f"took {report.seconds:.1f} s")
-    return "\n".join(lines)
+    return lines

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
+from rafs.printable import printable
+
 
 class Progress(Protocol):
     """Steps are known by their names, which people read; counts are bytes."""
@@ -61,7 +63,7 @@ class LineProgress:
             seconds = time.monotonic() - self._started.pop(step)
             done = self._done.pop(step)
             words = [f"{megabytes(done)} in {seconds:.1f} s" if done else "", note]
-            print(f"{step}: {', '.join(filter(None, words))}", file=self._stream, flush=True)
+            print(printable(f"{step}: {', '.join(filter(None, words))}"), file=self._stream, flush=True)
 
 
 @contextmanager

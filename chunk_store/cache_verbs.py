@@ -21,6 +21,7 @@ from chunk_store.census import Census, take_census
 from chunk_store.place import stores
 from chunk_store.root_option import root_option
 from rafs.counted import counted
+from rafs.printable import printable
 
 if TYPE_CHECKING:
     from chunk_store.sweep import Freed
@@ -69,7 +70,7 @@ def list_windows(root: Path, as_json: bool) -> None:
 
 
 def _print_census(place: Path, census: Census) -> None:
-    click.echo(f"{place}")
+    click.echo(printable(f"{place}"))
     rows = [
         ("complete", census.complete, census.complete_bytes),
         ("recent", census.unrecorded, census.unrecorded_bytes),
@@ -116,15 +117,15 @@ def verify_windows(rate: int | None, root: Path, as_json: bool) -> None:
             _print_verification(place, found)
     held = sum(len(found.held) for _, found in results)
     if held:
-        raise WindowsWrong(f"{held} wrong windows are being written")
+        raise WindowsWrong(f"{counted(held, 'wrong window')} being written")
 
 
 def _print_verification(place: Path, found: Verification) -> None:
-    click.echo(f"{place}")
+    click.echo(printable(f"{place}"))
     click.echo(f"  right     {found.right:>7} windows  {human_size(found.right_bytes):>10}")
     click.echo(f"  dropped   {len(found.dropped):>7} windows")
     if found.emptied:
-        click.echo(f"  emptied   {len(found.emptied):>7} windows that a mount or a reader holds")
+        click.echo(f"  emptied   {len(found.emptied):>7} windows; a mount or a reader holds them")
     click.echo(f"  unchecked {found.unrecorded + found.partial:>7} windows: recent or partial")
     for window_id in found.held:
         click.echo(f"  wrong, but being written: {window_id}", err=True)
@@ -181,7 +182,7 @@ def collect(
 
 
 def _print_freed(place: Path, freed: Freed) -> None:
-    click.echo(f"{place}")
+    click.echo(printable(f"{place}"))
     click.echo(f"  freed     {freed.windows:>7} windows  {human_size(freed.freed_bytes):>10}")
     click.echo(f"  left      {freed.windows_left:>7} windows  {human_size(freed.bytes_left):>10}")
     if freed.held:

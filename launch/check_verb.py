@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from launch.image_options import image_options
+from rafs.counted import counted
+from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -82,10 +84,10 @@ def check(
         click.echo(json.dumps(verdict.to_json(), indent=1))
     else:
         for finding in verdict.findings:
-            click.echo(str(finding))
-        click.echo(_verdict_sentence(verdict.to_json(), deep))
+            click.echo(printable(str(finding)))
+        click.echo(printable(_verdict_sentence(verdict.to_json(), deep)))
     if not verdict.sound:
-        raise ImageUnsound(f"{verdict.reference}: {len(verdict.findings)} findings")
+        raise ImageUnsound(f"{verdict.reference}: {counted(len(verdict.findings), 'finding')}")
 
 
 def _compare(looking: ImageCheck) -> None:
@@ -96,12 +98,13 @@ def _compare(looking: ImageCheck) -> None:
 
 
 def _verdict_sentence(verdict: dict[str, Any], deep: bool) -> str:
-    counted = f"{verdict['inodes']} inodes, {verdict['blobs']} blobs, {verdict['chunks']} chunks"
+    parts = [(verdict["inodes"], "inode"), (verdict["blobs"], "blob"), (verdict["chunks"], "chunk")]
+    whole = ", ".join(counted(*part) for part in parts)
     read = f"{verdict['chunks_verified']} of them read and verified"
     depth = read if deep else "their bytes not read (--deep)"
     if verdict["against"]:
-        depth += f"; {verdict['paths_compared']} paths compared with {verdict['against']}"
-        depth += f", {verdict['files_compared']} of {verdict['files']} files by content"
+        depth += f"; {counted(verdict['paths_compared'], 'path')} compared with {verdict['against']}"
+        depth += f", {verdict['files_compared']} of {counted(verdict['files'], 'file')} by content"
     wrong = len(verdict["findings"])
-    result = "sound" if not wrong else f"{wrong} finding{'s' if wrong > 1 else ''}"
-    return f"{verdict['reference']}@{verdict['digest']}: {result}; {counted}, {depth}"
+    result = "sound" if not wrong else counted(wrong, "finding")
+    return f"{verdict['reference']}@{verdict['digest']}: {result}; {whole}, {depth}"

@@ -10,6 +10,7 @@ import click
 
 from chunk_store.root_option import root_option
 from launch.image_options import image_options
+from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -67,4 +68,4 @@ def diff(
         click.echo(json.dumps(found.to_json(paths=files), indent=1))
     else:
         for line in difference_lines(found, paths=files):
-            click.echo(line)
+            click.echo(printable(line))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from chunk_store.byte_size import human_size
 from chunk_store.priority import CLASSES
 from launch.pids import resident_bytes
+from rafs.counted import counted
 from registry_client.media_type import GZIP_LAYERS, ZSTD_LAYERS, MediaType
 
 if TYPE_CHECKING:
@@ -186,10 +187,10 @@ def _resident(one: Mapping[str, Any]) -> str:
 
 
 def _keeper_line(keeper: Mapping[str, Any]) -> str:
-    counts = keeper["counts"]
+    counts, watched = keeper["counts"], counted(keeper["watched"], "window")
     return (
-        f"kernel   asked {counts['events']} times, of which {counts['waited']} waited,"
-        f" {keeper['waited_seconds']:.2f} s in all; {keeper['watched']} windows are watched"
+        f"kernel   asked {counted(counts['events'], 'time')}, of which {counts['waited']} waited,"
+        f" {keeper['waited_seconds']:.2f} s in all; {watched} watched"
         " (all mounts of the store)"
     )
 
@@ -198,19 +199,23 @@ def _progress_lines(progress: Mapping[str, Any], *, background: bool) -> list[st
     present, total = progress["windows_present"], progress["windows_total"]
     share = 100 * progress["bytes_present"] // progress["bytes_total"] if progress["bytes_total"] else 100
     sizes = f"{human_size(progress['bytes_present'])} of {human_size(progress['bytes_total'])}"
-    lines = [f"local    {present} of {total} windows, {sizes} ({share} %)"]
-    if present < total:
+    lines = [f"local    {present} of {counted(total, 'window')}, {sizes} ({share} %)"]
+    lacking, evicted = total - present, progress.get("windows_evicted", 0)  # none from before an upgrade
+    if lacking:
         missing = human_size(progress["bytes_total"] - progress["bytes_present"])
-        rest = ", else behind that" if background else ""
-        lines.append(f"missing  {total - present} windows, {missing}: fetched when read{rest}")
+        rest = ", else behind that" if background and not evicted else ""
+        lines.append(f"missing  {counted(lacking, 'window')}, {missing}: fetched when read{rest}")
     if "demand" not in progress:
         return lines  # nobody is left who has counted
+    if evicted:
+        rest = "; the others else behind that" if background and evicted < lacking else ""
+        lines.append(f"evicted  {evicted} of these made room: fetched again only when read{rest}")
+    if awaited := progress["windows_awaited"]:
+        hold = "an absent window holds" if awaited == 1 else f"{awaited} absent windows hold"
+        lines.append(f"waiting  somebody reads what {hold}")
     waited = f"readers waited {progress['waited_seconds']:.2f} s in all"
-    touched = f"{progress['touched_windows']} windows, {human_size(progress['touched_bytes'])} of pages"
-    if evicted := progress.get("windows_evicted"):  # a server from before an upgrade does not tell
-        lines.append(f"evicted  {evicted} of these made room: fetched again only when read")
-    if progress["windows_awaited"]:
-        lines.append(f"waiting  somebody reads what {progress['windows_awaited']} absent windows hold")
+    windows = counted(progress["touched_windows"], "window")
+    touched = f"{windows}, {human_size(progress['touched_bytes'])} of pages"
     lines += [
         f"touched  {touched}; {waited}",
         "fetched  for         requests   windows    bytes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 
 from chunk_store.root_option import root_option
 from launch.image_options import image_options
+from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def explain(
         click.echo(json.dumps(facts, indent=1))
     else:
         for line in shown:
-            click.echo(line)
+            click.echo(printable(line))
 
 
 def _image_facts(
@@ -132,7 +134,9 @@ def _explain_trace(record: MountRecord | None, what: str, as_json: bool, root: P
     for file in said["files"]:
         # A line is a path: one that has a line break cannot be in a list.
         if "\n" not in file["path"]:
-            click.echo(os.fsencode(file["path"]))
+            # A list for a file or a program has the bytes; a terminal must not act on them.
+            path = file["path"]
+            click.echo(printable(path) if sys.stdout.isatty() else os.fsencode(path))
     if said["truncated"]:
         click.echo("nopull: warning: the list is full; files that were read later are not in it", err=True)
     if said["partial"]:
@@ -144,7 +148,8 @@ def _explain_registry(host: str, registry: RegistryOptions, as_json: bool) -> No
     from registry_client.diagnosis import diagnose, diagnosis_lines
 
     facts = diagnose(host, registry)
-    click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(diagnosis_lines(facts)))
+    lines = map(printable, diagnosis_lines(facts))
+    click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(lines))
     if any(way["usable"] for way in facts["ways"]):
         return
     if any(way["answered"] for way in facts["ways"]):

@@ -27,6 +27,7 @@ from launch.localised_image import kept_image
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, new_id
 from launch.store_options import store_root
+from rafs.counted import counted
 from rafs.window_slots import WindowDevice
 
 
@@ -104,5 +105,6 @@ def _require_whole(
     lacking = sum(directory.size(device.id) != device.length for device in devices)
     if lacking:
         raise MountImpossible(
-            f"mounting {image.reference.familiar()}: {lacking} windows were taken away meanwhile; try again"
+            f"mounting {image.reference.familiar()}: {counted(lacking, 'window')} taken away meanwhile;"
+            " try again"
         )

@@ -33,6 +33,7 @@ from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.check import check_blob_meta, check_bootstrap, check_chunks, check_content
+from rafs.counted import counted
 from rafs.errors import ChunkInvalid, RafsError
 from rafs.findings import Finding
 from rafs.units import decode_unit
@@ -192,7 +193,7 @@ class ImageCheck:
         compared = compare(
             self._bootstrap, self._metas, ordinary, lambda count: progress.advance("compare", count)
         )
-        progress.finish("compare", f"{compared.paths} paths")
+        progress.finish("compare", counted(compared.paths, "path"))
         self.verdict.dropped_xattrs = dict(ordinary.dropped)
         self.verdict.against = manifest.digest
         self.verdict.findings += compared.findings

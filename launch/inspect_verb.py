@@ -10,6 +10,7 @@ import click
 
 from chunk_store.root_option import root_option
 from launch.image_options import image_options
+from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -71,4 +72,4 @@ def inspect(
         click.echo(json.dumps(facts, indent=1))
     else:
         for line in image_facts.lines(facts):
-            click.echo(line)
+            click.echo(printable(line))

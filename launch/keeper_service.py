@@ -22,6 +22,7 @@ from erofs_fs.errors import ErofsForbidden, KeeperFailed
 from erofs_fs.keeper_life import take_lock
 from launch.errors import MountBusy
 from launch.keeper_start import end_keeper, keeper_program, keeper_status, lacking
+from rafs.counted import counted
 
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
@@ -103,8 +104,8 @@ def end_keepers(root: Path, *, force: bool) -> list[Path]:
     lack = [hold.id for place in found for hold in lacking(place)]
     if lack and not force:
         raise MountBusy(
-            f"ending keepers: of {len(lack)} mounts ({', '.join(lack)}) not all is local, and what is not"
-            " would be an error to read; `nopull pull` their images first, or use --force"
+            f"ending keepers: of {counted(len(lack), 'mount')} ({', '.join(lack)}) not all is local, and what"
+            " is not would be an error to read; `nopull pull` their images first, or use --force"
         )
     for place in found:
         if not end_keeper(place):

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from chunk_store.root_option import root_option
+from rafs.counted import counted
+from rafs.printable import printable
 
 
 @click.group()
@@ -57,7 +59,7 @@ def restart(root: Path) -> None:
     from launch.keeper_service import restart_keepers
 
     for place in (places := restart_keepers(root)):
-        click.echo(f"restarted: {place}")
+        click.echo(printable(f"restarted: {place}"))
     if not places:
         click.echo("no keeper runs")
 
@@ -77,7 +79,7 @@ def end(root: Path, force: bool) -> None:
     from launch.keeper_service import end_keepers
 
     for place in (places := end_keepers(root, force=force)):
-        click.echo(f"ended: {place}")
+        click.echo(printable(f"ended: {place}"))
     if not places:
         click.echo("no keeper runs")
 
@@ -104,15 +106,17 @@ def status(root: Path, as_json: bool) -> None:
     for place, facts in found:
         counts = facts["counts"]
         filler = "none" if facts["filler"] is None else facts["filler"]
-        click.echo(f"{place}: keeper {facts['pid']}, filler {filler}")
-        click.echo(f"  mounts   {len(facts['mounts'])}, over {facts['windows']} windows")
-        click.echo(f"  watched  {facts['watched']} windows that are not complete")
-        click.echo(f"  waiting  {facts['waiting']} reads now; {facts['waited_seconds']:.2f} s in all")
-        click.echo(f"  asked    {counts['events']} times: " + ", ".join(
+        click.echo(printable(f"{place}: keeper {facts['pid']}, filler {filler}"))
+        click.echo(f"  mounts   {len(facts['mounts'])}, over {counted(facts['windows'], 'window')}")
+        not_complete = "that is not complete" if facts["watched"] == 1 else "that are not complete"
+        click.echo(f"  watched  {counted(facts['watched'], 'window')} {not_complete}")
+        waiting = counted(facts["waiting"], "read")
+        click.echo(f"  waiting  {waiting} now; {facts['waited_seconds']:.2f} s in all")
+        click.echo(f"  asked    {counted(counts['events'], 'time')}: " + ", ".join(
             f"{counts[name]} {name.replace('_', ' ')}" for name in counts if name != "events"
         ))  # fmt: skip
         for line in facts["lines"]:
-            click.echo(f"  said     {line}")
+            click.echo(printable(f"  said     {line}"))
 
 
 @keeper.command("unit")

@@ -12,6 +12,7 @@ from chunk_store.root_option import root_option
 from launch.image_options import image_options
 from launch.server_options import server_options
 from launch.store_options import store_options
+from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -93,12 +94,12 @@ def mount(
 
     def show(record: MountRecord) -> None:
         for warning in record.warnings:
-            click.echo(f"nopull: warning: {warning}", err=True)
+            click.echo(printable(f"nopull: warning: {warning}"), err=True)
         if as_json:
             click.echo(json.dumps(record.to_json()))
         else:
             served = f", pid {record.server}" if record.pids else ""
-            click.echo(f"mounted {record.pinned} on {record.mountpoint} ({record.driver}{served})")
+            click.echo(printable(f"mounted {record.pinned} on {record.mountpoint} ({record.driver}{served})"))
 
     wanted = ImageRequest(
         reference=parse_reference(image),
@@ -139,7 +140,7 @@ def umount(directory: Path, lazy: bool, root: Path) -> None:
     from launch.umount import unmount
 
     left = unmount(directory, root, lazy=lazy)
-    click.echo(f"unmounted {directory}" + ("" if left is None else f"; {left}"))
+    click.echo(printable(f"unmounted {directory}" + ("" if left is None else f"; {left}")))
 
 
 @click.command(
@@ -167,15 +168,17 @@ def ps(as_json: bool, root: Path) -> None:
 
     remove_stale(root)
     for place in take_up(root):
-        click.echo(f"nopull: mounts of {place} had no keeper any more; they have one again", err=True)
+        again = f"nopull: mounts of {place} had no keeper any more; they have one again"
+        click.echo(printable(again), err=True)
     rows = [_row(record, state) for record, state in clean(root)]
     if as_json:
         click.echo(json.dumps(rows))
         return
-    lines = [("MOUNTPOINT", "IMAGE", "DRIVER", "PID", "STATE", "LOCAL")]
+    lines: list[tuple[str, ...]] = [("MOUNTPOINT", "IMAGE", "DRIVER", "PID", "STATE", "LOCAL")]
     for row in rows:
         pid = str(row["pids"].get("server", "-"))
-        lines.append((row["mountpoint"], row["image"], row["driver"], pid, row["state"], _local(row)))
+        shown = (row["mountpoint"], row["image"], row["driver"], pid, row["state"], _local(row))
+        lines.append(tuple(map(printable, shown)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())

@@ -13,6 +13,7 @@ import click
 from chunk_store.root_option import root_option
 from launch.image_options import image_options
 from launch.store_options import store_options, store_root
+from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def pull(
         opened = open_image(reference, registry, root, platform, blob_dir=blob_dir)
         try:
             for warning in opened.warnings:
-                click.echo(f"nopull: warning: {warning}", err=True)
+                click.echo(printable(f"nopull: warning: {warning}"), err=True)
             with shown_progress(sys.stderr) as progress:
                 done = fill(store, opened, progress, patience=registry.timeout)
         finally:
@@ -86,4 +87,4 @@ def pull(
         return
     name = f"{opened.reference.familiar().partition('@')[0]}@{opened.digest}"
     came = f"{human_size(fetched.compressed_bytes)} came" if fetched.windows else "nothing was missing"
-    click.echo(f"{name} is local: {human_size(done.bytes_total)}; {came}")
+    click.echo(printable(f"{name} is local: {human_size(done.bytes_total)}; {came}"))

@@ -240,8 +240,14 @@ def test_counters_are_told_by_class_with_what_readers_waited(root: Path) -> None
     for words in (
         "host/app:1@sha256:abc", "fuse: ", "41.0 MB of memory", "10 of 40 windows", "(25 %)", "demand",
         "background", "1.5 MB", "81.9 kB", "0.12 s", "trouble  no route", "warning  old tag",
-        "metrics  http://127.0.0.1:9/metrics", "2 absent windows", "when read, else behind that",
-        "5 of these made room",
+        "metrics  http://127.0.0.1:9/metrics", "2 absent windows", "30.0 MB: fetched when read\n",
+        "5 of these made room: fetched again only when read; the others else behind that",
     ):  # fmt: skip
         assert words in text
     assert "else behind that" not in "\n".join(mount_lines({**facts, "background": False}))
+    facts["progress"] |= {"windows_evicted": 30, "windows_awaited": 1}
+    text = "\n".join(mount_lines(facts))
+    assert "behind that" not in text, "what made room is not fetched before it is read"
+    assert "what an absent window holds" in text
+    facts["progress"] |= {"windows_evicted": 0, "windows_present": 39}
+    assert "missing  1 window, 30.0 MB: fetched when read, else behind that" in "\n".join(mount_lines(facts))
