@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
@@ -190,8 +189,8 @@ def run() -> NoReturn:
     try:
         code = main(sys.argv[1:])
     # The outermost boundary of this process.
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
+    except BaseException:
+        log.critical("the filler failed", exc_info=True)
         code = 1
     sys.stderr.flush()
     os._exit(code)  # threads that still fetch are of no use to anybody

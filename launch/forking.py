@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,8 @@ from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ServerFailed
 from launch.held_signals import ENDING
 from launch.log_lines import formatter
+
+log = logging.getLogger("nopull.server")
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -146,10 +147,10 @@ def _be_child(
         drop_if_empty(log_path)
         code = 0
     # The outermost boundary of this process: the parent is told, or the log.
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         with suppress(BaseException):
             if said or not is_known(error):
-                traceback.print_exc()
+                log.critical("the server failed", exc_info=error)
             if not said:
                 say("error", describe(error))
     finally:
