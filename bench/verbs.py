@@ -31,6 +31,13 @@ Examples:
 """
 
 
+def _no_empty_word(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    """Empty, as a shell's unset variable is, would be the default, which takes minutes to make."""
+    if text == "":
+        raise click.BadParameter("it is an empty word")
+    return text
+
+
 def _json_option(what: str) -> Callable[[Command], Command]:
     """Add `--json FILE`, for *what*; the command gets it as *json_file*."""
     return click.option(
@@ -90,6 +97,7 @@ def comparison_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--image",
             metavar="REF",
+            callback=_no_empty_word,
             help="Compare this image, docker://… or oci:… [default: one of Debian].",
         ),
     ):
@@ -133,7 +141,10 @@ Examples:
   nopull bench convert --image oci:layout:app --layers known
 """
 )
-@click.option("--image", metavar="oci:DIR[:TAG]", help="Convert this image [default: one of Debian].")
+@click.option(
+    "--image", metavar="oci:DIR[:TAG]", callback=_no_empty_word,
+    help="Convert this image [default: one of Debian].",
+)
 @click.option(
     "--runs", type=click.IntRange(1), default=DEFAULT_RUNS, show_default=True, help="The best one counts."
 )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from chunk_store.directory_option import Directory
 from chunk_store.place import default_root
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,7 +22,7 @@ def root_option(command: Command) -> Command:
 
     return click.option(
         "--root",
-        type=click.Path(path_type=Path, file_okay=False, readable=False),
+        type=Directory(),
         callback=absolute,
         metavar="DIR",
         help="Where state and cache live [default: $NOPULL_ROOT, else /var/lib/nopull for root, "

@@ -6,11 +6,14 @@ No work of its own: starting the interpreter and click is all that `nopull --hel
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+LONGEST_READER_SECONDS = 3600  # longer than anybody waits who is not forgotten
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # verb: (module, attribute, what it does); grouped as the help shows them.
@@ -121,6 +124,22 @@ class VerbGroup(click.Group):
                 formatter.write_dl([(verb, text) for verb, (_, _, text) in verbs.items()], col_max=10)
 
 
+def _refuse_nonsense(environment: Mapping[str, str]) -> None:
+    """Return if the variables that processes behind the verbs go by are well: nobody sees these fail."""
+    seconds = environment.get("NOPULL_READER_SECONDS")
+    if seconds:
+        try:
+            known = 0 < float(seconds) <= LONGEST_READER_SECONDS
+        except ValueError:
+            known = False
+        if not known:
+            wanted = f"a number of seconds up to {LONGEST_READER_SECONDS}"
+            raise click.UsageError(f"NOPULL_READER_SECONDS is {seconds!r}, expected {wanted}")
+    library = environment.get("NOPULL_FUSE_LIBRARY")
+    if library and library != "libfuse2":
+        raise click.UsageError(f"NOPULL_FUSE_LIBRARY is {library!r}, expected libfuse2, or nothing")
+
+
 def version() -> str:
     """The version of the checkout this file is in, else of the installed distribution."""
     here = Path(__file__).resolve().parent.parent
@@ -156,6 +175,7 @@ def cli(log_level: str) -> None:
     nopull converts OCI images to a lazily loadable form, publishes them to any registry, and mounts them so
     that only what a container touches travels first; the rest follows in the background.
     """
+    _refuse_nonsense(os.environ)
     import logging
 
     from launch.log_lines import TextLines

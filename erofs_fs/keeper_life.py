@@ -52,12 +52,11 @@ def main(arguments: list[str]) -> int:
             return ALREADY
     stay_alive()
     take_descriptors()
-    seconds = float(os.environ.get(SECONDS_VARIABLE) or 0)
     keeper = Keeper(
         root,
         command,
         given,
-        reader_seconds=seconds if seconds > 0 else READER_SECONDS,
+        reader_seconds=float(os.environ.get(SECONDS_VARIABLE) or READER_SECONDS),  # a verb has looked at it
         stays=handover.NOTIFY_SOCKET in os.environ,
     )
     for number in (signal.SIGTERM, signal.SIGINT):

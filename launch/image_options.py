@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from chunk_store.directory_option import Directory
 
 if TYPE_CHECKING:
     from registry_client.platform import Platform
@@ -33,7 +34,7 @@ def platform_option(command: Command) -> Command:
 def blob_dir_option(command: Command) -> Command:
     """Give *command* `blob_dir`, a path or None: beside the bootstrap."""
     return click.option(
-        "--blob-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+        "--blob-dir", type=Directory(), metavar="DIR",
         help="For rafs: only: where the blobs lie [default: beside the bootstrap].",
     )(command)  # fmt: skip
 

@@ -36,6 +36,8 @@ def diagnose(name: str, options: RegistryOptions) -> dict[str, Any]:
         ReferenceInvalid: it is neither. Everything else that goes wrong is a fact.
     """
     plain = name.removeprefix("docker://")
+    if not plain:
+        raise ReferenceInvalid(f"{name!r} is not a registry: expected HOST or HOST:PORT")
     whole = "/" in plain.rstrip("/")
     text = plain if whole else f"{plain.rstrip('/')}/{_ANY_REPOSITORY}"
     reference = parse_reference(f"docker://{text}")

@@ -193,6 +193,27 @@ def test_a_byte_that_is_no_text_is_shown_by_its_number(
     assert capfd.readouterr().err == "nopull: cannot use caf\\xe9\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("NOPULL_READER_SECONDS", value) for value in ("abc", "-1", "0", "nan", "inf", "1e9")),
+        ("NOPULL_FUSE_LIBRARY", "libfuse3"),
+    ],
+)
+def test_a_variable_that_says_nonsense_is_told_by_the_verb(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert nopull.main(["ps", "--root", "/nonexistent"]) == exit_codes.USAGE
+    assert capfd.readouterr().err.startswith(f"nopull: {name} is {value!r}, expected ")
+
+
+@pytest.mark.parametrize("value", ["", "0.5", "25", "3600"])
+def test_a_variable_that_is_well_or_empty_is_no_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NOPULL_READER_SECONDS", value)
+    assert nopull.main(["ps", "--root", "/nonexistent"]) == 0
+
+
 def test_an_unknown_verb_is_a_usage_error_that_offers_the_nearest() -> None:
     ran = run_nopull("mout")
     assert ran.returncode == 2

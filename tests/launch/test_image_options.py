@@ -25,6 +25,28 @@ def test_a_platform_that_is_none_is_wrong_usage(words: list[str], capfd: pytest.
     assert "a/b/c/d" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "--blob-dir", "", "rafs:image.boot"],
+        ["inspect", "--root", "", "rafs:image.boot"],
+        ["ps", "--root", ""],
+        ["bench", "startup", "--image", ""],
+        ["bench", "convert", "--image", ""],
+        ["explain", "--registry", ""],
+        ["mount", "rafs:image.boot", ""],
+        ["umount", ""],
+        ["inspect", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_word_is_wrong_usage_and_nothing_by_default(
+    words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert nopull.main(words) == exit_codes.USAGE
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("words", VERBS.values(), ids=VERBS)
 def test_blobs_that_would_lie_in_a_file_are_wrong_usage(
     words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
