@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         root,
         command,
         given,
-        reader_seconds=float(os.environ.get(SECONDS_VARIABLE) or READER_SECONDS),  # a verb has looked at it
+        reader_seconds=float(os.environ.get(SECONDS_VARIABLE) or 0) or READER_SECONDS,  # a verb has seen it
         stays=handover.NOTIFY_SOCKET in os.environ,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
