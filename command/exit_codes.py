@@ -37,6 +37,7 @@ EXIT_CODES: Final[dict[str, int]] = {
     "registry_client.errors.RangeInvalid": BROKEN,
     "registry_client.errors.LayoutForbidden": NO_PERMISSION,
     "registry_client.errors.LayoutFull": DISK_FULL,
+    "registry_client.errors.LayoutUnusable": OTHER,
     "registry_client.errors.LayoutInvalid": BROKEN,
     "registry_client.errors.RegistryError": OTHER,
     "rafs.errors.RafsError": BROKEN,

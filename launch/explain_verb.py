@@ -66,6 +66,8 @@ def explain(
     """
     if (what is None) == (registry_host is None):
         raise click.UsageError("give an image or a directory, or a registry with --registry")
+    if trace and registry_host is not None:
+        raise click.UsageError("--trace is for a mount, and --registry for none")
     if what is None:
         _explain_registry(registry_host or "", registry, as_json)
         return

@@ -45,6 +45,8 @@ def inspect(
 
     An ordinary image is described as well, as far as its documents go.
     """
+    if files and as_json:
+        raise click.UsageError("--files is the tree as text and --json all else: give one of them")
     from launch import image_facts
     from launch.errors import ImageNotConverted
     from launch.images import open_image

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from registry_client.digest import VerifyingReader, digest_of
-from registry_client.errors import layout_error
+from registry_client.errors import write_error
 from registry_client.layout import INDEX, MARKER, blob_name
 from registry_client.layout_writer import EMPTY_INDEX, MARKER_TEXT, replace_entry, sync_directory
 from registry_client.manifest import Descriptor, parse_manifest
@@ -41,7 +41,7 @@ class ArchiveDestination:
         try:
             descriptor, self._partial = tempfile.mkstemp(prefix=f".{file.name}.partial-", dir=file.parent)
         except OSError as error:
-            raise layout_error(f"cannot write the archive {file}", error) from error
+            raise write_error(f"cannot write the archive {file}", error) from error
         self._out = os.fdopen(descriptor, "wb")
         self._append(MARKER, len(MARKER_TEXT), io.BytesIO(MARKER_TEXT))
 
@@ -93,7 +93,7 @@ class ArchiveDestination:
             Path(self._partial).rename(self._file)
             sync_directory(self._file.parent)
         except OSError as error:
-            raise layout_error(f"cannot finish the archive {self._file}", error) from error
+            raise write_error(f"cannot finish the archive {self._file}", error) from error
 
     def _append(self, name: str, size: int, reader: BinaryIO | VerifyingReader) -> None:
         """Add one member, or nothing at all."""
@@ -107,7 +107,7 @@ class ArchiveDestination:
             self._out.write(bytes(-size % tarfile.BLOCKSIZE))
         except OSError as error:
             self._cut(start)
-            raise layout_error(f"cannot write {name} to {self._file}", error) from error
+            raise write_error(f"cannot write {name} to {self._file}", error) from error
         except BaseException:
             self._cut(start)
             raise

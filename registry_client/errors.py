@@ -73,6 +73,10 @@ class LayoutInvalid(RegistryError):
     """An `oci:` directory or an archive on disk is broken, or of an unknown version."""
 
 
+class LayoutUnusable(LayoutInvalid):
+    """A layout or archive cannot be written where it was to be; no image is to blame."""
+
+
 class LayoutForbidden(LayoutInvalid):
     """This user may not read or write a layout or archive."""
 
@@ -89,3 +93,9 @@ def layout_error(doing: str, error: OSError) -> LayoutInvalid:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LayoutFull(f"{said}; free some there, or name another place")
     return LayoutInvalid(said)
+
+
+def write_error(doing: str, error: OSError) -> LayoutInvalid:
+    """As `layout_error`, of what was to be written."""
+    found = layout_error(doing, error)
+    return found if type(found) is not LayoutInvalid else LayoutUnusable(f"{found}; name another place")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from registry_client.digest import VerifyingReader, digest_of
-from registry_client.errors import LayoutInvalid, layout_error
+from registry_client.errors import LayoutInvalid, write_error
 from registry_client.layout import INDEX, MARKER, REF_NAME, VERSION, blob_name, read_index
 from registry_client.manifest import Descriptor, Index, MediaType, parse_manifest
 from registry_client.region import PIECE, DirectoryTree
@@ -47,7 +47,7 @@ class LayoutDestination:
                         _write_file(root / INDEX, json.dumps(EMPTY_INDEX).encode())
                     _write_file(root / MARKER, MARKER_TEXT)
         except OSError as error:
-            raise layout_error(f"cannot write an image layout to {root}", error) from error
+            raise write_error(f"cannot write an image layout to {root}", error) from error
         read_index(self._tree)
 
     def has_blob(self, descriptor: Descriptor) -> bool:
@@ -81,7 +81,7 @@ class LayoutDestination:
         try:
             yield
         except OSError as error:
-            raise layout_error(f"cannot write {what} to {self._root}", error) from error
+            raise write_error(f"cannot write {what} to {self._root}", error) from error
 
 
 def _refuse_strangers(root: Path) -> None:

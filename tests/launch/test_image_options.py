@@ -37,10 +37,12 @@ def test_a_platform_that_is_none_is_wrong_usage(words: list[str], capfd: pytest.
         ["mount", "rafs:image.boot", ""],
         ["umount", ""],
         ["inspect", ""],
+        ["inspect", "--files", "--json", "rafs:image.boot"],
+        ["explain", "--trace", "--registry", "localhost:1"],
     ],
     ids=" ".join,
 )
-def test_an_empty_word_is_wrong_usage_and_nothing_by_default(
+def test_empty_words_and_options_that_exclude_each_other_are_wrong_usage(
     words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert nopull.main(words) == exit_codes.USAGE

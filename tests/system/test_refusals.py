@@ -271,6 +271,14 @@ def test_no_permission(place: Place) -> None:
     place.refuse("run", place.lazy, "true", "--root", theirs, before=(*AS_NOBODY,), code=125, says=told)
 
 
+def test_a_place_that_cannot_hold_what_is_converted_breaks_no_image(place: Place) -> None:
+    told = r"cannot write .*absent/new.tar: no such file or directory; name another place"
+    place.refuse("convert", place.lazy, f"oci-archive:{place.base}/absent/new.tar", code=1, says=told)
+    (place.base / "file").write_bytes(b"")
+    told = r"cannot write an image layout to .*/file: file exists; name another place"
+    place.refuse("convert", place.lazy, f"oci:{place.base}/file:v1", code=1, says=told)
+
+
 @pytest.mark.parametrize("kibibytes", [8, 24, 40, 64])
 def test_a_disk_without_room_for_what_a_mount_needs(
     place: Place, small_disk: Callable[[int], Path], kibibytes: int
