@@ -7,6 +7,7 @@ that was started there would be that process for ever.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,25 +16,46 @@ from erofs_fs import syscalls
 from erofs_fs.mount import is_localised
 from erofs_fs.mount_table import mount_table
 
-INIT: Final = Path("/proc/1/ns/mnt")
+FIRST: Final = 1
 OWN: Final = Path("/proc/self/ns/mnt")
 # Of the other driver's mounts, whose servers end with the last copy of each; as in `fuse_fs.mount_options`.
 FUSE_TYPE: Final = "fuse.nopull"
 
 
 def leave_starters_namespace(place: Path) -> None:
-    """Enter the mount namespace of the machine's first process, if the directory *place* is the same there.
+    """Enter the mount namespace of the machine's first process, or of the farthest ancestor that may be
+    looked at, if the directory *place* is the same there; else a new one, in which no image is mounted.
 
-    Where that cannot be looked at, enter a new one, in which no image is mounted. Before the process has
-    threads.
+    Stay where that is the present one: a new one would keep busy whatever others unmount in it, unless its
+    mounts are shared. Before the process has threads.
     """
-    try:
-        if OWN.readlink() == INIT.readlink() or _join(INIT, place):
+    outer = _outermost()
+    with suppress(OSError):  # it may have ended by now
+        if outer is None or outer.readlink() == OWN.readlink() or _join(outer, place):
             return
-    except PermissionError:
-        pass
     with suppress(OSError):
         _enter_new()
+
+
+def _outermost() -> Path | None:
+    """A name of the namespace that is taken for the machine's; None if none but the present one is known."""
+    found = None
+    for pid in (*_ancestors(), FIRST):
+        namespace = Path(f"/proc/{pid}/ns/mnt")
+        with suppress(OSError):  # not ours to look at, or gone
+            namespace.readlink()
+            found = namespace
+    return found
+
+
+def _ancestors() -> Iterator[int]:
+    """Process ids, the nearest first, without the machine's first."""
+    pid = os.getppid()
+    with suppress(OSError):
+        while pid > FIRST:
+            yield pid
+            status = Path(f"/proc/{pid}/stat").read_bytes()
+            pid = int(status.rpartition(b")")[2].split()[1])  # the name before it may hold anything
 
 
 def _join(namespace: Path, place: Path) -> bool:
