@@ -21,7 +21,7 @@ from fuse_fs.errors import MountFailed
 from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ServerFailed
 from launch.held_signals import ENDING
-from launch.log_lines import formatter
+from launch.log_lines import drop_if_empty, formatter
 
 log = logging.getLogger("nopull.server")
 
@@ -117,13 +117,6 @@ def give_back_memory() -> None:
 
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def drop_if_empty(log_path: Path) -> None:
-    """Remove a log that has no line."""
-    with suppress(FileNotFoundError):
-        if not log_path.stat().st_size:
-            log_path.unlink()
 
 
 def _be_child(

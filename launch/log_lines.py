@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rafs.printable import printable
@@ -30,6 +32,13 @@ class TextLines(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         return "\n".join(map(printable, super().formatException(ei).splitlines()))
+
+
+def drop_if_empty(log_path: Path) -> None:
+    """Remove a log that has no line."""
+    with suppress(FileNotFoundError):
+        if not log_path.stat().st_size:
+            log_path.unlink()
 
 
 class JsonLines(logging.Formatter):

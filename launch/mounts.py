@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from erofs_fs.holds import hold_path, lives, remove_remains
+from erofs_fs.holds import forget_hold, hold_path, lives, remove_remains
 from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
 from fuse_fs.mount_options import FUSE_TYPE
+from launch.log_lines import drop_if_empty
 from launch.mountpoint import is_dead, mounts_seen_by, real_path
 from launch.pids import await_end, birth_of
 from launch.root import state_directory
@@ -150,10 +151,15 @@ def write_record(root: Path, record: MountRecord) -> None:
 
 
 def forget(root: Path, record: MountRecord) -> None:
-    """Remove a record and its socket; no error if that was done before."""
-    # A kernel mount has none of its own, and what it holds is cleaned by the keeper.
-    for path in (record_path(root, record.id), *([record.control] if record.pids else [])):
-        remove_remains(path)
+    """Remove a record and what else is left of a mount that is gone; no error if that was done before."""
+    remove_remains(record_path(root, record.id))
+    if record.pids:
+        remove_remains(record.control)
+        if not server_lives(record):
+            drop_if_empty(record.log)
+    # Else the keeper knows when it goes, if there is one.
+    elif record.store is not None and not lives(hold_path(record.store, record.id)):
+        forget_hold(record.store, record.id)
 
 
 def records(root: Path) -> list[MountRecord]:
