@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from launch.errors import MountBusy
@@ -15,9 +16,10 @@ class Claim:
 
     def __init__(self, path: Path) -> None:
         self.mountpoint = prepare(path)
-        self._descriptor = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(self.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._descriptors = [descriptor]  # until they are closed
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The other one may have been ready between our check and our lock.
             taken = mount_at(self.mountpoint) is not None
         except BlockingIOError:
@@ -27,10 +29,9 @@ class Claim:
             raise MountBusy(f"cannot mount on {path}: another mount there is just being made")
 
     def release(self) -> None:
-        """Let go; safe to call twice."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        """Let go; safe to call twice, also by two threads at once."""
+        with suppress(IndexError):
+            os.close(self._descriptors.pop())
 
     def __enter__(self) -> Claim:
         return self

@@ -30,11 +30,17 @@ Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class ControlServer:
-    """Answers on the socket *path*, each question in a thread of its own, until it is closed."""
+    """Answers on the socket *path*, each question in a thread of its own, until it is closed.
 
-    def __init__(self, path: Path, answer: Answer) -> None:
+    *unheard* is called with a question whose answer did not reach who had asked.
+    """
+
+    def __init__(
+        self, path: Path, answer: Answer, unheard: Callable[[Mapping[str, Any]], None] = lambda _: None
+    ) -> None:
         self._path = path
         self._answer = answer
+        self._unheard = unheard
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         with suppress(FileNotFoundError):
             path.unlink()
@@ -85,7 +91,12 @@ class ControlServer:
         except ValueError:
             return
         if isinstance(question, dict):
-            connection.sendall(json.dumps(self._answer(question)).encode() + b"\n")
+            answer = json.dumps(self._answer(question)).encode()
+            try:
+                connection.sendall(answer + b"\n")
+            except OSError:
+                self._unheard(question)
+                raise
 
 
 def ask(

@@ -46,7 +46,6 @@ class Prepared:
 
     tree: ImageTree
     attachment: Attachment
-    claim: Claim
     record: MountRecord
     asked: dict[int, int]  # see `fuse_fs.session.Session`
     allow_other: bool
@@ -72,18 +71,19 @@ def prepare(
     mount_id: str,
     log_path: Path,
     undo: ExitStack,
+    claim: Claim,
     open_store: Callable[[Path, Limits], ChunkStore],
     known: Callable[[LazyImage], LazyImage] = lambda image: image,
 ) -> Prepared:
-    """Open what *request* names; what has to be undone at the end of the mount goes to *undo*.
+    """Open what *request* names; what has to be undone at the end of the mount goes to *undo*, as *claim* to
+    its mountpoint has.
 
     *known* may give the same image back with tables that are in memory already.
 
     Raises:
-        what can keep an image from being opened (`images.open_image`) or mounted (`mountpoint.prepare`,
-        `fuse_fs.mount.require`), and what *open_store* raises.
+        what can keep an image from being opened (`images.open_image`) or mounted (`fuse_fs.mount.require`),
+        and what *open_store* raises.
     """
-    claim = undo.enter_context(Claim(request.mountpoint))
     opening = [open_early(request.image, request.root)]
     metrics = _listen(request, undo)
     undo.callback(_close_opened, opening)
@@ -122,7 +122,7 @@ def prepare(
     answers = Answers(record, attachment, tree, asked)
     control = ControlServer(record.control, answers)
     undo.callback(control.close)
-    return Prepared(tree, attachment, claim, record, asked, may_allow_other())
+    return Prepared(tree, attachment, record, asked, may_allow_other())
 
 
 def run_session(
@@ -133,8 +133,8 @@ def run_session(
     Whatever happens, nothing is left: the mount, the record and the socket are gone on return.
 
     Raises:
-        what `prepare` and `fuse_fs.mount.serve` raise, and what `chunk_store` raises when its directory
-        cannot be used.
+        what `mountpoint.prepare`, `prepare` and `fuse_fs.mount.serve` raise, and what `chunk_store` raises
+        when its directory cannot be used.
     """
     with ExitStack() as undo:
 
@@ -143,7 +143,8 @@ def run_session(
 
             return undo.enter_context(ChunkStore(place, limits=limits))
 
-        prepared = prepare(request, mount_id, log_path, undo, open_store)
+        claim = undo.enter_context(Claim(request.mountpoint))
+        prepared = prepare(request, mount_id, log_path, undo, claim, open_store)
         from fuse_fs.mount import serve
 
         def announce() -> None:
@@ -154,19 +155,19 @@ def run_session(
             except BaseException:
                 # A mount that nobody can be told of (its record does not fit on the disk, perhaps) ends.
                 with suppress(NotMounted, MountBusy, MountImpossible):
-                    detach(prepared.claim.mountpoint, lazy=True)
+                    detach(claim.mountpoint, lazy=True)
                 raise
             prepared.attachment.make_files()
 
         announcing: list[Later[None]] = []
 
         def on_ready() -> None:
-            prepared.claim.release()
+            claim.release()
             announcing.append(Later(announce))
 
         serve(
             prepared.tree,
-            prepared.claim.mountpoint,
+            claim.mountpoint,
             on_ready=on_ready,
             allow_other=prepared.allow_other,
             fsname=prepared.fsname,

@@ -22,6 +22,7 @@ from chunk_store.lock_file import lock_file
 from fuse_fs.device import detach, mount_device
 from fuse_fs.session import Session
 from fuse_fs.wake_ups import WakeUp, WakeUps
+from launch.claim import Claim
 from launch.control import ControlServer
 from launch.error_relay import describe
 from launch.errors import MountImpossible
@@ -67,6 +68,7 @@ class SharedServer:
         self._blobs: WeakKeyDictionary[Bootstrap, tuple[BlobMeta, ...]] = WeakKeyDictionary()
         self._making = 0
         self._given_up: set[str] = set()  # by whoever asked for them
+        self._claims: dict[str, Claim] = {}  # of mounts whose images are being opened
         self._ending = False
 
     def run(self, on_ready: Callable[[], None]) -> None:
@@ -80,7 +82,7 @@ class SharedServer:
             on_ready()
             return
         with self._wake_ups:
-            control = ControlServer(directory / SOCKET, self)
+            control = ControlServer(directory / SOCKET, self, self._not_heard)
             on_ready()
             try:
                 self._stay()
@@ -145,11 +147,19 @@ class SharedServer:
 
     def _make(self, question: Mapping[str, Any], undo: ExitStack) -> Mapping[str, Any]:
         name, request = str(question["id"]), from_json(question["request"])
-        prepared = prepare(request, name, self._log_path, undo, self._store, self._known)
+        claim = undo.enter_context(Claim(request.mountpoint))
+        with self._lock:
+            self._claims[name] = claim
+        undo.callback(self._claims.pop, name, None)
+        prepared = prepare(request, name, self._log_path, undo, claim, self._store, self._known)
         give_back_memory()
         taken_up = threading.Event()
+        with self._lock:
+            if name in self._given_up:
+                raise MountImpossible(f"{request.mountpoint}: nobody wants the mount any more")
+            del self._claims[name]  # from here on it is the mount that is taken away
         device = mount_device(
-            prepared.claim.mountpoint, allow_other=prepared.allow_other, fsname=prepared.fsname
+            claim.mountpoint, allow_other=prepared.allow_other, fsname=prepared.fsname
         )
 
         def on_end() -> None:
@@ -163,7 +173,7 @@ class SharedServer:
         try:
             if not taken_up.wait(_READY_SECONDS):
                 raise MountImpossible(f"the kernel does not take up the mount on {request.mountpoint}")
-            prepared.claim.release()
+            claim.release()
             record = prepared.announce(self._root)
             if record is None or name in self._given_up:
                 raise MountImpossible(f"{request.mountpoint} was unmounted before it was ready")
@@ -195,8 +205,16 @@ class SharedServer:
         with self._lock:
             self._given_up.add(name)
             mount = self._mounts.get(name)
+            claim = self._claims.get(name)
+        if claim is not None:
+            claim.release()  # the opening may take its time
         if mount is not None:
             detach(mount.prepared.record.mountpoint)
+
+    def _not_heard(self, question: Mapping[str, Any]) -> None:
+        """Who asked was killed, so nobody knows of the mount."""
+        if question.get("ask") == "mount":
+            self._give_up(str(question["id"]))
 
     def _forget(self, name: str) -> None:
         """The mount is gone, or this process ends."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +27,10 @@ from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from launch.pids import await_end
 from tests.launch.published import publish
+from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.trees import directory, file, tree
+from tests.system.kept_store import until
 
 pytestmark = pytest.mark.system
 
@@ -202,7 +207,8 @@ def test_a_mount_that_is_given_up_while_it_is_made_is_taken_away(
     os.kill(record.server, signal.SIGSTOP)
     # Below what is removed afterwards: SIGQUIT may leave a core file.
     with subprocess.Popen([*COMMAND, *words], stderr=subprocess.DEVNULL, cwd=place.base) as starting:
-        time.sleep(1.0)  # it may be interrupted at any moment; by now it waits for the server
+        # It may be interrupted at any moment, but now it waits for the server.
+        until(lambda: has_socket(starting.pid))
         starting.send_signal(number)
         os.kill(record.server, signal.SIGCONT)
         assert starting.wait(15) == code
@@ -211,3 +217,51 @@ def test_a_mount_that_is_given_up_while_it_is_made_is_taken_away(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert place.right("one")
+
+
+def test_a_mount_that_is_given_up_while_its_image_is_opened_leaves_its_place_at_once(place: Place) -> None:
+    record = place.mount("one")
+    where = place.base / "at-two"
+    where.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the question and says nothing
+        image = f"docker://127.0.0.1:{silent.getsockname()[1]}/app:v1"
+        words = ["mount", image, str(where), "--shared", "--root", str(place.root)]
+        with subprocess.Popen([*COMMAND, *words], stderr=subprocess.DEVNULL) as starting:
+            until(lambda: is_claimed(where))
+            starting.send_signal(signal.SIGTERM)
+            assert starting.wait(15) == 143
+        assert not is_claimed(where)
+        assert place.mount("two").server == record.server and place.right("two")
+
+
+def test_a_mount_whose_command_is_killed_while_it_is_made_is_taken_away(place: Place) -> None:
+    where = place.base / "at-two"
+    where.mkdir()
+    with DebianRegistry() as registry:
+        name = f"docker://{registry.host}/app:v1"
+        image = publish(image_of(tree(file(b"f", b"x"))), name, place.base).reference
+        os.kill(registry.pid, signal.SIGSTOP)
+        words = ["mount", image, str(where), "--shared", "--root", str(place.root)]
+        with subprocess.Popen([*COMMAND, *words]) as starting:
+            until(lambda: is_claimed(where))
+            starting.kill()
+        os.kill(registry.pid, signal.SIGCONT)
+        until(lambda: not is_claimed(where))  # it is made by now, or given up
+        until(lambda: mounts.find(place.root, where) is None and list(where.iterdir()) == [])
+
+
+def is_claimed(where: Path) -> bool:
+    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(directory)
+    return False
+
+
+def has_socket(pid: int) -> bool:
+    with suppress(OSError):  # one that is closed just now
+        return any("socket:" in str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
