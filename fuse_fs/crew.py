@@ -2,22 +2,21 @@
 
 A request that needs only the bootstrap is answered by whoever has read it, so that a walk through the tree
 costs no change of threads. One that may wait for the network is answered after another thread has taken over
-the device: so nothing waits behind it, whatever it waits for.
+the device: so nothing waits behind it, whatever it waits for. When there are as many threads as there may be,
+the last stays at the device, and what may wait does so until one of the others is done.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
 log = logging.getLogger("nopull.fuse")
 
-# Each waits for one read, and takes some 25 KB meanwhile. The kernel has no more readahead under way than
-# `operations.PARALLEL_READS`. More is asked for only where so many processes want single absent pages at
-# once; then the next request waits for one of them.
-MOST = 2048
+MOST = 2048  # each waits for one read, and takes some 25 KB meanwhile
 IDLE = 3  # that wait for their turn at the device; more than this have nothing to do and end
 
 Work = Callable[[], object]
@@ -38,10 +37,17 @@ class Crew:
         self._over = False
         # Whoever holds it may call `receive`. Held for as long as that waits.
         self._turn = threading.Lock()
-        # Protects the two below. A leaf.
+        # Protects the three below. A leaf.
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._waiting = 0  # for their turn, or having it
+        self._left: deque[Work] = deque()  # for whoever is done first
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody is free to do what `receive` returns; for *receive* itself."""
+        with self._lock:
+            return self._is_full()
 
     def start(self) -> None:
         """Begin with one thread; the others come when they are needed."""
@@ -72,20 +78,30 @@ class Crew:
                 work = None if self._over else self._attempt(self._receive)
                 if work is None:
                     first, self._over = not self._over, True
+                    self._left.clear()
                     break
                 with self._lock:
+                    if self._is_full():
+                        self._left.append(work)
+                        continue
                     self._waiting -= 1
-                    short = not self._waiting and len(self._threads) < MOST
+                    short = not self._waiting
             if short:
                 self._hire()
-            self._attempt(work)
-            with self._lock:
-                if self._waiting > IDLE:
-                    self._threads.discard(threading.current_thread())
-                    return
-                self._waiting += 1
+            while work is not None:
+                self._attempt(work)
+                with self._lock:
+                    work = self._left.popleft() if self._left else None
+                    if work is None:
+                        if self._waiting > IDLE:
+                            self._threads.discard(threading.current_thread())
+                            return
+                        self._waiting += 1
         if first:
             self._ended()
+
+    def _is_full(self) -> bool:
+        return self._waiting == 1 and len(self._threads) >= MOST
 
     @staticmethod
     def _attempt(work: Callable[[], Result]) -> Result | Callable[[], None]:

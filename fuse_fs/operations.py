@@ -43,8 +43,8 @@ from rafs.bootstrap import Inode, Nid
 from rafs.directory import name_text
 
 FOREVER = 10 * 365 * 86400  # seconds
-# Of readahead; kernel default 12. What is beyond waits in the kernel, and its time begins when it comes here.
-PARALLEL_READS = 1024
+# Of readahead; kernel default 12. The most it can be told: what is beyond waits there, also for what is here.
+PARALLEL_READS = (1 << 16) - 1
 MAX_PAGES = 256  # of one read; the kernel allows no more, unless its administrator does
 LARGEST_LISTING = 1 << 20  # bytes of one reply to READDIR; the kernel asks for less
 

@@ -109,7 +109,11 @@ class Session:
             self._asked[request] = self._asked.get(request, 0) + 1
             if request == Request.READ:
                 body = bytes(message[IN_HEADER.size : size])
-                return lambda: self._answer_read(unique, node, asker, memoryview(body))
+                # What is here must not wait until one of those is done who wait for what is not.
+                if not (self._crew.is_full and self._is_local(node, body)):
+                    return lambda: self._answer_read(unique, node, asker, memoryview(body))
+                self._answer_read(unique, node, asker, memoryview(body))
+                continue
             if request not in UNANSWERED:
                 self._answer(request, unique, node, message[IN_HEADER.size : size])
 
@@ -148,6 +152,13 @@ class Session:
             self._failed, node, asker, offset, now, lambda: self._operations.is_local(node, offset, size)
         )
         return self._operations.read(node, offset, size, until)
+
+    def _is_local(self, node: int, body: bytes) -> bool:
+        try:
+            _, offset, size, *_ = READ_IN.unpack_from(body)
+            return self._operations.is_local(node, offset, size)
+        except Exception:  # noqa: BLE001 - said where it is answered
+            return False
 
     def _refuse(self, unique: int, number: int) -> None:
         self._reply(OUT_HEADER.pack(OUT_HEADER.size, -number, unique), b"")
