@@ -26,7 +26,7 @@ from erofs_fs.gate import READER_SECONDS
 from erofs_fs.keeper import Keeper
 from erofs_fs.keeper_words import ALREADY, READY
 from erofs_fs.mount import is_localised
-from erofs_fs.mount_table import OWN_TABLE, mount_table
+from erofs_fs.mount_table import OVERLAY_TYPE, OWN_TABLE, mount_table, overlay_lowers
 from erofs_fs.namespace import leave_starters_namespace
 
 LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
@@ -80,14 +80,30 @@ def refuse_lazy_home(table: Path = OWN_TABLE) -> None:
     """Return if nothing this process runs on can be absent.
 
     Raises:
-        KeeperFailed: its program or its modules lie on a mount of a localised image: to read them it would
-        wait for itself.
+        KeeperFailed: its program or its modules lie on a mount of a localised image, or on an overlay of
+        one: to read them it would wait for itself.
     """
-    ours = {entry.device for entry in mount_table(table) if is_localised(entry)}
+    entries = mount_table(table)
+    ours = {entry.device for entry in entries if is_localised(entry)}
+    lowers = {entry.device: overlay_lowers(entry) for entry in entries if entry.fstype == OVERLAY_TYPE}
+
+    def lies_on_ours(path: str) -> bool:
+        with suppress(OSError):  # what an overlay was made of may not be seen from here
+            if _device(path) in ours:
+                return True
+            # A file of an overlay has not the overlay's device, its directory has.
+            overlays = {_device(path), _device(os.path.dirname(os.path.realpath(path)))}  # noqa: PTH120
+            return any(lies_on_ours(lower) for one in overlays for lower in lowers.get(one, ()))
+        return False
+
     for name in (sys.executable, os.__file__, __file__):
-        device = os.stat(name).st_dev  # noqa: PTH116 - metadata is always there
-        if f"{os.major(device)}:{os.minor(device)}" in ours:
+        if lies_on_ours(name):
             raise KeeperFailed(f"a keeper cannot run from {name}, which lies on a mount it may have to fill")
+
+
+def _device(path: str) -> str:
+    device = os.stat(path).st_dev  # noqa: PTH116 - metadata is always there
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
 def stay_alive() -> None:

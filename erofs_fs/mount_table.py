@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 OWN_TABLE: Final = Path("/proc/self/mountinfo")
+OVERLAY_TYPE: Final = "overlay"
 KERNEL_TYPE: Final = "erofs"  # file system type of what `mount` mounts; also of others' images
 
+# One option with all layers, or one for each; commas, colons and backslashes of paths are escaped.
+_LOWERS = re.compile(r"(?:^|,)lowerdir\+?=((?:[^,\\]|\\.)*)", re.DOTALL)
+_LAYER = re.compile(r"(?:[^:\\]|\\.)+", re.DOTALL)
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
@@ -32,6 +36,12 @@ def mount_table(path: Path = OWN_TABLE) -> list[MountEntry]:
     """
     # Not splitlines: a path may hold what else that takes for the end of a line.
     return [_entry(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def overlay_lowers(entry: MountEntry) -> list[str]:
+    """The directories that an overlay was made of, as they were called then by who made it."""
+    layers = [layer for option in _LOWERS.findall(entry.options) for layer in _LAYER.findall(option)]
+    return [re.sub(r"\\(.)", r"\1", layer, flags=re.DOTALL) for layer in layers]
 
 
 def _entry(line: bytes) -> MountEntry:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from erofs_fs import namespace
-from erofs_fs.mount_table import MountEntry, mount_table
+from erofs_fs.mount_table import MountEntry, mount_table, overlay_lowers
 from fuse_fs.mount_options import FUSE_TYPE
 
 
@@ -41,6 +41,20 @@ def test_a_mountpoint_is_given_as_it_is(tmp_path: Path, written: bytes, path: by
     table = tmp_path / "mountinfo"
     table.write_bytes(b"36 35 98:0 / " + written + b" rw - ext3 /dev/a rw\n37 35 98:1 / /m rw - ext3 /b rw\n")
     assert [os.fsencode(entry.mountpoint) for entry in mount_table(table)] == [path, b"/m"]
+
+
+@pytest.mark.parametrize(
+    ("options", "lowers"),
+    [
+        ("rw,lowerdir=/a:/b,upperdir=/c,workdir=/d", ["/a", "/b"]),
+        ("rw,lowerdir+=/a,lowerdir+=/b,datadir+=/e", ["/a", "/b"]),
+        ("lowerdir=/a\\:b:/c\\,d\\\\,upperdir=/lowerdir=/x", ["/a:b", "/c,d\\"]),
+        ("rw,upperdir=/c", []),
+    ],
+)
+def test_an_overlay_tells_what_it_was_made_of(options: str, lowers: list[str]) -> None:
+    entry = MountEntry(Path("/m"), "/", "0:5", "overlay", "overlay", options)
+    assert overlay_lowers(entry) == lowers
 
 
 def test_our_own_table_has_the_root() -> None:

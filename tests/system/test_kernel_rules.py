@@ -237,12 +237,18 @@ def test_a_keeper_does_not_start_from_a_mount_it_may_have_to_fill(store: KeptSto
     with store.link() as link:
         top = store.mount(link, shown)
         Serving(store, link, shown)
-        words = [str(top) if word == str(CHECKOUT) else word for word in store.program.command]
-        assert words != store.program.command
-        with pytest.raises(KeeperFailed, match="ended with 1 before it served"):
-            start_keeper(store.program._replace(command=words), {})
-        said = store.program.log.read_text()
-        assert f"a keeper cannot run from {top}/erofs_fs/keeper_life.py" in said
+        over, scratch = store.base / "over", store.base / "scratch"
+        for needed in (over, scratch, scratch / "upper", scratch / "work"):
+            needed.mkdir()
+        layers = f"lowerdir={top},upperdir={scratch}/upper,workdir={scratch}/work"
+        subprocess.run(["mount", "-t", "overlay", "-o", layers, "overlay", over], check=True)
+        for place in (top, over):
+            words = [str(place) if word == str(CHECKOUT) else word for word in store.program.command]
+            assert words != store.program.command
+            with pytest.raises(KeeperFailed, match="ended with 1 before it served"):
+                start_keeper(store.program._replace(command=words), {})
+            said = store.program.log.read_text()
+            assert f"a keeper cannot run from {place}/erofs_fs/keeper_life.py" in said
     assert store.status()["pid"] == pid
 
 
