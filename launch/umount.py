@@ -37,9 +37,14 @@ def unmount(path: Path, root: Path, *, lazy: bool = False) -> str | None:
     place = real_path(path)
     entry, record = mount_at(place), mounts.find(root, place)
     if entry is None or not _is_ours(entry, record, root):
-        if record is not None and mounts.state_of(record) is State.GONE:
+        state = None if record is None else mounts.state_of(record)
+        if record is not None and state is State.GONE:
             mounts.forget(root, record)
         hint = _elsewhere(entry) or mounts.mounted_above(root, place)
+        if record is not None and state is State.DETACHED and (where := where_shown(record.device)):
+            hint = f"; what was is mounted {where} now"
+        elif entry is not None and state is State.MOUNTED:
+            hint = f" on top: {entry.source} ({entry.fstype}) lies over it; unmount that first"
         raise NotMounted(f"unmounting {path}: nothing of nopull is mounted there{hint}")
     if record is not None and record.device != entry.device:
         record = None

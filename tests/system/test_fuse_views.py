@@ -19,6 +19,7 @@ import pytest
 from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.control import ask
+from launch.errors import NotMounted
 from launch.image_request import ImageRequest
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, State
@@ -228,6 +229,21 @@ def test_what_is_mounted_elsewhere_as_well_is_told_and_served_on(tmp_path: Path)
     finally:
         call("umount", elsewhere)
     assert await_end(made.record.server, 15) and mounts.records(made.root) == []
+
+
+def test_unmounting_tells_where_a_mount_was_moved_and_what_lies_over_it(tmp_path: Path) -> None:
+    made = mount(tmp_path, tree(file(b"f", b"x")))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(["mount", "--move", made.mountpoint, elsewhere], check=True)
+    with pytest.raises(NotMounted, match=f"; what was is mounted on {elsewhere} now"):
+        unmount(made.mountpoint, made.root)
+    subprocess.run(["mount", "--move", elsewhere, made.mountpoint], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "over", made.mountpoint], check=True)
+    with pytest.raises(NotMounted, match=r"on top: over \(tmpfs\) lies over it; unmount that first"):
+        unmount(made.mountpoint, made.root)
+    subprocess.run(["umount", made.mountpoint], check=True)
+    assert unmount(made.mountpoint, made.root) is None
 
 
 def test_a_mount_namespace_that_shows_a_mount_on_is_named_by_a_process(tmp_path: Path) -> None:
