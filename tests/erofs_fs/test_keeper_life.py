@@ -74,13 +74,14 @@ def test_a_keeper_stays_in_memory_and_is_the_last_to_be_killed_for_it(
     monkeypatch.setattr(keeper_life, "OOM_SCORE", tmp_path / "oom_score_adj")
     monkeypatch.setattr(syscalls, "lock_memory", lambda: done.append("locked"))
     monkeypatch.setattr(keeper_life, "leave_bounds", lambda: done.append("left"))
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *_: done.append("first"))
     keeper_life.stay_alive()
     assert (tmp_path / "oom_score_adj").read_text() == "-999"
-    assert done == ["left", "locked"]
+    assert done == ["left", "locked", "first"]
     # A service manager has put it where it is.
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/manager")
     keeper_life.stay_alive()
-    assert done == ["left", "locked", "locked"]
+    assert done == ["left", "locked", "first", "locked", "first"]
 
 
 def test_what_a_keeper_may_not_do_for_itself_does_not_keep_it_from_serving(
@@ -88,15 +89,16 @@ def test_what_a_keeper_may_not_do_for_itself_does_not_keep_it_from_serving(
 ) -> None:
     tried = []
 
-    def refuse() -> None:
+    def refuse(*_: object) -> None:
         tried.append("once more")
         raise PermissionError
 
     monkeypatch.setattr(keeper_life, "OOM_SCORE", tmp_path)
     monkeypatch.setattr(syscalls, "lock_memory", refuse)
     monkeypatch.setattr(keeper_life, "leave_bounds", refuse)
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
     keeper_life.stay_alive()
-    assert len(tried) == 2
+    assert len(tried) == 3
 
 
 def table_line(path: str, kind: str, source: str) -> str:

@@ -389,6 +389,19 @@ def test_a_keeper_is_small_locked_in_memory_and_of_the_standard_library(store: K
     assert not [link for link in Path(f"/proc/{pid}/fd").iterdir() if "TCP" in str(link.readlink())]
 
 
+def test_a_keeper_does_not_queue_up_for_a_processor_behind_its_readers_but_its_fillers_do(
+    store: KeptStore, shown: Shown
+) -> None:
+    store.filler = ["/bin/sleep", "60"]
+    pid = store.start()
+    assert os.sched_getscheduler(pid) == os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    with store.link() as link:
+        store.mount(link, shown)
+    until(lambda: store.status()["fillers_started"] == 1)
+    (filler,) = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    assert os.sched_getscheduler(filler) == os.SCHED_OTHER
+
+
 def test_more_readers_than_descriptors_wait_in_the_kernel(store: KeptStore) -> None:
     shown = store.show(random_tree(2, files=230, size=4 * KIB), run=1)
     limiting = "import os,resource as r,sys; r.setrlimit(7, (256, 256)); os.execv(sys.argv[1], sys.argv[1:])"
