@@ -19,6 +19,7 @@ from erofs_fs.errors import QueueOverflow
 from erofs_fs.syscalls import checked
 
 _CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8, 1, 2, 0x10, 0x20
+_THREADS: Final = 0x100  # FAN_REPORT_TID: events name threads
 _MARK_ADD, _MARK_REMOVE, _MARK_DONT_FOLLOW, _MARK_MOUNT = 1, 2, 4, 0x10
 _MARK_IGNORE, _MARK_SURVIVE_MODIFY = 0x400, 0x40
 _PRE_ACCESS: Final = 0x0010_0000
@@ -26,7 +27,7 @@ _OPEN_PERMISSION: Final = 0x0001_0000
 _OVERFLOW: Final = 0x4000
 _RANGE_RECORD: Final = 6
 
-_EVENT = struct.Struct("<IBBHQii")  # length, version, -, length of this part, mask, descriptor, pid
+_EVENT = struct.Struct("<IBBHQii")  # length, version, -, length of this part, mask, descriptor, thread
 _RECORD = struct.Struct("<BBH")  # type, -, length
 _RANGE = struct.Struct("<BBHIQQ")  # type, -, length, -, offset, count
 _ANSWER = struct.Struct("<iI")  # descriptor, response
@@ -42,7 +43,7 @@ class Event(NamedTuple):
     """Somebody is about to access a watched file, and waits."""
 
     number: int  # descriptor of the file, ours to close; the answer names it by this number
-    pid: int  # of the process, as seen here; 0 if it is not seen from here
+    thread: int  # which accesses it, as seen here; 0 if it is not seen from here
     offset: int  # bytes, whole pages
     end: int  # may lie behind the file's end; equals offset where the file is being cut
 
@@ -55,7 +56,7 @@ def open_group() -> int:
     Raises:
         OSError: EINVAL on kernels before 6.14, EPERM without CAP_SYS_ADMIN, EMFILE beyond 128 groups.
     """
-    flags = _CLASS_PRE_CONTENT | _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS
+    flags = _CLASS_PRE_CONTENT | _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS | _THREADS
     file_flags = os.O_RDONLY | os.O_LARGEFILE | os.O_CLOEXEC
     return checked(_libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(file_flags)))
 
@@ -120,11 +121,11 @@ def read_events(group: int, most: int) -> list[Event]:
     events = []
     at = 0
     while at < len(raw):
-        length, _, _, head, mask, number, pid = _EVENT.unpack_from(raw, at)
+        length, _, _, head, mask, number, thread = _EVENT.unpack_from(raw, at)
         if mask & _OVERFLOW:
             raise QueueOverflow("the kernel has dropped events of an unlimited queue")
         offset, end = _range(raw, at + head, at + length)
-        events.append(Event(number, pid, offset, end))
+        events.append(Event(number, thread, offset, end))
         at += length
     return events
 

@@ -19,6 +19,7 @@ from erofs_fs import fanotify
 from erofs_fs.journal import Journal, Waiting
 from erofs_fs.lock_owners import lock_owners
 from erofs_fs.refused import Refused
+from erofs_fs.syscalls import is_thread_of
 from erofs_fs.watched import Watched, WatchedWindows
 
 READER_SECONDS: Final = 25.0  # a reader gets its bytes within this, or an error
@@ -35,7 +36,7 @@ class Gate:
     Parameters:
         most: accesses that may wait here at once; further ones wait in the kernel's queue for a while, and
             then get the place of those who have waited for the longest.
-        ours: whether a process is one that may not be made to wait; not asked of those not seen from here.
+        ours: whether a thread is one that may not be made to wait; not asked of those not seen from here.
         need: called when the first so many bytes of a window are waited for.
         late: called when they did not come in time.
         say: called with a line for people.
@@ -223,7 +224,7 @@ class Gate:
     def _take(self, event: fanotify.Event) -> None:
         self.counts["events"] += 1
         window = self._windows.of_inode(os.fstat(event.number).st_ino)
-        if event.pid and self._ours(event.pid):
+        if event.thread and self._ours(event.thread):
             self.counts["own"] += 1  # it would wait for itself
             self._answer(event.number, yes=True)
         elif event.offset == event.end:
@@ -243,7 +244,8 @@ class Gate:
         """Unless it has waited already; if only part of that is left, it counts as having begun earlier."""
         now = time.monotonic()
         since = now if self._full_since is None else self._full_since
-        until = self._refused.until(window.id, event.pid, event.offset)
+        end = min(event.end, window.length)
+        until = self._refused.until(window.id, event.thread, event.offset, end)
         if until is not None:
             if until <= now:
                 self._answer(event.number, yes=False)
@@ -252,8 +254,7 @@ class Gate:
         if self.room <= 0:
             self._refuse_oldest(now)
         self.counts["waited"] += 1
-        end = min(event.end, window.length)
-        waiting = Waiting(event.number, window.inode, end, since, event.pid)
+        waiting = Waiting(event.number, window.inode, end, since, event.thread)
         self._journal.note(waiting)
         self._admit(window, waiting, event.offset)
 
@@ -284,12 +285,15 @@ class Gate:
     def _refuse(self, window: Watched, number: int, now: float) -> None:
         waiting, needed = self._waiting[number], window.waiting[number]
         self.counts["refused"] += 1
-        self._refused.note(window.id, waiting.pid, needed.start, needed.stop, waiting.since)
+        self._refused.note(window.id, waiting.thread, needed.start, needed.stop, waiting.since)
         self._dismiss(window, number, now, yes=False)
 
     def _dismiss(self, window: Watched, number: int, now: float, *, yes: bool) -> None:
         del window.waiting[number]
-        self.waited_seconds += now - self._forget(number).since
+        waiting = self._forget(number)
+        self.waited_seconds += now - waiting.since
+        if yes:
+            self._refused.served(waiting.thread)
         self._answer(number, yes=yes)
 
     def _forget(self, number: int) -> Waiting:
@@ -312,10 +316,11 @@ class Gate:
         """
         self._owners_at = now + _OWNER_SECONDS
         slow = [waiting for waiting in self._waiting.values() if now - waiting.since >= _OWNER_SECONDS]
-        inodes = {waiting.inode for waiting in slow if waiting.pid}
+        inodes = {waiting.inode for waiting in slow if waiting.thread}
         owners = lock_owners(self._windows.device, inodes) if inodes else {}
         for waiting in slow:
             window = self._windows.of_inode(waiting.inode)
-            if window is not None and waiting.pid and owners.get(waiting.inode) == waiting.pid:
+            owner = owners.get(waiting.inode)
+            if window is not None and owner and waiting.thread and is_thread_of(owner, waiting.thread):
                 self.counts["own"] += 1
                 self._dismiss(window, waiting.number, now, yes=True)

@@ -26,7 +26,7 @@ class Waiting(NamedTuple):
     inode: int
     end: int
     since: float  # seconds of the monotonic clock, which all processes share
-    pid: int  # of the process that waits; 0 if it is not seen from here
+    thread: int  # that waits; 0 if it is not seen from here
 
 
 class Journal:

@@ -95,7 +95,7 @@ class Keeper:
             journal,
             self._windows,
             most=min(most, journal.capacity) - SPARE,
-            ours=lambda pid: pid in (os.getpid(), self._post.pid),
+            ours=self._is_ours,
             need=self._need,
             late=self._late,
             say=self._say,
@@ -151,6 +151,10 @@ class Keeper:
     def end(self) -> None:
         """Have `run` return."""
         self._ending = True
+
+    def _is_ours(self, thread: int) -> bool:
+        filler = self._post.pid
+        return thread == os.getpid() or (filler > 0 and syscalls.is_thread_of(filler, thread))
 
     def _open_door(self) -> int:
         door = syscalls.open_tree_clone(os.fsencode(self._root / WINDOWS))

@@ -1,18 +1,33 @@
 """Whom the gate has refused of late: the kernel asks on for them, and they are not made to wait again.
 
 For the page that a reader waits for, after its readahead was refused; and before that, where the readahead
-goes on behind what was refused, for its rest, which may lie in another window. Used by one thread.
+goes on behind what was refused, for its rest. Used by one thread.
+
+The kernel does not say what belongs to one call. What follows in the same window is taken for the rest.
+Anything else may be the rest, in another window, or what a thread reads next whose call was all readahead
+(posix_fadvise), and has no page to be asked for: it may wait a little, once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from chunk_store.recent_failures import NOT_AT_ALL, RecentFailures
+from chunk_store.recent_failures import GRACE_SECONDS, NOT_AT_ALL, STILL_FAILED_SECONDS, RecentFailures
 
-READAHEAD_SECONDS: Final = 5.0  # in which the kernel has asked for the rest of it
-_PROCESSES_KEPT: Final = 4096
+_THREADS_KEPT: Final = 16384
+
+
+@dataclass(slots=True)
+class _Call:
+    """What a thread was refused, that the kernel has not asked for the page of yet."""
+
+    window_id: str
+    end: int  # of what was refused last
+    since: float
+    until: float  # so long may wait what is asked for next
+    at: float  # when it was refused last, or will be
 
 
 class Refused:
@@ -22,32 +37,55 @@ class Refused:
         """*clock*: seconds that never go back."""
         self._clock = clock
         self._failures: RecentFailures[str] = RecentFailures(clock)
-        # Processes for which the kernel has not asked for the page yet: for how many accesses, since when.
-        self._in_readahead: dict[int, tuple[int, float]] = {}
+        self._calls: dict[int, _Call] = {}  # by thread
 
-    def note(self, window_id: str, pid: int, start: int, end: int, since: float) -> None:
-        """Process *pid* (0: one that cannot be seen from here), which has waited for these bytes of the
-        window since then, gets an error now.
+    def note(self, window_id: str, thread: int, start: int, end: int, since: float) -> None:
+        """*thread* (0: one that cannot be seen from here), which has waited for these bytes of the window
+        since then, gets an error now.
         """
         now = self._clock()
-        self._failures.note(window_id, pid, start, end, since)
-        accesses, _ = self._in_readahead.pop(pid, (0, now))
-        if len(self._in_readahead) >= _PROCESSES_KEPT:
-            del self._in_readahead[next(iter(self._in_readahead))]
-        if pid:
-            self._in_readahead[pid] = (accesses + 1, now)
+        call = self._call(thread, now) or _Call(window_id, end, since, now + GRACE_SECONDS, now)
+        self._refuse(call, window_id, thread, start, end, now)
 
-    def until(self, window_id: str, pid: int, start: int) -> float | None:
-        """Until when *pid*, for whom the kernel asks for the window's bytes from *start* on, may wait for
-        them, as `RecentFailures.until` has it.
+    def until(self, window_id: str, thread: int, start: int, end: int) -> float | None:
+        """Until when *thread*, for which the kernel asks for these bytes of the window, may wait for them,
+        as `RecentFailures.until` has it.
         """
-        until = self._failures.until(window_id, pid, start)
-        accesses, at = self._in_readahead.get(pid, (0, 0.0))
-        if accesses and until == NOT_AT_ALL:
-            # For the page: the call ends with that, and what the process reads next it has not waited for.
-            del self._in_readahead[pid]
-            if accesses > 1:
-                self._in_readahead[pid] = (accesses - 1, at)
-        elif accesses and self._clock() - at < READAHEAD_SECONDS:
-            return NOT_AT_ALL
+        until = self._failures.until(window_id, thread, start)
+        now = self._clock()
+        call = self._call(thread, now)
+        if call is None:
+            return until
+        if until == NOT_AT_ALL:
+            # For the page: the call ends with that, and what the thread reads next it has not waited for.
+            del self._calls[thread]
+            return until
+        is_rest = (call.window_id, call.end) == (window_id, start)
+        until = NOT_AT_ALL if is_rest else min(call.until, call.until if until is None else until)
+        if until <= now:
+            # Whoever waits for a page of that has waited as long.
+            self._refuse(call, window_id, thread, start, end, now)
+        else:
+            call.at = until
         return until
+
+    def served(self, thread: int) -> None:
+        """*thread*, which has waited, gets its bytes now: what it asks for next it has not waited for."""
+        self._calls.pop(thread, None)
+
+    def _call(self, thread: int, now: float) -> _Call | None:
+        """What the thread may be in yet."""
+        call = self._calls.get(thread)
+        if call is not None and now - call.at >= STILL_FAILED_SECONDS:
+            del self._calls[thread]
+            return None
+        return call
+
+    def _refuse(self, call: _Call, window_id: str, thread: int, start: int, end: int, now: float) -> None:
+        call.window_id, call.end, call.at = window_id, end, now
+        self._failures.note(window_id, thread, start, end, call.since, call.until)
+        if thread:
+            self._calls.pop(thread, None)
+            if len(self._calls) >= _THREADS_KEPT:
+                del self._calls[next(iter(self._calls))]
+            self._calls[thread] = call

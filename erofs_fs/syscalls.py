@@ -1,4 +1,4 @@
-"""System calls that Python has no names for: mounts, their namespaces, inotify, and mlockall.
+"""System calls that Python has no names for: mounts, their namespaces, threads, inotify, and mlockall.
 
 Thin: flags and numbers from the kernel's headers, an `OSError` where the call fails, and what the kernel says
 about it. What the calls are for is their callers' business. Those of fanotify are in `fanotify`.
@@ -92,6 +92,12 @@ def enter_mount_namespace(namespace: int) -> None:
 def lock_memory() -> None:
     """Keep all memory of this process, also what it gets later, in RAM."""
     checked(_libc.mlockall(ctypes.c_int(_LOCK_ALL)))
+
+
+def is_thread_of(pid: int, thread: int) -> bool:
+    """Whether the process *pid*, which is above zero, has that thread."""
+    found: int = _libc.tgkill(ctypes.c_int(pid), ctypes.c_int(thread), ctypes.c_int(0))
+    return found == 0 or ctypes.get_errno() == errno.EPERM
 
 
 def inotify() -> int:

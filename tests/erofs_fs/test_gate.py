@@ -21,22 +21,21 @@ from erofs_fs import fanotify, gate
 from erofs_fs.errors import QueueOverflow
 from erofs_fs.gate import Gate
 from erofs_fs.journal import Journal, Waiting, new_journal
-from erofs_fs.refused import READAHEAD_SECONDS
 from erofs_fs.watched import Watched, WatchedWindows
 from rafs.window_slots import WindowDevice
 from rafs.windows import WindowId
 
 LENGTH = 64 << 10
 PAGE = 4096
-OURS = 4242  # a process that may not be made to wait
+OURS = 4242  # a thread that may not be made to wait
 OVERFLOW = 0x4000
 YES, NO = 1, 2 | errno.EIO << 24
 
 
-def packed_event(number: int, pid: int, offset: int, size: int, mask: int = 0x0010_0000) -> bytes:
+def packed_event(number: int, thread: int, offset: int, size: int, mask: int = 0x0010_0000) -> bytes:
     """As the kernel writes it: linux/fanotify.h."""
     record = struct.pack("<BBHIQQ", 6, 0, 24, 0, offset, size)
-    return struct.pack("<IBBHQii", 24 + len(record), 3, 0, 24, mask, number, pid) + record
+    return struct.pack("<IBBHQii", 24 + len(record), 3, 0, 24, mask, number, thread) + record
 
 
 class Clock:
@@ -72,8 +71,9 @@ class Bench:
     def another(self) -> Gate:
         """A successor over the same group, journal and windows."""
         return Gate(
-            self.group.fileno(), self.journal, self.windows, most=self.most, ours=lambda pid: pid == OURS,
-            need=self.need, late=lambda window, end: self.late.append((window.id, end)),
+            self.group.fileno(), self.journal, self.windows, most=self.most,
+            ours=lambda thread: thread == OURS, need=self.need,
+            late=lambda window, end: self.late.append((window.id, end)),
             say=self.said.append, reader_seconds=20.0,
         )  # fmt: skip
 
@@ -84,14 +84,14 @@ class Bench:
     def file(self, number: int) -> Path:
         return self.directory / name_of(number)[:2] / name_of(number)
 
-    def access(self, path: Path, offset: int, size: int, pid: int = 7) -> int:
+    def access(self, path: Path, offset: int, size: int, thread: int = 7) -> int:
         """Somebody accesses *path*; the number of the event, which the gate has not read yet."""
         opened = os.open(path, os.O_RDONLY)
-        self.kernel.send(packed_event(opened, pid, offset, size))
+        self.kernel.send(packed_event(opened, thread, offset, size))
         return opened
 
-    def take(self, window: int, offset: int, size: int, pid: int = 7) -> int:
-        number = self.access(self.file(window), offset, size, pid)
+    def take(self, window: int, offset: int, size: int, thread: int = 7) -> int:
+        number = self.access(self.file(window), offset, size, thread)
         self.gate.read()
         return number
 
@@ -122,6 +122,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     clock = Clock()
     monkeypatch.setattr(gate, "time", clock)
     monkeypatch.setattr(gate, "lock_owners", lambda *_: {})
+    monkeypatch.setattr(gate, "is_thread_of", lambda process, thread: thread in (process, process + 1000))
     # Marks need root; who is marked is `WatchedWindows`' business.
     monkeypatch.setattr(fanotify, "watch", lambda *_: None)
     monkeypatch.setattr(fanotify, "unwatch", lambda *_: None)
@@ -164,7 +165,7 @@ def test_an_access_waits_until_its_bytes_are_there(bench: Bench) -> None:
 def test_it_is_in_the_journal_before_it_is_told_and_gone_before_its_number_can_come_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = bench.take(0, 0, PAGE, pid=77)
+    number = bench.take(0, 0, PAGE, thread=77)
     inode = bench.file(0).stat().st_ino
     assert bench.noted == [[Waiting(number, inode, PAGE, bench.clock.now, 77)]]
     allow, close, order = fanotify.allow, os.close, []
@@ -222,7 +223,7 @@ def test_a_window_is_known_by_its_file_whatever_that_is_called(bench: Bench) -> 
 
 
 def test_who_fills_waits_for_nobody(bench: Bench) -> None:
-    number = bench.take(0, 0, PAGE, pid=OURS)
+    number = bench.take(0, 0, PAGE, thread=OURS)
     assert bench.answers() == [(number, YES)]
     assert bench.gate.counts["own"] == 1
 
@@ -231,8 +232,8 @@ def test_who_is_not_seen_from_here_is_taken_for_nobody_and_waits(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process of another PID namespace has the number 0, as has a filler that there is not."""
-    bench.gate._ours = lambda pid: pid in (OURS, 0)
-    bench.take(0, 0, PAGE, pid=0)
+    bench.gate._ours = lambda thread: thread in (OURS, 0)
+    bench.take(0, 0, PAGE, thread=0)
     inode = bench.file(0).stat().st_ino
     monkeypatch.setattr(gate, "lock_owners", lambda *_: {inode: 0})
     bench.clock.now += 1
@@ -254,7 +255,7 @@ def test_an_access_whose_number_the_journal_has_no_place_for_is_an_error(bench: 
 def test_who_holds_the_lock_of_a_window_does_not_wait_for_it_for_long(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filling, reading = bench.take(0, 0, PAGE, pid=50), bench.take(0, 0, PAGE, pid=51)
+    filling, reading = bench.take(0, 0, PAGE, thread=1050), bench.take(0, 0, PAGE, thread=51)
     inode = bench.file(0).stat().st_ino
     there = bench.file(0).stat().st_dev
     monkeypatch.setattr(
@@ -285,23 +286,23 @@ def test_an_event_without_a_range_waits_for_the_whole_window(bench: Bench) -> No
 def test_who_was_refused_is_refused_again_when_the_kernel_asks_for_the_page_however_late(
     bench: Bench,
 ) -> None:
-    readahead = bench.take(0, PAGE, 4 * PAGE, pid=50)
+    readahead = bench.take(0, PAGE, 4 * PAGE, thread=50)
     bench.clock.now += 19
     bench.gate.lost(name_of(0))
     bench.clock.now += OWN_SECONDS * 0.9
-    page = bench.take(0, 2 * PAGE, PAGE, pid=50)
+    page = bench.take(0, 2 * PAGE, PAGE, thread=50)
     assert bench.answers() == [(readahead, NO), (page, NO)]
     bench.clock.now += STILL_FAILED_SECONDS
-    bench.take(0, 2 * PAGE, PAGE, pid=50)  # for the process itself
+    bench.take(0, 2 * PAGE, PAGE, thread=50)  # for the process itself
     assert bench.answers() == [] and len(bench.needed) == 2
 
 
 def test_who_has_not_waited_is_not_refused_with_those_who_have(bench: Bench) -> None:
-    refused = bench.take(0, 0, 4 * PAGE, pid=50)
+    refused = bench.take(0, 0, 4 * PAGE, thread=50)
     bench.clock.now += 19
     bench.gate.lost(name_of(0))
     assert bench.answers() == [(refused, NO)]
-    other = bench.take(0, 4 * PAGE, PAGE, pid=51)
+    other = bench.take(0, 4 * PAGE, PAGE, thread=51)
     assert bench.answers() == []
     bench.gate.have(name_of(0), 5 * PAGE)
     assert bench.answers() == [(other, YES)]
@@ -311,63 +312,84 @@ def test_those_who_have_waited_for_one_page_behind_each_other_wait_a_little_long
     bench: Bench,
 ) -> None:
     """The kernel asks for them one after another, and not before the one in front was answered."""
-    first = bench.take(0, 0, 4 * PAGE, pid=50)
+    first = bench.take(0, 0, 4 * PAGE, thread=50)
     bench.clock.now += 15
-    other = bench.take(1, 0, PAGE, pid=49)
+    other = bench.take(1, 0, PAGE, thread=49)
     bench.clock.now += 5
     bench.gate.overdue(bench.clock.now)
     assert bench.answers() == [(first, NO)]
     bench.clock.now += 1
-    second = bench.take(0, PAGE, PAGE, pid=51)
+    second = bench.take(0, PAGE, PAGE, thread=51)
     bench.clock.now += GRACE_SECONDS - 1.1
     bench.gate.overdue(bench.clock.now)
     assert bench.answers() == []
     bench.clock.now += 0.2
     bench.gate.overdue(bench.clock.now)
     assert bench.answers() == [(second, NO)]
-    for pid in range(52, 55):
-        number = bench.take(0, PAGE, PAGE, pid=pid)
+    for thread in range(52, 55):
+        number = bench.take(0, PAGE, PAGE, thread=thread)
         assert bench.answers() == [(number, NO)]
     bench.clock.now += STILL_FAILED_SECONDS
-    bench.take(0, PAGE, PAGE, pid=55)
+    bench.take(0, PAGE, PAGE, thread=55)
     assert bench.answers() == []
     assert is_open(other)
 
 
 def test_who_reads_again_what_has_just_failed_gets_it_if_it_comes_soon(bench: Bench) -> None:
-    refused = bench.take(0, 0, PAGE, pid=50)
+    refused = bench.take(0, 0, PAGE, thread=50)
     bench.clock.now += 20
     bench.gate.overdue(bench.clock.now)
-    again = bench.take(0, 0, PAGE, pid=51)
+    again = bench.take(0, 0, PAGE, thread=51)
     assert bench.needed == [(name_of(0), PAGE)] * 2
     bench.gate.have(name_of(0), PAGE)
     assert bench.answers() == [(refused, NO), (again, YES)]
 
 
-def test_a_readahead_waits_once_however_many_windows_and_ranges_it_goes_on_to(bench: Bench) -> None:
-    bench.take(0, LENGTH - PAGE, PAGE, pid=50)
-    bench.take(2, 0, PAGE, pid=51)
+def test_a_readahead_waits_once_for_a_window_and_a_little_longer_for_what_lies_in_others(
+    bench: Bench,
+) -> None:
+    bench.take(0, 0, PAGE, thread=50)
+    bench.clock.now += 20
+    bench.gate.overdue(bench.clock.now)
+    bench.take(0, PAGE, PAGE, thread=50)  # its rest
+    assert [response for _, response in bench.answers()] == [NO] * 2
+    bench.take(1, 0, PAGE, thread=50)  # its rest, or what it reads next
+    bench.clock.now += GRACE_SECONDS - 0.1
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == []
+    bench.clock.now += 0.2
+    bench.gate.overdue(bench.clock.now)
+    bench.take(1, PAGE, PAGE, thread=50)
+    bench.take(2, 0, PAGE, thread=50)
+    bench.take(0, 0, PAGE, thread=50)  # the page
+    assert [response for _, response in bench.answers()] == [NO] * 4
+    bench.take(1, 2 * PAGE, PAGE, thread=50)  # what it reads next
     bench.clock.now += 19
-    bench.gate.lost(name_of(0))
-    bench.gate.lost(name_of(2))
-    assert len(bench.answers()) == 2
-    for start in (0, PAGE):  # its rest
-        bench.take(1, start, PAGE, pid=50)
-        bench.clock.now += READAHEAD_SECONDS * 0.4
-    bench.take(0, LENGTH - PAGE, PAGE, pid=50)  # the page
-    assert [response for _, response in bench.answers()] == [NO] * 3
-    bench.take(1, 0, PAGE, pid=50)  # what it reads next
-    bench.clock.now += READAHEAD_SECONDS
-    bench.take(1, 0, PAGE, pid=51)
+    bench.gate.overdue(bench.clock.now)
     assert bench.answers() == []
 
 
-def test_processes_that_cannot_be_told_apart_are_not_taken_for_one(bench: Bench) -> None:
-    refused = bench.take(0, 0, PAGE, pid=0)
+def test_who_waits_for_a_page_of_a_readahead_waits_no_longer_than_that_whatever_range_the_page_is_of(
+    bench: Bench,
+) -> None:
+    bench.take(0, 0, PAGE, thread=50)
+    bench.clock.now += 20
+    bench.gate.overdue(bench.clock.now)
+    bench.take(0, PAGE, 4 * PAGE, thread=50)
+    bench.take(0, 3 * PAGE, PAGE, thread=51)
+    bench.take(1, 0, 4 * PAGE, thread=50)
+    bench.clock.now += GRACE_SECONDS
+    bench.gate.overdue(bench.clock.now)
+    bench.take(1, 2 * PAGE, PAGE, thread=52)
+    assert [response for _, response in bench.answers()] == [NO] * 5
+
+
+def test_threads_that_cannot_be_told_apart_are_not_taken_for_one(bench: Bench) -> None:
+    refused = bench.take(0, 0, PAGE, thread=0)
     bench.clock.now += 19
     bench.gate.lost(name_of(0))
-    page = bench.take(0, 0, PAGE, pid=0)
-    bench.take(1, 0, PAGE, pid=0)
+    page = bench.take(0, 0, PAGE, thread=0)
+    bench.take(1, 0, PAGE, thread=0)
     assert bench.answers() == [(refused, NO), (page, NO)]
 
 
@@ -425,7 +447,7 @@ def test_no_more_wait_here_than_there_are_numbers_for(
     bench.take(0, 0, PAGE)
     assert bench.gate.room == 1
     bench.take(1, 0, PAGE)
-    third = bench.access(bench.file(2), 0, PAGE, pid=8)
+    third = bench.access(bench.file(2), 0, PAGE, thread=8)
     bench.gate.read()
     assert (len(bench.gate), bench.gate.room) == (2, 0)
     assert bench.group.recv(1 << 16, socket.MSG_PEEK)  # it waits in the kernel's queue
@@ -439,9 +461,9 @@ def test_who_waits_in_the_kernels_queue_gets_the_place_of_who_has_waited_for_the
 ) -> None:
     bench.most = 2
     bench.gate = bench.another()
-    first = bench.take(0, 0, PAGE, pid=50)
+    first = bench.take(0, 0, PAGE, thread=50)
     bench.clock.now += 1
-    second = bench.take(1, 0, PAGE, pid=51)
+    second = bench.take(1, 0, PAGE, thread=51)
     bench.clock.now += 1
     queued = [os.open(bench.file(2), os.O_RDONLY) for _ in range(2)]
     bench.kernel.send(b"".join(packed_event(number, 52 + number, 0, PAGE) for number in queued))
@@ -460,7 +482,7 @@ def test_who_waits_in_the_kernels_queue_gets_the_place_of_who_has_waited_for_the
     assert bench.said == ["more than 2 reads wait: the oldest get an error"]
     # What the kernel asks on for who was refused does not wait again behind all others.
     assert bench.gate.is_open
-    page = bench.take(0, 0, PAGE, pid=50)
+    page = bench.take(0, 0, PAGE, thread=50)
     assert bench.answers() == [(page, NO)]
     # Nobody knows when they came, but that it was not before there was no room.
     bench.clock.now += 11

@@ -20,7 +20,7 @@ waitings = st.builds(
     inode=st.integers(1, 2**64 - 1),
     end=st.integers(0, 2**64 - 1),
     since=st.floats(0, 1e9),
-    pid=st.integers(0, 2**31 - 1),
+    thread=st.integers(0, 2**31 - 1),
 )
 
 

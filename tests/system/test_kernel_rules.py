@@ -30,7 +30,17 @@ from launch.keeper_start import keeper_status
 from launch.mountpoint import detach
 from tests.support.debian_registry import DebianRegistry
 from tests.support.trees import directory, file, tree
-from tests.system.kept_store import PAGE, KeptStore, Reading, Serving, Shown, content_of, random_tree, until
+from tests.system.kept_store import (
+    PAGE,
+    PATIENCE,
+    KeptStore,
+    Reading,
+    Serving,
+    Shown,
+    content_of,
+    random_tree,
+    until,
+)
 from tests.system.test_keeper import pytestmark
 from tests.system.test_lazy_kernel_mount import COMMAND, LARGE, Place, assert_right, place
 
@@ -38,6 +48,7 @@ __all__ = ["place", "pytestmark"]  # fixtures are found by their names here
 
 CHECKOUT = Path(__file__).parents[2]
 _CLASS_PRE_CONTENT, _CLOEXEC, _NONBLOCK, _UNLIMITED_QUEUE, _UNLIMITED_MARKS = 8, 1, 2, 0x10, 0x20
+_THREADS = 0x100
 
 
 def group_of(pid: int) -> str:
@@ -64,7 +75,7 @@ def test_the_group_has_the_class_that_asks_and_no_limits(store: KeptStore) -> No
     assert said is not None
     flags, event_flags = (int(found, 16) for found in said.groups())
     assert flags & 0xC == _CLASS_PRE_CONTENT
-    wanted = _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS
+    wanted = _CLOEXEC | _NONBLOCK | _UNLIMITED_QUEUE | _UNLIMITED_MARKS | _THREADS
     assert flags & wanted == wanted
     assert event_flags & os.O_CLOEXEC and event_flags & os.O_ACCMODE == os.O_RDONLY
 
@@ -104,6 +115,7 @@ def test_a_file_that_is_no_window_is_an_error_to_read_and_no_wait(store: KeptSto
 
 FILLING = """
 import os, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from erofs_fs.errors import PostTaken
 from erofs_fs.filler_link import FillerLink
@@ -116,7 +128,7 @@ while True:
         time.sleep(0.02)
 descriptor = os.open(sys.argv[2], os.O_RDWR)
 assert os.read(descriptor, 1) == b""
-os.pwrite(descriptor, bytes(4096), 0)
+ThreadPoolExecutor().submit(os.pwrite, descriptor, bytes(4096), 0).result()
 """
 
 
@@ -166,6 +178,29 @@ def test_a_kernel_that_fills_in_another_way_is_refused_and_nobody_hangs(
         probe_events(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert not [entry for entry in mount_table() if entry.mountpoint.is_relative_to(tmp_path)]
+
+
+@pytest.mark.parametrize("whose", ["its own", "another thread's"])
+def test_whose_readahead_was_in_vain_reads_what_is_to_be_had(
+    store: KeptStore, shown: Shown, whose: str
+) -> None:
+    store.reader_seconds = 1.0
+    store.start()
+    program = (
+        "import os,sys; from concurrent.futures import ThreadPoolExecutor as Pool; pool=Pool(1);"
+        "lost,there=(os.open(path, os.O_RDONLY) for path in sys.argv[2:]);"
+        "pool.submit(os.posix_fadvise, lost, 0, 65536, os.POSIX_FADV_WILLNEED).result();"
+        "read=pool.submit(os.pread, there, 4096, 0).result if sys.argv[1] == 'its own' else "
+        "lambda: os.pread(there, 4096, 0);"
+        "sys.stdout.buffer.write(read())"
+    )
+    with store.link() as link:
+        top = store.mount(link, shown)
+        Serving(store, link, shown, held=shown.windows("f0"))
+        command: list[str | Path] = [sys.executable, "-c", program, whose, top / "f0", top / "f1"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=PATIENCE, check=True)
+        assert done.stdout == shown.content("f1")[:PAGE]
+        assert store.status()["counts"]["refused"] > 0
 
 
 def test_the_readahead_of_a_mount_is_set_where_it_can_be_told_which_it_is(
