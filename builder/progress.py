@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol, TextIO
 
 from rafs.printable import printable
@@ -63,7 +63,9 @@ class LineProgress:
             seconds = time.monotonic() - self._started.pop(step)
             done = self._done.pop(step)
             words = [f"{megabytes(done)} in {seconds:.1f} s" if done else "", note]
-            print(printable(f"{step}: {', '.join(filter(None, words))}"), file=self._stream, flush=True)
+            # Whom it would be told is gone, or has no room; the work goes on.
+            with suppress(OSError):
+                print(printable(f"{step}: {', '.join(filter(None, words))}"), file=self._stream, flush=True)
 
 
 @contextmanager

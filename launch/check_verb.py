@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +73,7 @@ def check(
             looking.find_ordinary(opened.enter_context(closing(open_source(ordinary, registry))))
         looking.shallow()
         if deep:
-            with click.progressbar(
-                length=looking.bytes_to_read, label="reading blobs", file=sys.stderr, hidden=as_json
-            ) as bar:
-                looking.deep(bar.update)
+            _read(looking, silent=as_json)
         if ordinary is not None:
             _compare(looking)
     verdict = looking.verdict
@@ -88,6 +85,16 @@ def check(
         click.echo(printable(_verdict_sentence(verdict.to_json(), deep)))
     if not verdict.sound:
         raise ImageUnsound(f"{verdict.reference}: {counted(len(verdict.findings), 'finding')}")
+
+
+def _read(looking: ImageCheck, *, silent: bool) -> None:
+    from builder.progress import SilentProgress, shown_progress
+
+    step = "read blobs"
+    with nullcontext(SilentProgress()) if silent else shown_progress(sys.stderr) as progress:
+        progress.begin(step, looking.bytes_to_read)
+        looking.deep(lambda count: progress.advance(step, count))
+        progress.finish(step, "")
 
 
 def _compare(looking: ImageCheck) -> None:

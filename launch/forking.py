@@ -74,10 +74,7 @@ class Forked:
             with open(self._reading, "rb") as pipe:  # noqa: PTH123 - a descriptor has no path
                 words = pipe.read()
         except BaseException:
-            # Interrupted: the server goes with us, whatever it is at.
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
-            os.waitpid(self.pid, 0)
+            self.end()  # interrupted: the server goes with us, whatever it is at
             raise
         said: dict[str, Any] = json.loads(words) if words else {}
         if "report" in said:
@@ -96,6 +93,12 @@ class Forked:
             f"the mount server {how} before its mount was ready; the end of {self._log_path}:"
             f" {_tail(self._log_path)}"
         )
+
+    def end(self) -> None:
+        """Have it end, and wait for that. To be called once, and not after `await_report` has raised."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        os.waitpid(self.pid, 0)
 
 
 def bound_memory() -> None:

@@ -49,7 +49,11 @@ def start_mount(
         serve, log_path, log_format=request.log_format, log_id=mount_id, bound=request.bound
     )
     record = mounts.from_json(server.await_report(meanwhile))
-    on_ready(record)
+    try:
+        on_ready(record)
+    except BaseException:
+        server.end()  # nobody has been told of it
+        raise
     return record
 
 

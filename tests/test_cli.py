@@ -16,6 +16,7 @@ import pytest
 import nopull
 from command import exit_codes, verbs
 from command.start import Terminated
+from tests.builder.layouts import Layout
 
 CHECKOUT = Path(nopull.__file__).parent
 OUR_PACKAGES = ("registry_client", "rafs", "chunk_store", "builder", "fuse_fs", "erofs_fs", "launch", "bench")
@@ -250,3 +251,13 @@ def test_without_a_verb_the_help_is_shown_as_it_is() -> None:
         ran = run_nopull(*verb)
         assert ran.returncode == 2
         assert ran.stderr.startswith("Usage: nopull")
+
+
+def test_a_conversion_goes_on_although_nobody_takes_what_it_says(tmp_path: Path) -> None:
+    Layout(tmp_path / "in").add_image([bytes(1024)])
+    with Path("/dev/full").open("wb") as full:
+        words = ["convert", f"oci:{tmp_path}/in:app", f"oci:{tmp_path}/out:app"]
+        command = [sys.executable, "-m", "nopull", *words]
+        ran = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=full, check=False)
+    assert ran.returncode == 0
+    assert b"sha256:" in ran.stdout

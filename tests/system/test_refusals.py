@@ -271,6 +271,17 @@ def test_no_permission(place: Place) -> None:
     place.refuse("run", place.lazy, "true", "--root", theirs, before=(*AS_NOBODY,), code=125, says=told)
 
 
+def test_a_mount_that_nobody_can_be_told_of_is_taken_away_again(place: Place) -> None:
+    words = [*FUSE, place.lazy, str(place.mountpoint), "--root", str(place.base / "root")]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 9
+    assert done.stderr == "nopull: could not write to standard output: No space left on device\n"
+    assert mount_at(place.mountpoint) is None
+
+
 def test_a_place_that_cannot_hold_what_is_converted_breaks_no_image(place: Place) -> None:
     told = r"cannot write .*absent/new.tar: no such file or directory; name another place"
     place.refuse("convert", place.lazy, f"oci-archive:{place.base}/absent/new.tar", code=1, says=told)
