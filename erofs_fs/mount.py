@@ -20,7 +20,6 @@ from erofs_fs import syscalls
 from erofs_fs.errors import ErofsError, ErofsForbidden, ErofsMissing, MountFailed
 from erofs_fs.localised_file import LOCALISED
 from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
-from rafs.counted import counted
 
 # What the kernel means by the errnos that do not say it themselves.
 _MEANINGS = {
@@ -94,7 +93,7 @@ def detached(image: Path, windows: Path, window_ids: Sequence[str], hold: Path) 
 
 
 def _mounted(image: Path, shelf: int, window_ids: Sequence[str], hold: Path) -> int:
-    doing = f"mounting {image} with {counted(len(window_ids), 'window')}"
+    doing = f"mounting {image} with {len(window_ids)} window(s)"
     context = -1
     try:
         context = syscalls.fsopen(KERNEL_TYPE)
