@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from chunk_store.seldom import Seldom
+
 _IDLE_SECONDS = 5.0  # a thread without work leaves after this: a complete mount keeps none
 
 Job = TypeVar("Job")
@@ -47,6 +49,7 @@ class FetchThreads(Generic[Job]):
         self._next_change = next_change
         self._run = run
         self._ended = ended
+        self._lines = Seldom()
         # Both protected by *turn*.
         self._threads: set[threading.Thread] = set()
         self._idle = 0
@@ -61,7 +64,8 @@ class FetchThreads(Generic[Job]):
                 thread.start()
             except RuntimeError as error:
                 # The system's limit of threads: whoever works already takes the jobs one by one.
-                log.warning("cannot start another fetching thread: %s", error)
+                if self._lines.passes("threads", time.monotonic()) is not None:
+                    log.warning("cannot start another fetching thread: %s", error)
                 return
             self._threads.add(thread)
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
+
+from chunk_store.seldom import Seldom
 
 log = logging.getLogger("nopull.fuse")
 
@@ -35,6 +38,7 @@ class Crew:
         self._receive = receive
         self._ended = ended
         self._over = False
+        self._lines = Seldom()
         # Whoever holds it may call `receive`. Held for as long as that waits.
         self._turn = threading.Lock()
         # Protects the three below. A leaf.
@@ -67,7 +71,8 @@ class Crew:
             thread.start()
         except RuntimeError as error:
             # The system's limit of threads: those that there are take the requests one by one.
-            log.warning("cannot start another thread for the mount: %s", error)
+            if self._lines.passes("threads", time.monotonic()) is not None:
+                log.warning("cannot start another thread for the mount: %s", error)
             with self._lock:
                 self._threads.discard(thread)
                 self._waiting -= 1
@@ -103,12 +108,12 @@ class Crew:
     def _is_full(self) -> bool:
         return self._waiting == 1 and len(self._threads) >= MOST
 
-    @staticmethod
-    def _attempt(work: Callable[[], Result]) -> Result | Callable[[], None]:
+    def _attempt(self, work: Callable[[], Result]) -> Result | Callable[[], None]:
         """What *work* returns; nothing to do if it fails, which is a defect that may cost a request but no
         more."""
         try:
             return work()
         except Exception:
-            log.exception("answering a request failed")
+            if self._lines.passes("requests", time.monotonic()) is not None:
+                log.exception("answering a request failed")
             return lambda: None

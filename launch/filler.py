@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chunk_store import ChunkStore
+from chunk_store.seldom import Seldom
 from erofs_fs.filler_link import FillerLink
 from erofs_fs.holds import forget_hold
 from erofs_fs.keeper_words import NEED, Word
@@ -34,6 +36,7 @@ from launch.window_reads import WindowReads, forget_reads, keep_reads
 
 log = logging.getLogger("nopull.filler")
 
+_MOST_LINES = 20  # of the keeper in a minute: it may have one for each access it has to refuse
 _LOOK_SECONDS = 30.0  # so often it is looked at what other processes have completed
 _WHOLE = (1 << 63) - 1  # bytes: more than any window has
 _LINGER_SECONDS = 1.0  # with nothing to fill, the next mount is waited for
@@ -64,6 +67,7 @@ class Filler:
         self._fillings = Fillings(store, self._have, self._opened)
         self._needs = Needs(self._fillings, self._mounts, root, self._open, self._have, self._lost)
         self._asking = MountAsking(store.root, self._say)
+        self._keepers_lines = Seldom(_MOST_LINES)
         # Protects everything below. Only leaves are taken under it; no file, no remote, no message.
         self._changed = threading.Condition(threading.Lock())
         self._making = 0
@@ -234,7 +238,8 @@ class Filler:
         elif "late" in said:
             self._needs.late(str(said["late"]), said["bytes"], said["seconds"])
         elif "line" in said:
-            log.warning("keeper: %s", said["line"])
+            if self._keepers_lines.passes("keeper", time.monotonic()) is not None:
+                log.warning("keeper: %s", said["line"])
         elif "left" in said:
             with self._changed:
                 self._leaving = False

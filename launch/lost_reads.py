@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from chunk_store import StoreError
+from chunk_store.seldom import Seldom
 from launch.fillings import Fillings
 from launch.images import look_into
 from launch.later import Later
@@ -21,7 +22,8 @@ from rafs.directory import name_text
 from rafs.windows import cut_windows
 
 AGAIN_SECONDS = 10.0  # between two lines about one window, and two looks through the images
-MOST_WINDOWS = 100  # named in that time; reads of others are counted
+MOST_WINDOWS = 100  # looked for in that time; reads of others are counted
+MOST_LINES = 20  # about one kind of error in a minute, as of a FUSE mount
 _TOGETHER_SECONDS = 0.2  # those who fail at once have failed within this
 
 log = logging.getLogger("nopull.filler")
@@ -36,6 +38,7 @@ class LostReads:
         self._fillings = fillings
         self._mounts = mounts
         self._root = root
+        self._seldom = Seldom(MOST_LINES)
         # Protects what follows. A leaf.
         self._lock = threading.Lock()
         self._lost: _Lost = {}  # not said yet
@@ -69,7 +72,7 @@ class LostReads:
             if not lost:
                 return
             try:
-                self._say(lost)
+                more += self._say(lost)
             # An image that cannot be looked into is no reason to say nothing, nor to fall silent.
             except Exception as error:  # noqa: BLE001
                 log.error("reads of %d windows failed; of which files cannot be told: %s", len(lost), error)
@@ -77,7 +80,9 @@ class LostReads:
                 log.error("%d more reads failed", more)
             time.sleep(AGAIN_SECONDS)
 
-    def _say(self, lost: _Lost) -> None:
+    def _say(self, lost: _Lost) -> int:
+        """How many were left out."""
+        left_out = 0
         for name, request in self._mounts.images().items():
             filling = self._fillings.of(name)
             mine = [window_id for window_id in lost if filling is not None and window_id in filling.numbers]
@@ -89,7 +94,17 @@ class LostReads:
             for window_id, owner in zip(mine, owners_of(needed, bootstrap, windows), strict=True):
                 if owner is not None:
                     _, error = lost.pop(window_id)
+                    if self._is_left_out(error):
+                        left_out += 1
+                        continue
                     path = name_text(owner[0])
                     log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})
         for _, error in lost.values():
+            if self._is_left_out(error):
+                left_out += 1
+                continue
             log.error("read of a file that is not known: %s: %s", type(error).__name__, error)
+        return left_out
+
+    def _is_left_out(self, error: StoreError) -> bool:
+        return self._seldom.passes(type(error).__name__, time.monotonic()) is None

@@ -98,6 +98,22 @@ def test_hundreds_of_lost_reads_are_a_line_a_window_one_thread_and_one_look(
     assert (bench.looks, len(bench.saying)) == (1, 1)
 
 
+def test_windows_that_fail_one_after_another_without_end_are_a_few_lines_a_minute_and_a_number(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_reads, "MOST_LINES", 3)
+    monkeypatch.setattr(lost_reads, "AGAIN_SECONDS", 0.01)
+    lost = LostReads(bench.fillings, bench.mounts, bench.root)
+    for window in bench.windows:
+        lost.note(window, 4096, GONE)
+
+    def counted() -> int:
+        return sum(int(line.split()[0]) for line in lines(caplog) if line.endswith("more reads failed"))
+
+    assert eventually(lambda: counted() == len(bench.windows) - 3)
+    assert sum(line.startswith("read /f") for line in lines(caplog)) == 3
+
+
 def test_readers_who_fail_by_the_hundred_are_told_at_once_and_cost_one_thread(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
