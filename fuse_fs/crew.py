@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from chunk_store.seldom import Seldom
@@ -59,8 +60,11 @@ class Crew:
 
     def join(self, seconds: float) -> None:
         """Wait until all have ended, but no longer than that for each."""
-        for thread in list(self._threads):
-            thread.join(seconds)
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            with suppress(RuntimeError):  # it is being started just now, and finds that all is over
+                thread.join(seconds)
 
     def _hire(self) -> None:
         thread = threading.Thread(target=self._work, name="fuse", daemon=True)
