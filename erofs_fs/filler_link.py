@@ -1,6 +1,7 @@
 """The filler's end of its connection to the keeper: taking the post, hearing what is needed, telling what is.
 
-Holds the keeper's descriptors meanwhile, so that readers go on waiting if it is killed, and starts the next.
+Holds the keeper's descriptors meanwhile, so that readers go on waiting if it is killed, and starts the next;
+also if it is silent (`keeper_watch`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from typing import Any, Final
 
 from chunk_store.keeper_client import KEEPER, SOCKET, receive
 from chunk_store.short_name import short_name
+from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed, PostTaken
 from erofs_fs.keeper_program import KeeperProgram, start_keeper
+from erofs_fs.keeper_watch import KeeperWatch
 from erofs_fs.keeper_words import (
     ARE_YOU_THERE,
     HAVE,
     LOST,
     MESSAGE_BYTES,
+    NEED,
     Word,
     pack_word,
     parse_word,
@@ -32,6 +36,7 @@ from erofs_fs.keeper_words import (
 _CONNECT_SECONDS: Final = 5.0
 _RESTORE_SECONDS: Final = 25.0  # in which keepers that are killed at once are followed by the next
 _LOOK_SECONDS: Final = 0.02
+_LONGEST_PAUSE: Final = 1.0  # between keepers of which none serves
 
 
 class FillerLink:
@@ -53,6 +58,8 @@ class FillerLink:
         # One message at a time; a leaf.
         self._sending = threading.Lock()
         self._connection = self._connected(requests)
+        self._watch = KeeperWatch()
+        self._watch.begin(self._connection, self.held[handover.JOURNAL])
 
     def hear(self) -> Word | dict[str, Any] | None:
         """The next message; None when the connection has ended."""
@@ -65,6 +72,8 @@ class FillerLink:
                 return None
             word = parse_word(message)
             if word is not None:
+                if word.kind == NEED:
+                    self._watch.needed()
                 return word
             if message == ARE_YOU_THERE:
                 self.say(json.loads(ARE_YOU_THERE))
@@ -95,9 +104,15 @@ class FillerLink:
             PostTaken: by another process, meanwhile.
             KeeperFailed: no keeper comes up.
         """
+        self._watch.pause()
         self._connection.close()
+        self._reconnect(requests)
+        self._watch.begin(self._connection, self.held[handover.JOURNAL])
+
+    def _reconnect(self, requests: Mapping[str, Any]) -> None:
         deadline = time.monotonic() + _RESTORE_SECONDS
         managed = self._managed
+        pause = _LOOK_SECONDS
         while True:
             self._reap_keeper()
             try:
@@ -112,7 +127,8 @@ class FillerLink:
                 # Killed again, before it served or right after: readers wait meanwhile.
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def interrupt(self) -> None:
         """Have `hear` return None."""
@@ -121,6 +137,7 @@ class FillerLink:
 
     def close(self) -> None:
         """Give up the post, and let the keeper's descriptors go."""
+        self._watch.end()
         self.interrupt()
         self._connection.close()
         held, self.held = self.held, {}

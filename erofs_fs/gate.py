@@ -124,6 +124,10 @@ class Gate:
     def resume(self, left: Iterable[Waiting]) -> None:
         """Let *left*, whom another keeper has read and not answered, go on waiting; and answer those of whom
         nothing is known. Before the first `read`, and once the windows are known.
+
+        Who is in the kernel's queue came after that keeper last looked, and has waited since then: of a
+        keeper that was stopped for a while nobody else knows. If that was long ago, because nothing
+        happened, they get half of the time.
         """
         for waiting in left:
             window = self._windows.of_inode(waiting.inode)
@@ -131,8 +135,9 @@ class Gate:
                 self._answer(waiting.number, yes=False)
             else:
                 self._admit(window, waiting)
-        if self.room <= 0:
-            self._full_since = time.monotonic()
+        now = time.monotonic()
+        looked = max(self._journal.turned, now - self._reader_seconds / 2)
+        self._full_since = looked if self.room > 0 else now
         for number in range(self._journal.capacity):
             if number not in self._waiting:
                 fanotify.deny(self._group, number)  # the kernel asks again, mostly
@@ -201,6 +206,8 @@ class Gate:
         if self._full_since is None or self._is_crowded or now < self._full_since + self._queue_seconds:
             return
         self._queued = fanotify.queued(self._group)
+        if self._queued and self.room > 0:
+            return  # a successor's, which has not read yet
         if self._queued:
             # They have waited for longer than anybody knows, and so would who is refused and asked for again.
             self._is_crowded = True

@@ -4,6 +4,8 @@ A memfd that the keeper shares with whoever holds its group for it. The slot of 
 number, so a successor knows for each number what it stands for, without having read the event. A slot is
 written after the event was read and cleared after it was answered: what a keeper that died in between
 leaves is found by trying.
+
+Behind the slots the keeper notes when it last looked: whoever shares the memory sees whether it still does.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Final, NamedTuple
 
 _SLOT = struct.Struct("<QQdQ")  # inode of the window's file, end of the range, when it was read, whose it is
 _EMPTY = bytes(_SLOT.size)
+_TURN: Final = slice(16, 24)  # of the slot behind all others, whose inode stays 0: a double
 MOST_NUMBERS: Final = 1 << 16
 
 
@@ -34,7 +37,18 @@ class Journal:
 
     def __init__(self, descriptor: int) -> None:
         self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-        self.capacity = len(self._map) // _SLOT.size
+        self.capacity = len(self._map) // _SLOT.size - 1
+        # Written at once, so that nobody sees half of it.
+        self._turn = memoryview(self._map)[self.capacity * _SLOT.size :][_TURN].cast("d")
+
+    @property
+    def turned(self) -> float:
+        """When its keeper last looked at what had come, in seconds of the monotonic clock; 0: never."""
+        return self._turn[0]
+
+    def turn(self, now: float) -> None:
+        """Its keeper looks at what has come."""
+        self._turn[0] = now
 
     def note(self, waiting: Waiting) -> None:
         """The access waits; its number is below the capacity."""
@@ -52,7 +66,7 @@ class Journal:
 
     def waiting(self) -> Iterator[Waiting]:
         """All that wait."""
-        for number, slot in enumerate(_SLOT.iter_unpack(self._map[:])):
+        for number, slot in enumerate(_SLOT.iter_unpack(self._map[: self.capacity * _SLOT.size])):
             if slot[0]:
                 yield Waiting(number, *slot)
 
@@ -60,5 +74,5 @@ class Journal:
 def new_journal(capacity: int) -> int:
     """A descriptor of memory for an empty journal; *capacity* is bounded by `MOST_NUMBERS`."""
     descriptor = os.memfd_create("journal", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, min(capacity, MOST_NUMBERS) * _SLOT.size)
+    os.ftruncate(descriptor, (min(capacity, MOST_NUMBERS) + 1) * _SLOT.size)
     return descriptor

@@ -38,7 +38,7 @@ from erofs_fs.filler_post import FillerPost
 from erofs_fs.gate import READER_SECONDS, Gate
 from erofs_fs.journal import Journal, new_journal
 from erofs_fs.keeper_clients import Clients, credentials, reply
-from erofs_fs.keeper_words import HAVE, LOST, MESSAGE_BYTES, NEED, Word, pack_word, parse_word
+from erofs_fs.keeper_words import HAVE, LOST, MESSAGE_BYTES, NEED, TURN, Word, pack_word, parse_word
 from erofs_fs.kept_mounts import KeptMounts, Mount
 from erofs_fs.watched import Watched, WatchedWindows
 from rafs.errors import FormatInvalid
@@ -89,12 +89,12 @@ class Keeper:
         self._reader_seconds = reader_seconds
         self._post = FillerPost(command, self.stored, self._poll, self._say)
         self._windows = WatchedWindows(self._group, self._door)
-        journal = Journal(self._journal)
+        self._noted = Journal(self._journal)
         self._gate = Gate(
             self._group,
-            journal,
+            self._noted,
             self._windows,
-            most=min(most, journal.capacity) - SPARE,
+            most=min(most, self._noted.capacity) - SPARE,
             ours=self._is_ours,
             need=self._need,
             late=self._late,
@@ -106,7 +106,7 @@ class Keeper:
         self._restart: list[str] | None = None
         self._has_given = False
         self._former = given.get(handover.FILLER)
-        left = list(journal.waiting())
+        left = list(self._noted.waiting())
         handover.reserve([waiting.number for waiting in left])
         self._woken, self.waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a signal writes to the second
         self._mounts = KeptMounts(root, self._windows, self._say)
@@ -139,6 +139,7 @@ class Keeper:
         """Serve until the end; what to become then, if anything."""
         self._dismiss_former()
         while not self._ending and self._restart is None:
+            self._noted.turn(time.monotonic())
             self._tend()
             if self._ending:
                 break  # who asks now is not answered, and starts the next
@@ -331,6 +332,8 @@ class Keeper:
             if not message:
                 self._post.lose()
                 return
+            if message == TURN:
+                continue  # of a thread that does nothing else: the filler may be stuck all the same
             word = parse_word(message)
             self._post.heard(useful=word is not None and word.kind == HAVE)
             if word is None:

@@ -21,6 +21,7 @@ NEED: Final = 1
 HAVE: Final = 2
 LOST: Final = 3
 ARE_YOU_THERE: Final = b'{"there": true}'  # said by the keeper, and said back by the filler at once
+TURN: Final = b'{"turn": true}'  # has the keeper look at what has come, which it notes in the journal
 
 _WORD = struct.Struct("<B7x32sQ")  # kind, window id, end
 

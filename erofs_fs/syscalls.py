@@ -1,4 +1,4 @@
-"""System calls that Python has no names for: mounts, their namespaces, threads, inotify, and mlockall.
+"""System calls that Python has no names for: mounts, their namespaces, processes and threads, inotify, mlockall.
 
 Thin: flags and numbers from the kernel's headers, an `OSError` where the call fails, and what the kernel says
 about it. What the calls are for is their callers' business. Those of fanotify are in `fanotify`.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
+import socket
 from pathlib import Path
 
 # The same on all architectures but alpha, as all system calls since Linux 5.2.
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _PIDFD_GETFD = 428, 429, 430, 431, 432, 438
 
 _CLONE = 1  # OPEN_TREE_CLONE
 _LOCK_ALL = 1 | 2  # MCL_CURRENT | MCL_FUTURE
@@ -25,6 +27,7 @@ _AT_FDCWD = -100
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 _RECURSIVE, _SLAVE = 1 << 14, 1 << 19  # MS_REC, MS_SLAVE
 _DETACH, _NO_FOLLOW = 2, 8  # MNT_DETACH, UMOUNT_NOFOLLOW
+_PEER_PIDFD = 77  # SO_PEERPIDFD, since Linux 6.5
 
 MOUNT_RDONLY = 1
 MAX_VALUE = 255  # bytes of a value, without the NUL
@@ -98,6 +101,20 @@ def is_thread_of(pid: int, thread: int) -> bool:
     """Whether the process *pid*, which is above zero, has that thread."""
     found: int = _libc.tgkill(ctypes.c_int(pid), ctypes.c_int(thread), ctypes.c_int(0))
     return found == 0 or ctypes.get_errno() == errno.EPERM
+
+
+def copy_of_descriptor(pidfd: int, number: int) -> int:
+    """A copy of that process's descriptor *number*, closed on exec; it need not be running."""
+    return _call(_PIDFD_GETFD, ctypes.c_int(pidfd), ctypes.c_int(number), ctypes.c_uint(0))
+
+
+def kill_listener(connection: socket.socket) -> None:
+    """kill -9 the process that listened where *connection* was made, whoever has its number by now."""
+    pidfd = connection.getsockopt(socket.SOL_SOCKET, _PEER_PIDFD)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
 
 
 def inotify() -> int:

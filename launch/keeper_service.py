@@ -14,14 +14,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chunk_store import ChunkStore
-from chunk_store.keeper_client import KEEPER, ask_keeper
+from chunk_store.keeper_client import ASK_SECONDS, KEEPER, ask_keeper, ask_within
 from chunk_store.place import stores
 from erofs_fs import handover
 from erofs_fs.descriptors import require_descriptors
 from erofs_fs.errors import ErofsForbidden, KeeperFailed
-from erofs_fs.keeper_life import take_lock
+from erofs_fs.keeper_life import LOCK, take_lock
+from erofs_fs.taken_over import take_from
 from launch.errors import MountBusy
-from launch.keeper_start import end_keeper, keeper_program, keeper_status, lacking
+from launch.keeper_start import (
+    end_keeper,
+    keeper_program,
+    keeper_status,
+    lacking,
+    living_status,
+    silence,
+)
 from rafs.counted import counted
 
 _PATIENCE_SECONDS = 10.0
@@ -65,10 +73,15 @@ def become_keeper(root: Path) -> NoReturn:
         raise ErofsForbidden("a keeper needs root: it watches files and mounts; run it as root")
     require_descriptors()
     ChunkStore(root).close()  # a keeper opens none: it must have been opened since the machine started
-    stored = handover.received(os.environ)
-    # What a living keeper holds is newer than what a service manager kept.
-    given = {**stored, **_taken_over(root)}
-    given[handover.LOCK] = _lock(root)
+    given = handover.received(os.environ)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while (lock := take_lock(root)) is None:
+        if time.monotonic() >= deadline:
+            raise KeeperFailed(f"{root} has a keeper that does not let go: {silence(root)}")
+        # What a living keeper holds is newer than what a service manager kept.
+        given.update(_taken_over(root))
+        time.sleep(_LOOK_SECONDS)
+    given[handover.LOCK] = lock
     handover.exec_with(keeper_program(root, root).command, given, os.environ)
     raise AssertionError("exec returned")
 
@@ -118,10 +131,11 @@ def keepers(root: Path) -> list[tuple[Path, dict[str, Any]]]:
 
     Raises:
         PermissionError: they are another user's.
+        KeeperFailed: one does not answer.
     """
     with suppress(FileNotFoundError, NotADirectoryError):
         list((root / KEEPER).iterdir())  # else a keeper that is not ours to ask is taken for none
-    found = ((place, keeper_status(place)) for place in stores(root))
+    found = ((place, living_status(place)) for place in stores(root))
     return [(place, status) for place, status in found if status is not None]
 
 
@@ -141,22 +155,17 @@ def _quoted(word: str) -> str:
 
 
 def _taken_over(place: Path) -> dict[str, int]:
-    """What a keeper that runs has held until now, by name; empty if there is none."""
-    answered = ask_keeper(place, {"ask": "give"})
+    """What a keeper that runs has held until now, by name; empty if there is none. From one that is silent it
+    is taken.
+    """
+    asked = time.monotonic()
+    try:
+        answered = ask_within(place, {"ask": "give"}, ASK_SECONDS)
+    except TimeoutError:
+        taken = take_from(place, place / KEEPER / LOCK, silent_since=asked)
+        if taken:
+            os.close(taken.pop(handover.LOCK))
+        return taken
     if answered is None or "names" not in answered[0]:
         return {}
     return dict(zip(answered[0]["names"], answered[1], strict=True))
-
-
-def _lock(place: Path) -> int:
-    """What makes us the keeper; it is free as soon as the one that gave away what it held has ended."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while (lock := take_lock(place)) is None:
-        if time.monotonic() >= deadline:
-            raise KeeperFailed(f"{place} has a keeper, process {_pid(place)}, which does not let go of it")
-        time.sleep(_LOOK_SECONDS)
-    return lock
-
-
-def _pid(place: Path) -> object:
-    return (keeper_status(place) or {"pid": "unknown"})["pid"]

@@ -1,7 +1,8 @@
 """See to it that a store has a keeper: how one is started, and when another must not be.
 
 A keeper that was killed is started anew by the filler, which holds what it had; a second one beside that
-would leave readers to nobody. So as long as a filler lives, its keeper is waited for.
+would leave readers to nobody. So as long as a filler lives, its keeper is waited for. Who is stopped or stuck
+and has nobody to see to it is killed here, and what it held goes to the next.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from chunk_store.doorway import DIRECTORY_MODE
-from chunk_store.keeper_client import KEEPER, SOCKET, ask_keeper
+from chunk_store.doorway import DIRECTORY_MODE, Doorway
+from chunk_store.keeper_client import ASK_SECONDS, KEEPER, SOCKET, ask_keeper, ask_within
 from chunk_store.lock_file import lock_file
 from chunk_store.place import stores
 from chunk_store.window_file import WindowDirectory
+from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.holds import Hold, living
 from erofs_fs.keeper_program import KeeperProgram, start_keeper
@@ -27,6 +30,7 @@ from rafs.errors import FormatInvalid
 
 FILLER_LOCK = "filler.lock"  # in the keeper's directory: held by whoever is, or becomes, the filler
 _PATIENCE_SECONDS = 5.0
+_FILLER_SECONDS = 15.0  # in which a filler that lives has replaced a keeper that is silent
 _LOOK_SECONDS = 0.02
 _AGAIN_SECONDS = 0.1  # between keepers that find another one, which is starting, or ending, or out of reach
 
@@ -60,28 +64,78 @@ def ensure_keeper(
         OSError: its directory cannot be made.
     """
     (place / KEEPER).mkdir(DIRECTORY_MODE, exist_ok=True)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        status = keeper_status(place, needed=True)
-        if status is not None:
-            return status
-        lock = None if is_filler else take_filler_lock(place)
-        if is_filler or lock is not None:
+    began = time.monotonic()
+    with ExitStack() as undo:
+        start = _Start(place, root, given or {}, undo)
+        while True:
+            asked = time.monotonic()
             try:
-                if start_keeper(keeper_program(place, root), given or {}):
+                status = _status_within(place, needed=True)
+                silent = False
+            except TimeoutError:
+                status, silent = None, True
+            if status is not None:
+                return status
+            waited = time.monotonic() - began
+            lock = None if is_filler else take_filler_lock(place)
+            if is_filler or lock is not None:
+                if start.as_filler(lock, silent_since=asked if silent else None):
                     continue
-            finally:
-                if lock is not None:
-                    os.close(lock)
-            if time.monotonic() >= deadline:
-                raise KeeperFailed(_silence(place))
-            time.sleep(_AGAIN_SECONDS)
-        elif time.monotonic() >= deadline:
-            raise KeeperFailed(
-                f"the filler of the store {place} lives and has no keeper; stop it (see {root}/log)"
-            )
-        else:
-            time.sleep(_LOOK_SECONDS)
+                if waited >= _PATIENCE_SECONDS:
+                    raise KeeperFailed(silence(place))
+                time.sleep(_AGAIN_SECONDS)
+            elif waited >= _PATIENCE_SECONDS and start.in_place_of_filler():
+                continue
+            elif waited >= _FILLER_SECONDS:
+                raise KeeperFailed(silence(place))
+            else:
+                time.sleep(_LOOK_SECONDS)
+
+
+class _Start:
+    """Starts keepers with what is *given*, and with what is taken from who is silent: closed by *undo*."""
+
+    def __init__(self, place: Path, root: Path, given: Mapping[str, int], undo: ExitStack) -> None:
+        self._place = place
+        self._program = keeper_program(place, root)
+        self._held = dict(given)
+        self._undo = undo
+
+    def as_filler(self, lock: int | None, *, silent_since: float | None) -> bool:
+        """Start one, and let the filler's *lock* go; False: there is one already. It is replaced if it was
+        asked something at *silent_since* and has not heard it yet.
+        """
+        # Imported by those who need it, here and below: hardly any start does.
+        from erofs_fs.keeper_life import LOCK
+
+        try:
+            if start_keeper(self._program, self._held):
+                return True
+            if silent_since is None or not self._take(LOCK, silent_since):
+                return False
+            os.close(self._held.pop(handover.LOCK))
+            start_keeper(self._program, self._held)
+            return True
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def in_place_of_filler(self) -> bool:
+        """Start one with what the filler holds, if that is stopped; False: it is not."""
+        from erofs_fs.taken_over import is_stopped, owner_of
+
+        if not is_stopped(owner_of(self._place / KEEPER / FILLER_LOCK)) or not self._take(FILLER_LOCK):
+            return False
+        return self.as_filler(self._held.pop(handover.LOCK), silent_since=None) or True
+
+    def _take(self, lock: str, silent_since: float | None = None) -> bool:
+        from erofs_fs.taken_over import take_from
+
+        taken = take_from(self._place, self._place / KEEPER / lock, silent_since=silent_since)
+        self._held.update(taken)
+        for name in set(taken) - {handover.LOCK}:
+            self._undo.callback(os.close, taken[name])
+        return bool(taken)
 
 
 def end_keeper(place: Path) -> bool:
@@ -108,9 +162,10 @@ def take_up(root: Path) -> list[Path]:
     """
     taken = []
     for place in stores(root):
-        if lacking(place) and keeper_status(place) is None:
-            ensure_keeper(place, root)
-            taken.append(place)
+        if lacking(place):
+            before = Doorway(place).number
+            if ensure_keeper(place, root)["number"] != before:
+                taken.append(place)
     return taken
 
 
@@ -120,18 +175,22 @@ def lacking(place: Path) -> list[Hold]:
     return [hold for hold in living(place) if _lacks(hold, directory)]
 
 
-def _silence(place: Path) -> str:
-    """What can be said of a keeper that there is and that does not answer."""
+def silence(place: Path) -> str:
+    """What can be said of the store's keeper, which is silent, or not started by a filler that lives."""
     # Here, since no start needs them: a keeper is a process of its own.
     from erofs_fs.keeper_life import LOCK
-    from erofs_fs.lock_owners import lock_owners
+    from erofs_fs.taken_over import is_stopped, owner_of
 
-    lock = place / KEEPER / LOCK
-    status = lock.stat()
-    holder = lock_owners(status.st_dev, {status.st_ino}).get(status.st_ino)
-    who, way = ("a process", "") if holder is None else (f"process {holder}", f" (`kill {holder}`)")
-    where = lock.parent / SOCKET
-    return f"{who} is the keeper of the store {place} and does not answer at {where}; end it{way}"
+    role, pid = "keeper", owner_of(place / KEEPER / LOCK)
+    what = f"does not answer at {place / KEEPER / SOCKET}"
+    if not pid and (filler := owner_of(place / KEEPER / FILLER_LOCK)):
+        role, pid, what = "filler", filler, "has no keeper"
+    if not pid:
+        return f"a process is the keeper of the store {place} and {what}; end it"
+    way = f"end it (`kill -9 {pid}`), then call `nopull ps`"
+    if is_stopped(pid):
+        what, way = "is stopped", f"continue it (`kill -CONT {pid}`), or {way}"
+    return f"process {pid} is the {role} of the store {place} and {what}; {way}"
 
 
 def _lacks(hold: Hold, directory: WindowDirectory) -> bool:
@@ -146,10 +205,29 @@ def _lacks(hold: Hold, directory: WindowDirectory) -> bool:
 
 
 def keeper_status(place: Path, *, needed: bool = False) -> dict[str, Any] | None:
-    """What the keeper of the store *place* says of itself; None if there is none. *needed*: it is about to
-    be, and does not end for a second although nothing is mounted.
+    """What the keeper of the store *place* says of itself; None if there is none, or it does not answer.
+
+    *needed*: it is about to be, and does not end for a second although nothing is mounted.
     """
-    answered = ask_keeper(place, {"ask": "status", "needed": needed})
+    with suppress(TimeoutError):
+        return _status_within(place, needed=needed)
+    return None
+
+
+def living_status(place: Path) -> dict[str, Any] | None:
+    """As `keeper_status`, but that a silent keeper is told from none.
+
+    Raises:
+        KeeperFailed: there is one and it does not answer.
+    """
+    try:
+        return _status_within(place)
+    except TimeoutError as error:
+        raise KeeperFailed(silence(place)) from error
+
+
+def _status_within(place: Path, *, needed: bool = False) -> dict[str, Any] | None:
+    answered = ask_within(place, {"ask": "status", "needed": needed}, ASK_SECONDS)
     return None if answered is None else answered[0]
 
 

@@ -562,6 +562,28 @@ def test_a_successor_lets_nobody_wait_longer_than_the_limit_whatever_their_numbe
     assert bench.answers() == [(low, NO)]
 
 
+@pytest.mark.parametrize(("silent", "left"), [(6, 14), (3600, 10)])
+def test_who_came_while_the_keeper_before_was_silent_has_waited_since_then(
+    bench: Bench, silent: float, left: float
+) -> None:
+    """Or for half of the limit, if nobody can say."""
+    bench.journal.turn(bench.clock.now)
+    bench.clock.now += silent
+    queued = bench.access(bench.file(0), 0, PAGE)
+    bench.gate = bench.another()
+    bench.gate.resume([])
+    bench.answers()
+    bench.gate.overdue(bench.clock.now)  # as a keeper does before it reads
+    bench.gate.read()
+    assert bench.said == []
+    bench.clock.now += left - 0.01
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == []
+    bench.clock.now += 0.02
+    bench.gate.overdue(bench.clock.now)
+    assert bench.answers() == [(queued, NO)]
+
+
 def test_a_full_table_of_descriptors_is_said_and_survived(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

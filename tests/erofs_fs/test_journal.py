@@ -79,6 +79,16 @@ def test_a_slot_that_was_not_written_to_its_end_is_empty(
     assert list(Journal(memory).waiting()) == []
 
 
+def test_when_a_keeper_last_looked_is_seen_by_all_who_share_it_and_takes_no_number(memory: int) -> None:
+    journal, other = Journal(memory), Journal(memory)
+    assert (other.turned, other.capacity) == (0, CAPACITY)
+    journal.turn(12.5)
+    for number in range(CAPACITY):
+        journal.note(Waiting(number, 7, 4096, 1.5, 9))
+        journal.clear(number)
+    assert (other.turned, list(other.waiting())) == (12.5, [])
+
+
 def test_its_size_is_bounded() -> None:
     descriptor = new_journal(1 << 30)
     try:

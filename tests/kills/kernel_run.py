@@ -186,7 +186,7 @@ class Run:
             return False
         time.sleep(self.random.random() * 0.12)
         stopped = [pid for pid in pids if _send(pid, signal.SIGSTOP)]
-        if len(stopped) < len(pids) or not _lives(self.filler):
+        if len(stopped) < len(pids) or not process_lives(self.filler):
             for pid in stopped:
                 _send(pid, signal.SIGCONT)
             return True  # it has ended by itself meanwhile
@@ -201,7 +201,7 @@ class Run:
             self.tally.hit_either += bool(waiting or half)
         for pid in stopped:
             _send(pid, signal.SIGKILL)
-        while any(map(_lives, stopped)):
+        while any(map(process_lives, stopped)):
             time.sleep(0.001)  # else it is taken for one that could still help
         number = sum(self.tally.kills.values())
         log.write(f"{number} {victim} waiting={waiting} half_written={half}\n")
@@ -220,7 +220,7 @@ class Run:
             if status is not None and status["watched"] == 0:
                 return None
             # Without a filler the keeper's death is that of all.
-            if status is not None and _lives(status["filler"]):
+            if status is not None and process_lives(status["filler"]):
                 self.filler = status["filler"]
                 found = {"keeper": [status["pid"]], "filler": [status["filler"]]}
                 # The filler first: it would start another keeper at once.
@@ -256,7 +256,7 @@ def _send(pid: int, number: int) -> bool:
     return True
 
 
-def _lives(pid: int | None) -> bool:
+def process_lives(pid: int | None) -> bool:
     """Whether the process is there, and no zombie."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

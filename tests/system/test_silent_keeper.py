@@ -1,0 +1,75 @@
+"""A keeper that is stopped is replaced by whoever misses it, and no read fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from chunk_store.keeper_client import KEEPER
+from erofs_fs.keeper_life import LOCK
+from erofs_fs.taken_over import owner_of
+from launch.keeper_start import FILLER_LOCK, keeper_status
+from tests.kills.kernel_run import process_lives
+from tests.system.kept_store import Reading, until
+from tests.system.test_lazy_kernel_mount import FILES, LARGE, Place, assert_right, place
+
+__all__ = ["place"]  # a fixture is found by its name here
+
+pytestmark = pytest.mark.system
+
+
+@contextmanager
+def without_registry(place: Place) -> Iterator[None]:
+    os.kill(place.registry.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(place.registry.pid, signal.SIGCONT)
+
+
+def test_a_stopped_keeper_is_replaced_by_the_filler_and_no_read_fails(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    with without_registry(place):
+        early = Reading(where / "f2", 0, 100)
+        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        os.kill(keeper, signal.SIGSTOP)
+        late = Reading(where / "f3", 0, 100)  # its event nobody reads
+    assert early.result() == FILES[b"f2"][:100]
+    assert late.result() == FILES[b"f3"][:100]
+    status = keeper_status(place.root)
+    assert status is not None and status["pid"] != keeper and status["filler"] == filler
+    assert not process_lives(keeper)  # so that it does no harm when it is continued
+    assert_right(where)
+
+
+@pytest.mark.parametrize("stopped", [("keeper",), ("filler", "keeper"), ("filler",)])
+def test_ps_replaces_who_is_stopped_when_nobody_else_can_and_no_read_fails(
+    place: Place, stopped: tuple[str, ...]
+) -> None:
+    """The other one is killed, if only one is stopped."""
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    pids = {"keeper": keeper, "filler": filler}
+    with without_registry(place):
+        early = Reading(where / "f2", 0, 100)
+        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        for name in stopped:
+            os.kill(pids[name], signal.SIGSTOP)
+        for name in pids.keys() - set(stopped):
+            os.kill(pids[name], signal.SIGKILL)
+        late = Reading(where / "f3", 0, 100)
+    if stopped == ("keeper",):
+        said = place.command("keeper", "status", code=7).stderr
+        assert f"process {keeper} is the keeper of the store {place.root} and is stopped; continue" in said
+    said = place.command("ps").stderr
+    assert "they have one again" in said
+    assert early.result() == FILES[b"f2"][:100]
+    assert late.result() == FILES[b"f3"][:100]
+    assert owner_of(place.root / KEEPER / LOCK) not in (0, keeper)
+    until(lambda: owner_of(place.root / KEEPER / FILLER_LOCK) not in (0, filler))
+    assert_right(where)
