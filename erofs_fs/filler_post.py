@@ -22,6 +22,7 @@ from erofs_fs.keeper_words import ARE_YOU_THERE
 _ARRIVAL_SECONDS: Final = 10.0  # a process that was started has to take the post within this
 _ASK_SECONDS: Final = 4.0  # from one question whether it is there to the next
 _SILENT_SECONDS: Final = 8.0  # a filler that was asked whether it is there has to answer within this
+_AWAY_SECONDS: Final = 3.0  # after so long without a question nobody knows whether it is silent
 _PAUSES: Final = (0.0, 0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between fillers of which none did anything
 
 
@@ -52,6 +53,7 @@ class FillerPost:
         self._next_at = 0.0
         self._asked_at = 0.0  # whether it is there, last; 0: never
         self._is_silent = False  # since then
+        self._looked_at = 0.0  # for its answer, last
         self.connection: socket.socket | None = None
         self.pid = 0
         self.started = 0
@@ -100,10 +102,15 @@ class FillerPost:
     def ask_whether_there(self, now: float) -> None:
         """Have a filler that is stopped or stuck replaced: it is asked, and dismissed when it is silent.
 
-        To be called as often as one likes; it is not asked each time.
+        To be called as often as one likes; it is not asked each time. Who does not call for a while starts
+        anew: he may have been stopped himself, and have an answer that he has not heard.
         """
+        away = now - self._looked_at > _AWAY_SECONDS
+        self._looked_at = now
         if self.connection is None:
             return
+        if away and self._is_silent:
+            self._is_silent, self._asked_at = False, 0.0
         if not self._is_silent:
             if now - self._asked_at >= _ASK_SECONDS:
                 self._asked_at = now

@@ -171,7 +171,7 @@ class Keeper:
         self._former = None
 
     def _timeout(self) -> float | None:
-        due = [self._mounts.due(), self._gate.due()]
+        due = [self._mounts.due(), self._gate.due(), self._clients.due()]
         if self._is_filler_needed():
             due.append(self._post.due())
         times = [at for at in due if at is not None]
@@ -187,6 +187,7 @@ class Keeper:
         elif not self._stays and now >= self._idle_since + IDLE_SECONDS:
             self._ending = True
         self._gate.overdue(now)
+        self._clients.overdue(now)
         self._post.overdue(now)
         if self._is_filler_needed():
             self._post.fill()
@@ -265,6 +266,9 @@ class Keeper:
         if asked == "take":
             mount = self._mounts.untaken(str(question.get("mount")))
             return ({"refused": "no such mount waits"}, []) if mount is None else ({}, [mount.descriptor])
+        if asked == "filler":
+            self._post.ask_whether_there(time.monotonic())
+            return {}, []
         if asked == "watch":
             return {"watched": self._windows.watch_again()}, []
         if asked == "restart":
@@ -304,6 +308,7 @@ class Keeper:
         """*connection* asks for the post."""
         if self._post.connection is not None:
             self._poll.unregister(connection)
+            self._post.ask_whether_there(time.monotonic())
             with connection, suppress(OSError):
                 connection.send(b'{"refused": "there is a filler"}')
             return

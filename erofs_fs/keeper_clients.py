@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _BACKLOG = 64
 _MOST_SILENT = 32  # fewer than the descriptors kept for them and others: `descriptors.SPARE`
 _READ_BYTES = 1 << 16
+_REST_SECONDS = 0.25  # when nobody can be accepted
 
 
 class Clients:
@@ -42,6 +44,7 @@ class Clients:
         self._path = path
         self._poll = poll
         self._waiting: dict[int, socket.socket] = {}
+        self._rests_until: float | None = None  # nobody is accepted until then
         self._listener = _listening(path)
         poll.register(self._listener, select.EPOLLIN)
         self.removals = syscalls.inotify()
@@ -64,7 +67,9 @@ class Clients:
             return
         with suppress(OSError):  # its directory is gone, too
             listener = _listening(self._path)
-            self._poll.unregister(self._listener)
+            if self._rests_until is None:
+                self._poll.unregister(self._listener)
+            self._rests_until = None
             self._listener.close()
             self._listener = listener
             self._poll.register(listener, select.EPOLLIN)
@@ -76,7 +81,12 @@ class Clients:
         except BlockingIOError:
             return
         except OSError:  # there is no descriptor for it
-            self._drop_oldest()
+            if self._waiting:
+                self._drop_oldest()
+            else:
+                # Not ours, so that it is nothing to us when there is one again; who wants in waits.
+                self._poll.unregister(self._listener)
+                self._rests_until = time.monotonic() + _REST_SECONDS
             return
         connection.setblocking(False)
         if credentials(connection)[1] not in (0, os.geteuid()):
@@ -86,6 +96,16 @@ class Clients:
             self._drop_oldest()
         self._waiting[connection.fileno()] = connection
         self._poll.register(connection, select.EPOLLIN)
+
+    def due(self) -> float | None:
+        """When `overdue` has something to do, in seconds of the monotonic clock."""
+        return self._rests_until
+
+    def overdue(self, now: float) -> None:
+        """Accept again, after there was no descriptor for who came."""
+        if self._rests_until is not None and now >= self._rests_until:
+            self._rests_until = None
+            self._poll.register(self._listener, select.EPOLLIN)
 
     def hear(self, descriptor: int) -> tuple[socket.socket, Any]:
         """(its connection, which is the caller's now and still polled; its question, None if it is none)."""

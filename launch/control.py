@@ -12,12 +12,14 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from chunk_store.short_name import short_name
+from launch.awaiting import await_words
 from launch.errors import ServerSilent
 
 log = logging.getLogger("nopull.control")
@@ -100,19 +102,27 @@ class ControlServer:
 
 
 def ask(
-    path: Path, question: Mapping[str, Any] | None = None, *, seconds: float = SECONDS
+    path: Path,
+    question: Mapping[str, Any] | None = None,
+    *,
+    seconds: float = SECONDS,
+    look: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """What the server at socket *path* answers to *question* (default: its status) within *seconds*.
+    """What the server at socket *path* answers to *question* (default: its status) within *seconds*;
+    *look* is called every 2 s until then.
 
     Raises:
         ServerSilent: no server listens there, or it did not answer in time.
+        what *look* raises.
     """
+    deadline = time.monotonic() + seconds
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
             connection.settimeout(seconds)
             with short_name(path) as name:
                 connection.connect(name)
             connection.sendall(json.dumps(question or {"ask": "status"}).encode() + b"\n")
+            await_words(connection.fileno(), look, deadline)
             answer = json.loads(_read_line(connection, ANSWER_LIMIT))
     except (OSError, ValueError) as error:
         raise ServerSilent(f"asking the mount server at {path}: {error or 'no answer'}") from error

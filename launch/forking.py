@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fuse_fs.errors import MountFailed
+from launch.awaiting import await_words
 from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ServerFailed
 from launch.held_signals import ENDING
@@ -62,15 +63,19 @@ class Forked:
         os.close(writing)
         self._reading = reading
 
-    def await_report(self, meanwhile: Callable[[], None] = lambda: None) -> Mapping[str, Any]:
-        """What it reported; *meanwhile* is called first.
+    def await_report(
+        self, meanwhile: Callable[[], None] = lambda: None, *, look: Callable[[], object] = lambda: None
+    ) -> Mapping[str, Any]:
+        """What it reported; *meanwhile* is called first, *look* every 2 s until then.
 
         Raises:
             what *work* raised before it was ready, as the same type.
             ServerFailed: it ended without a word.
+            what *look* raises; the child is ended.
         """
         try:
             meanwhile()
+            await_words(self._reading, look)
             with open(self._reading, "rb") as pipe:  # noqa: PTH123 - a descriptor has no path
                 words = pipe.read()
         except BaseException:
@@ -98,6 +103,7 @@ class Forked:
         """Have it end, and wait for that. To be called once, and not after `await_report` has raised."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, signal.SIGCONT)  # it may be stopped
         os.waitpid(self.pid, 0)
 
 

@@ -24,6 +24,7 @@ from launch.filler_life import LOG_NAME, be_filler, control_path
 from launch.forking import Forked
 from launch.held_signals import HeldSignals
 from launch.image_request import absolute
+from launch.keeper_start import ensure_keeper
 from launch.kernel_record import record_kernel_mount, withdraw
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, new_id
@@ -116,7 +117,7 @@ class KernelMount:
         while True:
             try:
                 if self._forked is not None:
-                    return self._forked.await_report()
+                    return self._forked.await_report(look=self._look)
                 return self._asked()
             except (ServerSilent, FillerEnds, PostTaken) as error:
                 if time.monotonic() >= give_up:
@@ -125,10 +126,19 @@ class KernelMount:
                 # One that has the post answers; where nobody does, ours can have it.
                 self._forked = self._fork() if isinstance(error, ServerSilent) else None
 
+    def _look(self) -> None:
+        """Have keeper and filler replaced if they are stopped, since we wait for them.
+
+        Raises:
+            KeeperFailed: one is, and cannot be replaced.
+        """
+        ensure_keeper(self._place, self.root)
+        ask_keeper(self._place, {"ask": "filler"})
+
     def _asked(self) -> Mapping[str, Any]:
         question = {"ask": "mount", "id": self._id, "request": self._image.to_json(secrets=True)}
         seconds = self._image.options.timeout + _MARGIN_SECONDS
-        answer = ask(control_path(self._place), question, seconds=seconds)
+        answer = ask(control_path(self._place), question, seconds=seconds, look=self._look)
         if "error" in answer:
             raise rebuild(answer["error"])
         made: Mapping[str, Any] = answer["made"]

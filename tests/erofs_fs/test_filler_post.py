@@ -34,6 +34,13 @@ class Bench:
         self.one = FillerPost(command, self.held, self.poll, self.said.append)
         return self.one
 
+    def ask(self, seconds: float) -> None:
+        """Ask whether it is there, for so long."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now += 0.25
+            self.one.ask_whether_there(self.clock.now)
+
     def await_end(self) -> None:
         """Until the process that was started has ended."""
         watching = select.poll()
@@ -146,13 +153,27 @@ def test_a_filler_that_is_asked_and_silent_is_killed(
     theirs = bench.connected(sleeper.pid)
     post.ask_whether_there(bench.clock.now)
     assert theirs.recv(100) == ARE_YOU_THERE
-    post.ask_whether_there(bench.clock.now + 5)
+    bench.ask(seconds=7)
     with pytest.raises(BlockingIOError):
         theirs.recv(100)  # once is enough
     assert sleeper.poll() is None
-    post.ask_whether_there(bench.clock.now + 9)
+    bench.ask(seconds=1)
     assert sleeper.wait(30) == -signal.SIGKILL
     assert len(bench.said) == 1 and str(sleeper.pid) in bench.said[0]
+    theirs.close()
+
+
+def test_an_answer_that_was_not_heard_because_the_keeper_was_stopped_itself_is_waited_for(
+    bench: Bench, sleeper: subprocess.Popen[bytes]
+) -> None:
+    bench.post(STAYS)
+    theirs = bench.connected(sleeper.pid)
+    bench.ask(seconds=1)
+    bench.clock.now += 100
+    bench.ask(seconds=7)
+    assert sleeper.poll() is None and bench.said == []
+    bench.ask(seconds=2)
+    assert sleeper.wait(30) == -signal.SIGKILL
     theirs.close()
 
 
@@ -266,7 +287,7 @@ def test_a_silent_filler_that_is_not_seen_from_here_loses_the_post_and_nobody_is
     theirs = bench.connected(pid=0)
     post.ask_whether_there(bench.clock.now)
     assert theirs.recv(100) == ARE_YOU_THERE
-    post.ask_whether_there(bench.clock.now + 9)
+    bench.ask(seconds=8)
     assert post.connection is None and killed == []
     assert theirs.recv(100) == b""
     theirs.close()

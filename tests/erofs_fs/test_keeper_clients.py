@@ -107,11 +107,41 @@ def test_without_a_descriptor_the_oldest_silent_one_is_dropped(
         monkeypatch.setattr(clients, "_listener", Full())
         clients.accept()
         assert first.recv(1) == b""
-        clients.accept()  # nobody is left to be dropped
         monkeypatch.setattr(clients, "_listener", listener)
         clients.accept()
         (descriptor,) = clients._waiting
         clients._waiting.pop(descriptor).close()
+
+
+def test_who_cannot_be_accepted_is_not_tried_again_and_again(
+    clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def accept(self) -> None:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+        def fileno(self) -> int:
+            return listener.fileno()
+
+    listener = clients._listener
+    with connected(tmp_path / "socket") as asking:
+        assert clients._poll.poll(5)
+        assert clients.due() is None
+        monkeypatch.setattr(clients, "_listener", Full())
+        clients.accept()
+        monkeypatch.setattr(clients, "_listener", listener)
+        due = clients.due()
+        assert due is not None
+        clients.overdue(due - 0.001)
+        assert not clients._poll.poll(0)
+        clients.overdue(due)
+        assert clients._poll.poll(5) and clients.due() is None
+        clients.accept()
+        asking.send(b"{}")
+        (descriptor,) = clients._waiting
+        connection, question = clients.hear(descriptor)
+        connection.close()
+        assert question == {}
 
 
 def has_memory_open() -> bool:

@@ -14,6 +14,7 @@ from erofs_fs.keeper_life import LOCK
 from erofs_fs.taken_over import owner_of
 from launch.keeper_start import FILLER_LOCK, keeper_status
 from tests.kills.kernel_run import process_lives
+from tests.support.trees import file, tree
 from tests.system.kept_store import Reading, until
 from tests.system.test_lazy_kernel_mount import FILES, LARGE, Place, assert_right, place
 
@@ -72,4 +73,14 @@ def test_ps_replaces_who_is_stopped_when_nobody_else_can_and_no_read_fails(
     assert late.result() == FILES[b"f3"][:100]
     assert owner_of(place.root / KEEPER / LOCK) not in (0, keeper)
     until(lambda: owner_of(place.root / KEEPER / FILLER_LOCK) not in (0, filler))
+    assert_right(where)
+
+
+def test_a_mount_waits_for_no_filler_that_is_stopped(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    _, filler = place.pids()
+    os.kill(filler, signal.SIGSTOP)
+    other = place.mount(place.publish(tree(file(b"f", b"content")), "v2"), "other")  # the command has 100 s
+    assert (other / "f").read_bytes() == b"content"
+    assert not process_lives(filler)
     assert_right(where)
