@@ -136,7 +136,7 @@ class Gate:
             else:
                 self._admit(window, waiting)
         now = time.monotonic()
-        looked = max(self._journal.turned, now - self._reader_seconds / 2)
+        looked = min(now, max(self._journal.turned, now - self._reader_seconds / 2))
         self._full_since = looked if self.room > 0 else now
         for number in range(self._journal.capacity):
             if number not in self._waiting:

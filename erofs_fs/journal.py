@@ -46,9 +46,9 @@ class Journal:
         """When its keeper last looked at what had come, in seconds of the monotonic clock; 0: never."""
         return self._turn[0]
 
-    def turn(self, now: float) -> None:
-        """Its keeper looks at what has come."""
-        self._turn[0] = now
+    def turn(self, at: float) -> None:
+        """Its keeper looks at what has come; or, if *at* is still to come, will not before then."""
+        self._turn[0] = at
 
     def note(self, waiting: Waiting) -> None:
         """The access waits; its number is below the capacity."""

@@ -44,6 +44,8 @@ from erofs_fs.watched import Watched, WatchedWindows
 from rafs.errors import FormatInvalid
 
 IDLE_SECONDS: Final = 1.0  # a keeper without mounts and without a filler ends after this
+# While it makes a mount, which may have to look up very many files, or starts anew, nobody misses it so long.
+_BUSY_SECONDS: Final = 20.0
 _SLOW_SECONDS: Final = 4.0  # when somebody has waited this long, the filler is asked whether it is there
 _END: Final = b'{"end": true}'  # to a filler
 _LINES: Final = 200  # of what it has to say, kept until somebody asks
@@ -129,6 +131,7 @@ class Keeper:
         """What a successor gets: what is `stored`, what a filler needs to know of all mounts, which may hold
         secrets, and the filler, which goes on until the successor serves, or else has another one started.
         """
+        self._noted.turn(time.monotonic() + _BUSY_SECONDS)
         requests = handover.memory(json.dumps(self._mounts.requests).encode())
         left = {**self.stored, handover.REQUESTS: requests}
         if self._post.connection is not None:
@@ -383,11 +386,14 @@ class Keeper:
         self._post.tell(json.dumps(answer).encode())
 
     def _mount(self, mount_id: str, image: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+        self._noted.turn(time.monotonic() + _BUSY_SECONDS)
         try:
             self._mounts.make(mount_id, image, request)
         except (OSError, ErofsError, FormatInvalid) as error:
             code = error.errno if isinstance(error, OSError) else None
             return {"made": mount_id, "refused": str(error), "kind": type(error).__name__, "errno": code}
+        finally:
+            self._noted.turn(time.monotonic())
         return {"made": mount_id}
 
     def _say(self, line: str) -> None:

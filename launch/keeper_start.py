@@ -68,23 +68,22 @@ def ensure_keeper(
     with ExitStack() as undo:
         start = _Start(place, root, given or {}, undo)
         while True:
-            asked = time.monotonic()
+            asked, silent_since = time.monotonic(), None
             try:
                 status = _status_within(place, needed=True)
-                silent = False
             except TimeoutError:
-                status, silent = None, True
+                status, silent_since = None, asked
             if status is not None:
                 return status
             waited = time.monotonic() - began
             lock = None if is_filler else take_filler_lock(place)
             if is_filler or lock is not None:
-                if start.as_filler(lock, silent_since=asked if silent else None):
+                if start.as_filler(lock, silent_since):
                     continue
                 if waited >= _PATIENCE_SECONDS:
                     raise KeeperFailed(silence(place))
                 time.sleep(_AGAIN_SECONDS)
-            elif waited >= _PATIENCE_SECONDS and start.in_place_of_filler():
+            elif waited >= _PATIENCE_SECONDS and start.in_place_of_filler(silent_since):
                 continue
             elif waited >= _FILLER_SECONDS:
                 raise KeeperFailed(silence(place))
@@ -101,7 +100,7 @@ class _Start:
         self._held = dict(given)
         self._undo = undo
 
-    def as_filler(self, lock: int | None, *, silent_since: float | None) -> bool:
+    def as_filler(self, lock: int | None, silent_since: float | None) -> bool:
         """Start one, and let the filler's *lock* go; False: there is one already. It is replaced if it was
         asked something at *silent_since* and has not heard it yet.
         """
@@ -120,13 +119,14 @@ class _Start:
             if lock is not None:
                 os.close(lock)
 
-    def in_place_of_filler(self) -> bool:
-        """Start one with what the filler holds, if that is stopped; False: it is not."""
+    def in_place_of_filler(self, silent_since: float | None) -> bool:
+        """As `as_filler`, with what the filler holds, if that is stopped; False: it is not."""
         from erofs_fs.taken_over import is_stopped, owner_of
 
         if not is_stopped(owner_of(self._place / KEEPER / FILLER_LOCK)) or not self._take(FILLER_LOCK):
             return False
-        return self.as_filler(self._held.pop(handover.LOCK), silent_since=None) or True
+        self.as_filler(self._held.pop(handover.LOCK), silent_since)
+        return True
 
     def _take(self, lock: str, silent_since: float | None = None) -> bool:
         from erofs_fs.taken_over import take_from

@@ -128,6 +128,15 @@ def test_a_filler_that_was_stopped_itself_does_not_take_the_keeper_for_silent(sc
     assert scene.killed == []
 
 
+def test_a_keeper_that_has_said_that_it_will_be_busy_is_not_missed_until_then(scene: Scene) -> None:
+    scene.watch.needed()
+    scene.journal.turn(scene.clock.now + 20)
+    scene.pass_time(20)
+    assert scene.killed == []
+    scene.pass_time(9)
+    assert len(scene.killed) == 1
+
+
 def test_another_keeper_is_given_its_time(scene: Scene) -> None:
     watched = scene.watch._watched
 
