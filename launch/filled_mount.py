@@ -26,6 +26,7 @@ from launch.kernel_record import record_kernel_mount, withdraw
 from launch.localised_image import kept_image
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, new_id
+from launch.silent_keeper import see_to_keeper
 from launch.store_options import store_root
 from rafs.counted import counted
 from rafs.window_slots import WindowDevice
@@ -54,6 +55,7 @@ def mount_filled(
     with ExitStack() as undo:
         claim = undo.enter_context(Claim(request.mountpoint))
         place = store_root(request.root, request.image.reference, isolate=request.isolate)
+        see_to_keeper(place, request.root)
         store = undo.enter_context(ChunkStore(place, limits=Limits(cache_bytes=request.image.cache_size)))
         probe(place)
         image = open_request(request.image, request.root)

@@ -55,11 +55,13 @@ def pull(
     from chunk_store.byte_size import human_size
     from launch.filling import fill
     from launch.images import open_image
+    from launch.silent_keeper import see_to_keeper
     from registry_client.reference import parse_reference
 
     began = time.monotonic()
     reference = parse_reference(image)
     place = store_root(root, reference, isolate=isolate)
+    see_to_keeper(place, root)
     with ChunkStore(place, limits=Limits(cache_bytes=cache_size)) as store:
         opened = open_image(reference, registry, root, platform, blob_dir=blob_dir)
         try:

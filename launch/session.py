@@ -140,7 +140,9 @@ def run_session(
 
         def open_store(place: Path, limits: Limits) -> ChunkStore:
             from chunk_store import ChunkStore
+            from launch.silent_keeper import see_to_keeper
 
+            see_to_keeper(place, request.root)
             return undo.enter_context(ChunkStore(place, limits=limits))
 
         claim = undo.enter_context(Claim(request.mountpoint))

@@ -33,6 +33,7 @@ from launch.mount_request import from_json
 from launch.once import Once
 from launch.root import state_directory
 from launch.session import Prepared, prepare
+from launch.silent_keeper import see_to_keeper
 from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
 
@@ -184,6 +185,8 @@ class SharedServer:
         return record.to_json()
 
     def _store(self, place: Path, limits: Limits) -> ChunkStore:
+        if place not in self._stores:
+            see_to_keeper(place, self._root)
         with self._lock:
             store = self._stores.get(place)
             if store is None:

@@ -84,3 +84,18 @@ def test_a_mount_waits_for_no_filler_that_is_stopped(place: Place) -> None:
     assert (other / "f").read_bytes() == b"content"
     assert not process_lives(filler)
     assert_right(where)
+
+
+@pytest.mark.parametrize("how", ["pull", "fuse"])
+def test_who_writes_windows_does_not_wait_for_a_keeper_that_is_stopped(place: Place, how: str) -> None:
+    reference = place.publish(LARGE)
+    where = place.mount(reference)
+    keeper, filler = place.pids()
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(filler, signal.SIGKILL)
+    if how == "pull":
+        place.command("pull", reference)
+    else:
+        assert_right(place.mount(reference, "other", "--driver", "fuse"))
+    assert not process_lives(keeper)
+    assert_right(where)
