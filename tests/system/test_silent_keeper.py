@@ -16,6 +16,7 @@ from launch.keeper_start import FILLER_LOCK, keeper_status
 from tests.kills.kernel_run import process_lives
 from tests.support.trees import file, tree
 from tests.system.kept_store import Reading, until
+from tests.system.test_keeper_verbs import managed
 from tests.system.test_lazy_kernel_mount import FILES, LARGE, Place, assert_right, place
 
 __all__ = ["place"]  # a fixture is found by its name here
@@ -99,3 +100,18 @@ def test_who_writes_windows_does_not_wait_for_a_keeper_that_is_stopped(place: Pl
         assert_right(place.mount(reference, "other", "--driver", "fuse"))
     assert not process_lives(keeper)
     assert_right(where)
+
+
+def test_a_managed_keeper_takes_the_place_of_one_that_is_stopped_and_its_readers(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    keeper, filler = place.pids()
+    with without_registry(place):
+        reading = Reading(where / "f2", 0, 100)
+        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        os.kill(keeper, signal.SIGSTOP)
+        os.kill(filler, signal.SIGKILL)
+        with managed(place.root) as (process, _):
+            assert owner_of(place.root / KEEPER / LOCK) == process.pid
+            os.kill(place.registry.pid, signal.SIGCONT)
+            assert reading.result() == FILES[b"f2"][:100]
+            assert_right(where)
