@@ -1,4 +1,4 @@
-"""System calls that Python has no names for: mounts, their namespaces, processes and threads, inotify, mlockall.
+"""System calls that Python has no names for: mounts, namespaces, processes, threads, inotify, and mlockall.
 
 Thin: flags and numbers from the kernel's headers, an `OSError` where the call fails, and what the kernel says
 about it. What the calls are for is their callers' business. Those of fanotify are in `fanotify`.
