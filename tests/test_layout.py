@@ -247,7 +247,7 @@ def test_every_module_says_what_it_is() -> None:
         str(path.relative_to(ROOT))
         for package in MAY_IMPORT
         for path in modules(package)
-        if path.read_bytes().strip() and ast.get_docstring(ast.parse(path.read_bytes())) is None
+        if (text := path.read_bytes().strip()) and not text.startswith(b'"""')
     ]
     assert silent == []
 

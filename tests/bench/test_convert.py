@@ -15,12 +15,13 @@ from bench.errors import BenchError
 from tests.builder.layouts import Layout
 from tests.support.trees import file, layer_tar, tree
 
-CONTENT = b"".join(random.Random(2).choices([b"some", b" words ", b"again"], k=400_000))
+WORDS = 400_000
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> str:
-    Layout(tmp_path / "in").add_image([layer_tar([tree(file(b"a", CONTENT), file(b"b", b"small"))])])
+    content = b"".join(random.Random(2).choices([b"some", b" words ", b"again"], k=WORDS))
+    Layout(tmp_path / "in").add_image([layer_tar([tree(file(b"a", content), file(b"b", b"small"))])])
     return f"oci:{tmp_path / 'in'}:app"
 
 
@@ -32,7 +33,7 @@ def test_parts_and_conversions_are_told_and_written(
     said = capsys.readouterr().out
     assert all(part in said for part in PARTS)
     found = json.loads(written.read_text())
-    assert found["parts"]["tar_bytes"] == found["runs"][0]["tar_bytes"] > len(CONTENT)
+    assert found["parts"]["tar_bytes"] == found["runs"][0]["tar_bytes"] > WORDS * len(b"some")
     assert found["bound"] > 0
     assert found["table"] == []
     assert {"measured", "machine", "versions"} <= found.keys()

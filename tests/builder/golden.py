@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from builder.convert_options import ConvertOptions
@@ -46,7 +46,8 @@ def digests(jobs: int) -> Iterator[str]:
             yield convert_layout(Path(scratch, "in"), Path(scratch, f"out{number}"), chosen).digest
 
 
-def layers() -> list[bytes]:
+@cache
+def layers() -> tuple[bytes, ...]:
     """Files that compress as programs and texts do, so that matches of every kind are looked for."""
     chance = random.Random(20)
     words = [chance.randbytes(chance.randrange(2, 12)) for _ in range(3000)]
@@ -67,7 +68,7 @@ def layers() -> list[bytes]:
         hardlink(b"shell", b"/bin/sh"),
         whiteout(b"noise"),
     )
-    return [layer_tar([lower]), layer_tar([upper])]
+    return layer_tar([lower]), layer_tar([upper])
 
 
 if __name__ == "__main__":

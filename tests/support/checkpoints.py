@@ -1,7 +1,7 @@
 """Checkpoints made by the process that tests run in: for whoever tests something else than the child.
 
 A fork copies the tables of all memory, here of every test that was loaded, and then each page that either
-side writes to. That was half of the processor time of all store tests.
+side writes to. That was two fifths of the processor time of all store tests.
 """
 
 from __future__ import annotations
