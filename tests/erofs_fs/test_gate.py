@@ -10,140 +10,25 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from chunk_store.recent_failures import GRACE_SECONDS, OWN_SECONDS, STILL_FAILED_SECONDS
 from erofs_fs import fanotify, gate
 from erofs_fs.errors import QueueOverflow
-from erofs_fs.gate import Gate
-from erofs_fs.journal import Journal, Waiting, new_journal
-from erofs_fs.watched import Watched, WatchedWindows
-from rafs.window_slots import WindowDevice
-from rafs.windows import WindowId
-
-LENGTH = 64 << 10
-PAGE = 4096
-OURS = 4242  # a thread that may not be made to wait
-OVERFLOW = 0x4000
-YES, NO = 1, 2 | errno.EIO << 24
-
-
-def packed_event(number: int, thread: int, offset: int, size: int, mask: int = 0x0010_0000) -> bytes:
-    """As the kernel writes it: linux/fanotify.h."""
-    record = struct.pack("<BBHIQQ", 6, 0, 24, 0, offset, size)
-    return struct.pack("<IBBHQii", 24 + len(record), 3, 0, 24, mask, number, thread) + record
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@dataclass
-class Bench:
-    """A gate and all that is around it."""
-
-    windows: WatchedWindows
-    kernel: socket.socket
-    group: socket.socket
-    memory: int
-    directory: Path
-    clock: Clock
-    most: int = 40
-    needed: list[tuple[str, int]] = field(default_factory=list)
-    noted: list[list[Waiting]] = field(default_factory=list)  # in the journal whenever something was needed
-    late: list[tuple[str, int]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.journal = Journal(self.memory)
-        self.gate = self.another()
-
-    def another(self) -> Gate:
-        """A successor over the same group, journal and windows."""
-        return Gate(
-            self.group.fileno(), self.journal, self.windows, most=self.most,
-            ours=lambda thread: thread == OURS, need=self.need,
-            late=lambda window, end: self.late.append((window.id, end)),
-            say=self.said.append, reader_seconds=20.0,
-        )  # fmt: skip
-
-    def need(self, window: Watched, end: int) -> None:
-        self.needed.append((window.id, end))
-        self.noted.append(list(self.journal.waiting()))
-
-    def file(self, number: int) -> Path:
-        return self.directory / name_of(number)[:2] / name_of(number)
-
-    def access(self, path: Path, offset: int, size: int, thread: int = 7) -> int:
-        """Somebody accesses *path*; the number of the event, which the gate has not read yet."""
-        opened = os.open(path, os.O_RDONLY)
-        self.kernel.send(packed_event(opened, thread, offset, size))
-        return opened
-
-    def take(self, window: int, offset: int, size: int, thread: int = 7) -> int:
-        number = self.access(self.file(window), offset, size, thread)
-        self.gate.read()
-        return number
-
-    def answers(self) -> list[tuple[int, int]]:
-        """(number, response) of those given since."""
-        found = []
-        while True:
-            try:
-                found.append(struct.unpack("<iI", self.kernel.recv(64, socket.MSG_DONTWAIT)))
-            except BlockingIOError:
-                return found
-
-
-def name_of(number: int) -> WindowId:
-    return WindowId(f"{number:064x}")
-
-
-def is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    clock = Clock()
-    monkeypatch.setattr(gate, "time", clock)
-    monkeypatch.setattr(gate, "lock_owners", lambda *_: {})
-    monkeypatch.setattr(gate, "is_thread_of", lambda process, thread: thread in (process, process + 1000))
-    # Marks need root; who is marked is `WatchedWindows`' business.
-    monkeypatch.setattr(fanotify, "watch", lambda *_: None)
-    monkeypatch.setattr(fanotify, "unwatch", lambda *_: None)
-    for number in range(3):
-        path = tmp_path / name_of(number)[:2] / name_of(number)
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    door = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
-    kernel, group = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    group.setblocking(False)
-    windows = WatchedWindows(group.fileno(), door)
-    windows.take(WindowDevice(name_of(number), LENGTH) for number in range(3))
-    memory = new_journal(200)
-    made = Bench(windows, kernel, group, memory, tmp_path, clock)
-    yield made
-    for window in windows:
-        made.gate.refuse(window)  # closes what still waits
-    for descriptor in (door, memory):
-        os.close(descriptor)
-    kernel.close()
-    group.close()
+from erofs_fs.journal import Waiting
+from tests.erofs_fs.gate_bench import (
+    LENGTH,
+    NO,
+    OURS,
+    OVERFLOW,
+    PAGE,
+    YES,
+    Bench,
+    is_open,
+    name_of,
+    packed_event,
+)
 
 
 def test_an_access_waits_until_its_bytes_are_there(bench: Bench) -> None:
@@ -281,116 +166,6 @@ def test_an_event_without_a_range_waits_for_the_whole_window(bench: Bench) -> No
     bench.kernel.send(struct.pack("<IBBHQii", 24, 3, 0, 24, 0x0010_0000, opened, 7))
     bench.gate.read()
     assert bench.needed == [(name_of(0), LENGTH)]
-
-
-def test_who_was_refused_is_refused_again_when_the_kernel_asks_for_the_page_however_late(
-    bench: Bench,
-) -> None:
-    readahead = bench.take(0, PAGE, 4 * PAGE, thread=50)
-    bench.clock.now += 19
-    bench.gate.lost(name_of(0))
-    bench.clock.now += OWN_SECONDS * 0.9
-    page = bench.take(0, 2 * PAGE, PAGE, thread=50)
-    assert bench.answers() == [(readahead, NO), (page, NO)]
-    bench.clock.now += STILL_FAILED_SECONDS
-    bench.take(0, 2 * PAGE, PAGE, thread=50)  # for the process itself
-    assert bench.answers() == [] and len(bench.needed) == 2
-
-
-def test_who_has_not_waited_is_not_refused_with_those_who_have(bench: Bench) -> None:
-    refused = bench.take(0, 0, 4 * PAGE, thread=50)
-    bench.clock.now += 19
-    bench.gate.lost(name_of(0))
-    assert bench.answers() == [(refused, NO)]
-    other = bench.take(0, 4 * PAGE, PAGE, thread=51)
-    assert bench.answers() == []
-    bench.gate.have(name_of(0), 5 * PAGE)
-    assert bench.answers() == [(other, YES)]
-
-
-def test_those_who_have_waited_for_one_page_behind_each_other_wait_a_little_longer_than_the_first(
-    bench: Bench,
-) -> None:
-    """The kernel asks for them one after another, and not before the one in front was answered."""
-    first = bench.take(0, 0, 4 * PAGE, thread=50)
-    bench.clock.now += 15
-    other = bench.take(1, 0, PAGE, thread=49)
-    bench.clock.now += 5
-    bench.gate.overdue(bench.clock.now)
-    assert bench.answers() == [(first, NO)]
-    bench.clock.now += 1
-    second = bench.take(0, PAGE, PAGE, thread=51)
-    bench.clock.now += GRACE_SECONDS - 1.1
-    bench.gate.overdue(bench.clock.now)
-    assert bench.answers() == []
-    bench.clock.now += 0.2
-    bench.gate.overdue(bench.clock.now)
-    assert bench.answers() == [(second, NO)]
-    for thread in range(52, 55):
-        number = bench.take(0, PAGE, PAGE, thread=thread)
-        assert bench.answers() == [(number, NO)]
-    bench.clock.now += STILL_FAILED_SECONDS
-    bench.take(0, PAGE, PAGE, thread=55)
-    assert bench.answers() == []
-    assert is_open(other)
-
-
-def test_who_reads_again_what_has_just_failed_gets_it_if_it_comes_soon(bench: Bench) -> None:
-    refused = bench.take(0, 0, PAGE, thread=50)
-    bench.clock.now += 20
-    bench.gate.overdue(bench.clock.now)
-    again = bench.take(0, 0, PAGE, thread=51)
-    assert bench.needed == [(name_of(0), PAGE)] * 2
-    bench.gate.have(name_of(0), PAGE)
-    assert bench.answers() == [(refused, NO), (again, YES)]
-
-
-def test_a_readahead_waits_once_for_a_window_and_a_little_longer_for_what_lies_in_others(
-    bench: Bench,
-) -> None:
-    bench.take(0, 0, PAGE, thread=50)
-    bench.clock.now += 20
-    bench.gate.overdue(bench.clock.now)
-    bench.take(0, PAGE, PAGE, thread=50)  # its rest
-    assert [response for _, response in bench.answers()] == [NO] * 2
-    bench.take(1, 0, PAGE, thread=50)  # its rest, or what it reads next
-    bench.clock.now += GRACE_SECONDS - 0.1
-    bench.gate.overdue(bench.clock.now)
-    assert bench.answers() == []
-    bench.clock.now += 0.2
-    bench.gate.overdue(bench.clock.now)
-    bench.take(1, PAGE, PAGE, thread=50)
-    bench.take(2, 0, PAGE, thread=50)
-    bench.take(0, 0, PAGE, thread=50)  # the page
-    assert [response for _, response in bench.answers()] == [NO] * 4
-    bench.take(1, 2 * PAGE, PAGE, thread=50)  # what it reads next
-    bench.clock.now += 19
-    bench.gate.overdue(bench.clock.now)
-    assert bench.answers() == []
-
-
-def test_who_waits_for_a_page_of_a_readahead_waits_no_longer_than_that_whatever_range_the_page_is_of(
-    bench: Bench,
-) -> None:
-    bench.take(0, 0, PAGE, thread=50)
-    bench.clock.now += 20
-    bench.gate.overdue(bench.clock.now)
-    bench.take(0, PAGE, 4 * PAGE, thread=50)
-    bench.take(0, 3 * PAGE, PAGE, thread=51)
-    bench.take(1, 0, 4 * PAGE, thread=50)
-    bench.clock.now += GRACE_SECONDS
-    bench.gate.overdue(bench.clock.now)
-    bench.take(1, 2 * PAGE, PAGE, thread=52)
-    assert [response for _, response in bench.answers()] == [NO] * 5
-
-
-def test_threads_that_cannot_be_told_apart_are_not_taken_for_one(bench: Bench) -> None:
-    refused = bench.take(0, 0, PAGE, thread=0)
-    bench.clock.now += 19
-    bench.gate.lost(name_of(0))
-    page = bench.take(0, 0, PAGE, thread=0)
-    bench.take(1, 0, PAGE, thread=0)
-    assert bench.answers() == [(refused, NO), (page, NO)]
 
 
 def test_nobody_waits_longer_than_the_limit(bench: Bench) -> None:
