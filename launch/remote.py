@@ -39,7 +39,7 @@ class ImageBlobs:
                 MediaType.OCI_LAYER_GZIP, Digest(f"sha256:{record.id}"), record.compressed_size
             )
             for record in records
-            if record.features & BlobFeature.SEPARATE
+            if record.features & BlobFeature.SEPARATE and record.is_named_by_digest
         }
         by_id |= {layer.digest.partition(":")[2]: layer for layer in manifest.layers[:-1]}
         self._by_id: Mapping[str, Descriptor] = by_id

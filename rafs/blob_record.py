@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 BlobIndex = NewType("BlobIndex", int)
 
-# A bootstrap embedded in its own blob cannot know the blob's digest: it has 64 times "x".
-_BLOB_ID = re.compile(rb"[0-9a-f]{64}|x{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _NEEDS_V2 = BlobFeature.BATCH | BlobFeature.ZRAN | BlobFeature.ENCRYPTED
 _UNREAD = (
@@ -45,7 +44,9 @@ class BlobRecord:
     """A row of the blob table. Sizes and offsets in bytes."""
 
     index: BlobIndex
-    id: str  # 64 lower-case hex digits; 64 times "x" in an embedded bootstrap
+    # 64 lower-case hex digits, or a name that somebody gave it, which can be a file's. A bootstrap embedded
+    # in its own blob cannot know the blob's digest: it has 64 times "x".
+    id: str
     chunk_size: int
     chunk_count: int
     compressor: Compressor
@@ -75,6 +76,11 @@ class BlobRecord:
         if self.features & BlobFeature.SEPARATE:
             return self.compressed_size
         return self.ci_offset - (TAR_HEADER.size if self.features & BlobFeature.HAS_TAR_HEADER else 0)
+
+    @property
+    def is_named_by_digest(self) -> bool:
+        """Whether the id can be the digest of an object; a registry is asked by nothing else."""
+        return _DIGEST.fullmatch(self.id) is not None
 
     def unread_feature(self) -> str | None:
         """The name of what keeps this package from reading the blob's chunks; None if it can."""
@@ -142,12 +148,11 @@ def blob_record(entry: BlobEntry) -> BlobRecord:
     Raises:
         FormatInvalid: a number in it has no meaning, or the id is not one.
     """
-    if not _BLOB_ID.fullmatch(entry.blob_id):
-        raise FormatInvalid(f"blob id is {entry.blob_id!r}, expected 64 lower-case hex digits")
+    blob_id = _blob_id(entry.blob_id)
     try:
         return BlobRecord(
             index=BlobIndex(entry.blob_index),
-            id=entry.blob_id.decode("ascii"),
+            id=blob_id,
             chunk_size=entry.chunk_size,
             chunk_count=entry.chunk_count,
             compressor=Compressor(entry.compressor),
@@ -168,6 +173,17 @@ def blob_record(entry: BlobEntry) -> BlobRecord:
         )
     except ValueError as error:
         raise FormatInvalid(f"blob table entry has an unknown algorithm: {error}") from error
+
+
+def _blob_id(stored: bytes) -> str:
+    try:
+        found = stored.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        found = ""
+    # It becomes a file's name, and part of messages.
+    if found in ("", ".", "..") or "/" in found or not found.isprintable():
+        raise FormatInvalid(f"blob id is {stored!r}, expected 64 hex digits or what can be a file's name")
+    return found
 
 
 def broken_rules(record: BlobRecord, chunk_size: int) -> Iterator[tuple[str, str]]:

@@ -295,7 +295,7 @@ def _judge_slots(
         if slot.tag in seen:
             report(Finding("slot-tag", where, f"tag {slot.tag!r} is there twice", fatal=True))
         seen.add(slot.tag)
-        if slot.tag != blob.id.encode():
+        if slot.tag.rstrip(b"\0") != blob.id.encode():
             report(Finding("slot-tag", where, f"tag is {slot.tag!r}, the blob's id is {blob.id}"))
         if slot.blocks * block_size != blob.uncompressed_size:
             report(

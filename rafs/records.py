@@ -138,7 +138,7 @@ class DeviceSlot(NamedTuple):
 class BlobEntry(NamedTuple):
     """Row i of the blob table describes blob i."""
 
-    blob_id: B64 = b""  # 64 lower-case hex digits
+    blob_id: B64 = b""  # 64 lower-case hex digits, or a given name and zeros
     blob_index: U32 = 0
     chunk_size: U32 = 0
     chunk_count: U32 = 0

@@ -23,7 +23,7 @@ from .chunk_info import ChunkInfo, encode_v1
 from .codes import BLOCK, DEVICE_SLOTS_OFFSET, MAX_CHUNKS, TARFS_BLOCK, BlobFeature, Compressor, Digester
 from .digests import digest_of
 from .entry_words import ENTRY_WORD, join_entry
-from .errors import FormatInvalid
+from .errors import FormatInvalid, FormatUnsupported
 from .inode import Inode
 from .records import BLOB_ENTRY, CHUNK_INFO_V1, DEVICE_SLOT
 
@@ -64,8 +64,13 @@ def tar_blob(record: BlobRecord, content: Iterable[bytes], pieces: Sequence[TarP
 
     Raises:
         FormatInvalid: it is not the tar that *record* names, or has not all *pieces*.
+        FormatUnsupported: *record* has a name instead of the tar's digest.
         and what iterating *content* raises.
     """
+    if not record.is_named_by_digest:
+        raise FormatUnsupported(
+            "tarfs without a digest", f"only the id of blob {record.id} could say what its tar must hold"
+        )
     # A blob without a chunk is none: of a tar without file bytes its first header is one.
     pieces = pieces or [TarPiece(0, TARFS_BLOCK)]
     whole, digest = hashlib.sha256(), digest_of(Digester.BLAKE3)

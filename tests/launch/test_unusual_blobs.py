@@ -11,6 +11,10 @@ import pytest
 from blake3 import blake3
 
 from chunk_store import ChunkStore
+from fuse_fs.paths import TreeByPath
+from fuse_fs.tree import ImageTree
+from launch.errors import ImageInvalid
+from launch.image_check import ImageCheck
 from launch.images import LazyImage, open_image
 from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
@@ -23,6 +27,7 @@ from rafs.records import CHUNK_INFO_V2, CHUNK_ROW
 from rafs.tree import split_ref
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
+from tests.launch.published import publish
 from tests.support.blob_metas import plain_blob
 from tests.support.bootstrap_edits import Editor, edited
 from tests.support.images import image_of
@@ -158,3 +163,41 @@ def test_digests_that_contradict_the_bootstrap_are_refused(tmp_path: Path) -> No
     for section, message in ((swapped, "another digest"), (blob.digests[:-32], "32 bytes of digests")):
         with pytest.raises(FormatInvalid, match=message):
             completed_digests(blob.record, known, unknown, section)
+
+
+def _named(bootstrap: bytes, name: bytes, features: int = 0) -> bytes:
+    """*bootstrap* with *name* as the id of its only blob, and *features* more."""
+
+    def edit(editor: Editor) -> None:
+        editor.blob(0, blob_id=name, features=lambda found: found | features)
+        editor.slot(0, tag=name)
+
+    return edited(bootstrap, edit)
+
+
+def test_a_blob_with_a_name_instead_of_a_digest_is_the_file_of_that_name(tmp_path: Path) -> None:
+    made = image_of(tree(file(b"file", b"content" * 9999)))
+    name = "a name.blob, ä"
+    (tmp_path / "image.boot").write_bytes(_named(made.bootstrap, name.encode()))
+    (raw,) = made.objects.values()
+    (tmp_path / name).write_bytes(raw)
+    reference = parse_reference(f"rafs:{tmp_path / 'image.boot'}")
+    image = open_image(reference, RegistryOptions(), tmp_path / "root")
+    with ChunkStore(tmp_path / "root") as store:
+        attachment = store.attach(image.blobs, image.blob_source, background=False)
+        shown = TreeByPath(ImageTree(image.bootstrap, attachment))
+        assert shown.read(b"/file", 0, 1 << 20) == b"content" * 9999
+        attachment.close()
+    looking = ImageCheck(reference, RegistryOptions())
+    looking.shallow()
+    looking.deep(lambda _: None)
+    assert looking.verdict.sound and looking.verdict.chunks_verified
+
+
+@pytest.mark.parametrize("features", [0, BlobFeature.SEPARATE])
+def test_where_objects_have_digests_a_blob_with_a_name_is_none(features: int, tmp_path: Path) -> None:
+    made = image_of(tree(file(b"file", b"content")))
+    named = replace(made, bootstrap=_named(made.bootstrap, b"name", features))
+    published = publish(named, f"oci:{tmp_path / 'layout'}:v1", tmp_path, with_metas=False)
+    with pytest.raises(ImageInvalid, match="needs blob name, which is not among the manifest's layers"):
+        open_image(parse_reference(published.reference), RegistryOptions(), tmp_path / "root")

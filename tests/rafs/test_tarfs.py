@@ -13,7 +13,7 @@ from blake3 import blake3
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.codes import BlobFeature, Digester
-from rafs.errors import FormatInvalid
+from rafs.errors import FormatInvalid, FormatUnsupported
 from rafs.tarfs import TarPiece, tar_blob, tar_pieces, with_chunks
 from rafs.units import decode_unit
 from tests.support.blob_metas import plain_blob
@@ -52,6 +52,11 @@ def test_every_piece_is_a_chunk_and_every_chunk_begins_with_a_page(step: int) ->
         assert blake3(stored).digest() == chunk.digest
         offset += size + -size % 4096
     assert (meta.chunk_count, meta.uncompressed_size) == (len(PIECES), offset)
+
+
+def test_a_tar_that_is_named_by_no_digest_is_not_read() -> None:
+    with pytest.raises(FormatUnsupported, match=r"tarfs without a digest .* blob some\.tar "):
+        tar_blob(replace(_record(TAR), id="some.tar"), iter(()), PIECES)
 
 
 @pytest.mark.parametrize("tar", [TAR[:-1], TAR + b"\0", b"\1" + TAR[1:], b""])
