@@ -74,15 +74,15 @@ def convert(
         descriptor, images, skipped, superseded = _convert_index(work, index, tag)
     else:
         manifest = find_ordinary(source, options.platform or host_platform(), named)
+        config = None
         if options.platform is not None:
             config = config_bytes(source, manifest)
             served_platform(manifest, config, options.platform, options.platform)
         if options.spelling is None:
-            image = _convert_or_copy(work, manifest, platform="", tag=tag)
+            image = _convert_or_copy(work, manifest, config, platform="", tag=tag)
             descriptor, images = image.descriptor(), [image]
         else:
-            platform = _platform_of(source, manifest)
-            image, entries = _convert_beside(work, manifest, platform, options.spelling)
+            image, entries = _convert_beside(work, manifest, config, None, options.spelling)
             raw = converted_index(entries, {})
             put = destination.put_manifest(raw, MediaType.OCI_INDEX, tag=tag)
             descriptor, images = put, [image]
@@ -116,12 +116,11 @@ def _convert_index(
         manifest = work.source.manifest(entry)
         assert isinstance(manifest, Manifest)
         if work.options.spelling is None:
-            image = _convert_or_copy(work, manifest, platform=str(entry.platform or ""), tag=None)
+            image = _convert_or_copy(work, manifest, None, platform=str(entry.platform or ""), tag=None)
             converted = replace(image.descriptor(), platform=entry.platform)
             entries.append(entry if image.already_converted and is_marked(entry) else converted)
         else:
-            platform = entry.platform or _platform_of(work.source, manifest)
-            image, both = _convert_beside(work, manifest, platform, work.options.spelling)
+            image, both = _convert_beside(work, manifest, None, entry.platform, work.options.spelling)
             entries += both
         images.append(image)
     if not images:
@@ -132,15 +131,21 @@ def _convert_index(
 
 
 def _convert_beside(
-    work: Work, manifest: Manifest, platform: Platform, spelling: Spelling
+    work: Work, manifest: Manifest, config: bytes | None, platform: Platform | None, spelling: Spelling
 ) -> tuple[ImageReport, list[Descriptor]]:
-    """Convert *manifest* and bring it along: the entries of both, the ordinary one first."""
+    """Convert *manifest* and bring it along: the entries of both, the ordinary one first.
+
+    *config* and *platform* are None where they are not known yet.
+    """
     if is_converted(manifest):
         raise SourceUnsupported(
             f"image {manifest.digest} is converted already; an index of both needs the ordinary one as SRC"
         )
     _bring(work, manifest, None)
-    image = convert_image(work, manifest, platform=str(platform), tag=None)
+    if config is None:
+        config = config_bytes(work.source, manifest)
+    platform = platform or _platform_of(manifest, config)
+    image = convert_image(work, manifest, config, platform=str(platform), tag=None)
     ordinary = Descriptor(manifest.media_type, manifest.digest, len(manifest.raw), platform=platform)
     source = {NYDUS_SOURCE: manifest.digest}
     return image, [ordinary, replace(marked(image.descriptor(), platform, spelling), annotations=source)]
@@ -154,8 +159,8 @@ def _unmarked(platform: Platform | None) -> Platform | None:
     return replace(normalise(platform), os_features=features)
 
 
-def _platform_of(source: ImageSource, manifest: Manifest) -> Platform:
-    found = normalise(read_config(manifest, config_bytes(source, manifest)).platform)
+def _platform_of(manifest: Manifest, config: bytes) -> Platform:
+    found = normalise(read_config(manifest, config).platform)
     return found if found.architecture else host_platform()
 
 
@@ -183,9 +188,13 @@ def _leaves(source: ImageSource, index: Index, depth: int) -> Iterator[Descripto
         yield from _leaves(source, inner, depth - 1)
 
 
-def _convert_or_copy(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
+def _convert_or_copy(
+    work: Work, manifest: Manifest, config: bytes | None, *, platform: str, tag: str | None
+) -> ImageReport:
     if not is_converted(manifest):
-        return convert_image(work, manifest, platform=platform, tag=tag)
+        if config is None:
+            config = config_bytes(work.source, manifest)
+        return convert_image(work, manifest, config, platform=platform, tag=tag)
     if work.options.referrer:
         raise SourceUnsupported(
             f"image {manifest.digest} is converted already; a referrer needs the ordinary one as SRC"

@@ -44,7 +44,6 @@ from rafs.tree import Node
 from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import host_platform
-from registry_client.selection import config_bytes
 from registry_client.source import ImageDestination, ImageSource
 
 _log = logging.getLogger(__name__)
@@ -78,10 +77,13 @@ class Work:
         return self.options.jobs or len(os.sched_getaffinity(0))
 
 
-def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | None) -> ImageReport:
+def convert_image(
+    work: Work, manifest: Manifest, config_raw: bytes, *, platform: str, tag: str | None
+) -> ImageReport:
     """Publish what *manifest* is converted to under *tag* (None: by digest only), and say what it took.
 
-    *platform* names the image in the report and in progress; empty: what its config says.
+    *config_raw* is its config document. *platform* names the image in the report and in progress; empty:
+    what the config says.
 
     Raises:
         SourceUnsupported: layers or config of a kind that is not converted.
@@ -90,7 +92,7 @@ def convert_image(work: Work, manifest: Manifest, *, platform: str, tag: str | N
         RegistryError: of the source or the destination.
     """
     check_layers(manifest)
-    config = read_config(manifest, config_bytes(work.source, manifest))
+    config = read_config(manifest, config_raw)
     try:
         return _converted(work, manifest, config, platform, tag)
     except UndoMissing as error:

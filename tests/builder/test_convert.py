@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from rafs.errors import ImageTooLarge
 from rafs.tree import Node, chunk_ref
 from registry_client import open_destination, open_source
 from registry_client.errors import DigestMismatch, NotFound
-from registry_client.manifest import MediaType
+from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.platform import parse_platform
 from registry_client.reference import parse_reference
+from registry_client.source import ImageSource
 from tests.builder.layouts import Layout, Published, convert_layout, digest_of, gzipped
 from tests.builder.tar_bytes import END, member, pax
 from tests.builder.test_tar_index import sparse_1_0
@@ -336,6 +338,23 @@ def test_one_platform_of_an_index_can_be_chosen(two_platforms: Path, tmp_path: P
     assert Published(tmp_path / "out").config["architecture"] == "arm64"
     with pytest.raises(NotFound, match="s390x"):
         convert_layout(two_platforms, tmp_path / "out", replace(SMALL, platform=parse_platform("s390x")))
+
+
+def test_the_config_is_read_once_also_where_a_platform_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Layout(tmp_path / "in").add_image(LAYERS)
+    source = open_source(parse_reference(f"oci:{tmp_path / 'in'}:app"), RegistryOptions())
+    asked: list[str] = []
+    kept = type(source).read_blob
+
+    def counted(self: ImageSource, blob: Descriptor) -> Iterator[bytes]:
+        asked.append(blob.media_type)
+        return kept(self, blob)
+
+    monkeypatch.setattr(type(source), "read_blob", counted)
+    convert_layout(tmp_path / "in", tmp_path / "out", replace(SMALL, platform=parse_platform("amd64")))
+    assert asked.count(MediaType.OCI_CONFIG) == 1
 
 
 def refuse(tmp_path: Path, error: type[Exception], said: str) -> None:
