@@ -12,6 +12,7 @@ from launch.remote import FileBlobs
 from rafs.codes import BLOCK
 from rafs.errors import FormatInvalid
 from rafs.inlined import MAX_BOOTSTRAP, inlined_bootstrap, is_bootstrap, with_blob_id
+from rafs.records import TAR_HEADER
 from registry_client.errors import NotFound
 
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -40,15 +41,16 @@ def open_bare(path: Path, blob_dir: Path | None) -> BareImage:
         with path.open("rb") as file:
             size = path.stat().st_size
             start = file.read(BLOCK)
-            # However short: the object of a layer without data has less than the smallest bootstrap.
-            if is_bootstrap(start):
-                if size > MAX_BOOTSTRAP:
-                    raise ImageInvalid(f"the bootstrap {path} has {size} bytes, at most {MAX_BOOTSTRAP}")
-                return BareImage(start + file.read(), FileBlobs(directory))
 
             def read(offset: int, count: int) -> bytes:
                 file.seek(offset)
                 return file.read(count)
+
+            # However short: the object of a layer without data has less than the smallest bootstrap.
+            if is_bootstrap(start, read(max(0, size - TAR_HEADER.size), TAR_HEADER.size)):
+                if size > MAX_BOOTSTRAP:
+                    raise ImageInvalid(f"the bootstrap {path} has {size} bytes, at most {MAX_BOOTSTRAP}")
+                return BareImage(read(0, size), FileBlobs(directory))
 
             inlined = inlined_bootstrap(size, read)
             blob_id = path.name

@@ -29,12 +29,20 @@ ReadObject = Callable[[int, int], bytes]
 """(offset, size) -> exactly those bytes of the object."""
 
 
-def is_bootstrap(start: bytes) -> bool:
-    """Whether a file that begins with *start*, 1028 bytes or more, is a bootstrap by itself, v5 or v6."""
-    return (
-        int.from_bytes(start[:4], "little") == V5_MAGIC
-        or int.from_bytes(start[SUPERBLOCK_OFFSET : SUPERBLOCK_OFFSET + 4], "little") == EROFS_MAGIC
-    )
+def is_bootstrap(start: bytes, end: bytes) -> bool:
+    """Whether a file that begins with *start*, 1028 bytes or more, is a bootstrap by itself, v5 or v6.
+
+    *end*: its last 512 bytes. The object of a layer without data may begin with its bootstrap, too, but ends
+    with a tar header.
+    """
+    if int.from_bytes(start[:4], "little") == V5_MAGIC:
+        return True
+    if int.from_bytes(start[SUPERBLOCK_OFFSET : SUPERBLOCK_OFFSET + 4], "little") != EROFS_MAGIC:
+        return False
+    try:
+        return tar_entry(end)[0] != SECTION_BOOTSTRAP
+    except FormatInvalid:
+        return True
 
 
 def inlined_bootstrap(size: int, read: ReadObject) -> bytes:

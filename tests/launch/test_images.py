@@ -420,6 +420,13 @@ def test_the_object_of_a_layer_without_data_opens_however_short(tmp_path: Path) 
     assert found.bootstrap.raw == made.bootstrap and found.blobs == ()
 
 
+def test_the_object_of_a_layer_without_data_opens_where_it_begins_with_its_bootstrap(tmp_path: Path) -> None:
+    made = image_of(tree(symlink(b"link", b"a")))
+    (tmp_path / "object").write_bytes(made.bootstrap + tar_header(b"image.boot", len(made.bootstrap)))
+    found = opened(f"rafs:{tmp_path / 'object'}", tmp_path / "root")
+    assert found.bootstrap.raw == made.bootstrap and found.blobs == ()
+
+
 @pytest.mark.parametrize("size", [0, 3, 511, 1932, 9000])
 def test_a_file_that_is_neither_bootstrap_nor_object_is_called_so(tmp_path: Path, size: int) -> None:
     (tmp_path / "file").write_bytes(b"?" * size)

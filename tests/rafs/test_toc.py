@@ -161,6 +161,8 @@ def test_changed_bytes_give_a_bootstrap_or_a_typed_error(changes: list[tuple[int
 
 def test_what_begins_as_a_bootstrap_is_told(tmp_path: Path) -> None:
     image = image_of(tree(file(b"a", b"content")))
-    assert is_bootstrap(image.bootstrap[:4096])
-    assert is_bootstrap(b"SFAR" + bytes(4092))
-    assert not is_bootstrap(next(iter(image.objects.values()))[:4096])
+    end = image.bootstrap[-512:]
+    assert is_bootstrap(image.bootstrap[:4096], end)
+    assert is_bootstrap(b"SFAR" + bytes(4092), end)
+    assert not is_bootstrap(next(iter(image.objects.values()))[:4096], end)
+    assert not is_bootstrap(image.bootstrap[:4096], tar_header(b"image.boot", 4096))
