@@ -12,13 +12,20 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from launch.errors import ImageInvalid
-from rafs.blob_meta import MAX_CHUNK_INFO, BlobMeta, header_faults, parse_blob_meta, read_cache_form
+from rafs.blob_meta import (
+    MAX_CHUNK_INFO,
+    BlobMeta,
+    header_faults,
+    parse_blob_meta,
+    placed_record,
+    read_cache_form,
+)
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.chunk_table import completed_digests
 from rafs.codes import DIGEST_SIZE, SECTION_CHUNK_DIGESTS, SECTION_CHUNK_INFO, BlobFeature
 from rafs.errors import FormatInvalid, FormatUnsupported
-from rafs.records import CHUNK_INFO_HEADER
+from rafs.records import CHUNK_INFO_HEADER, TAR_HEADER
 
 if TYPE_CHECKING:
     from rafs.toc import Section
@@ -82,7 +89,7 @@ def read_digests(
         return bootstrap.chunk_digests(record.index), b""
     except FormatInvalid:
         # First, that there is chunk info for so many chunks: memory is taken for them.
-        for _, message in header_faults(record, form):
+        for _, message in header_faults(placed_record(record, form), form):
             raise FormatInvalid(f"blob {record.id}: {message}") from None
     known, unknown = bootstrap.known_digests(record.index)
     if fetched is None:
@@ -113,6 +120,7 @@ def fetch_form(record: BlobRecord, blobs: SizedBlobs) -> bytes:
         and what *blobs* raises.
     """
     source = _TablesObject(record, blobs)
+    record = source.placed()
     stored = source.read(record.ci_offset, record.ci_compressed_size + CHUNK_INFO_HEADER.size, "chunk info")
     form = read_cache_form(record, stored)
     section = source.section(SECTION_CHUNK_INFO)
@@ -167,6 +175,15 @@ class _TablesObject:
         if self._whole is not None:
             return self._whole[offset : offset + size]
         return b"".join(self._blobs.read_at(self._id, offset, size))
+
+    def placed(self) -> BlobRecord:
+        """The record, with what the object's end says of the chunk info if it says nothing true of that."""
+        if not self._record.is_unplaced:
+            return self._record
+        size = CHUNK_INFO_HEADER.size
+        start = max(0, self._size - TAR_HEADER.size - size)
+        self._record = placed_record(self._record, self.read(start, size, "chunk info header"))
+        return self._record
 
     def section(self, name: bytes) -> Section | None:
         """What the table of contents says of a section; None if the bootstrap has no digest of the table, or

@@ -161,8 +161,11 @@ class BlobMeta:
         return bisect_right(self._first, index) - 1
 
     def crc32c(self, index: int) -> int | None:
-        """The CRC-32C of chunk *index*, if the chunk info has one; a digest that is right says more."""
-        if not self._entries:
+        """The CRC-32C of chunk *index*, if the chunk info has one; a digest that is right says more.
+
+        None of a hole: it is that of the bytes nobody is given.
+        """
+        if not self._entries or (self.holes and self.holes[index]):
             return None
         entry = decode_v2(CHUNK_INFO_V2.unpack(self._entries, index * CHUNK_INFO_V2.size))
         return entry.crc32c if entry.flags & ChunkFlag.HAS_CRC else None
@@ -190,9 +193,24 @@ def parse_blob_meta(record: BlobRecord, cache_form: bytes, digests: bytes, holes
     Raises:
         FormatUnsupported, FormatInvalid: as `BlobMeta`, or the header contradicts the blob table.
     """
+    record = placed_record(record, cache_form)
     for _, message in header_faults(record, cache_form):
         raise FormatInvalid(f"blob {record.id}: {message}")
     return BlobMeta(record, cache_form[: record.ci_uncompressed_size], digests, holes)
+
+
+def placed_record(record: BlobRecord, cache_form: bytes) -> BlobRecord:
+    """*record*; if it does not say where the chunk info is, as the header at the end of *cache_form* says.
+
+    Any bytes that end with the object's own header will do.
+
+    Raises:
+        FormatUnsupported, FormatInvalid: as `BlobRecord.placed`.
+    """
+    if not record.is_unplaced:
+        return record
+    size = CHUNK_INFO_HEADER.size
+    return record.placed(CHUNK_INFO_HEADER.unpack(cache_form, len(cache_form) - size))
 
 
 def read_cache_form(record: BlobRecord, stored: bytes) -> bytes:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NewType
 
 from .codes import (
+    CHUNK_META_MAGIC,
     MAX_CHUNKS,
     MAX_COMPRESSED_SIZE,
     MAX_UNCOMPRESSED_SIZE,
@@ -20,8 +21,15 @@ from .codes import (
     Compressor,
     Digester,
 )
-from .errors import FormatInvalid
-from .records import CHUNK_INFO_HEADER, CHUNK_INFO_V1, CHUNK_INFO_V2, TAR_HEADER, BlobEntry
+from .errors import FormatInvalid, FormatUnsupported
+from .records import (
+    CHUNK_INFO_HEADER,
+    CHUNK_INFO_V1,
+    CHUNK_INFO_V2,
+    TAR_HEADER,
+    BlobEntry,
+    ChunkInfoHeader,
+)
 
 if TYPE_CHECKING:
     from .cipher import UnitCipher
@@ -73,7 +81,7 @@ class BlobRecord:
     @property
     def chunks_end(self) -> int:
         """Upper bound of the compressed chunk bytes in the object."""
-        if self.features & BlobFeature.SEPARATE:
+        if self.features & BlobFeature.SEPARATE or self.is_unplaced:
             return self.compressed_size
         return self.ci_offset - (TAR_HEADER.size if self.features & BlobFeature.HAS_TAR_HEADER else 0)
 
@@ -81,6 +89,44 @@ class BlobRecord:
     def is_named_by_digest(self) -> bool:
         """Whether the id can be the digest of an object; a registry is asked by nothing else."""
         return _DIGEST.fullmatch(self.id) is not None
+
+    @property
+    def is_unplaced(self) -> bool:
+        """Whether the row says of the chunk info what cannot be: that it lies where the chunks begin.
+
+        `nydus-image optimize` writes such rows; what is true is only said at the end of the object.
+        """
+        return not self.ci_offset and not self.features & (BlobFeature.SEPARATE | BlobFeature.TARFS)
+
+    def placed(self, header: ChunkInfoHeader) -> BlobRecord:
+        """The row with what the object's own *header* says of the chunk info.
+
+        Raises:
+            FormatInvalid: it does not fit the row.
+            FormatUnsupported: the chunks are such that the object has neither their bytes nor where they lie.
+        """
+        if header.magic != CHUNK_META_MAGIC or header.ci_entries != self.chunk_count or not header.ci_offset:
+            raise FormatInvalid(
+                f"blob {self.id}: where its chunk info is says neither the blob table nor the object's end"
+            )
+        if self.features & _NEEDS_V2:
+            raise FormatUnsupported(
+                "optimized image of batch units or of encrypted blobs",
+                f"blob {self.id} has its chunks without the units they are in, or without their key",
+            )
+        try:
+            compressor = Compressor(header.ci_compressor)
+        except ValueError as error:
+            raise FormatInvalid(f"blob {self.id}: unknown algorithm of its chunk info: {error}") from error
+        return replace(
+            self,
+            features=BlobFeature(header.features) & BlobFeature.CHUNK_INFO_V2 | BlobFeature.ALIGNED,
+            toc_size=0,
+            ci_compressor=compressor,
+            ci_offset=header.ci_offset,
+            ci_compressed_size=header.ci_compressed_size,
+            ci_uncompressed_size=header.ci_uncompressed_size,
+        )
 
     def unread_feature(self) -> str | None:
         """The name of what keeps this package from reading the blob's chunks; None if it can."""
@@ -103,7 +149,7 @@ class BlobRecord:
     @property
     def digests_offset(self) -> int | None:
         """Where the object with the tables has the chunk digests; None: it has none."""
-        if not self.features & BlobFeature.INLINED_CHUNK_DIGEST:
+        if not self.features & BlobFeature.INLINED_CHUNK_DIGEST or self.is_unplaced:
             return None
         end = self.ci_offset + self.ci_compressed_size + CHUNK_INFO_HEADER.size
         return end + (TAR_HEADER.size if self.features & BlobFeature.HAS_TAR_HEADER else 0)
@@ -214,7 +260,7 @@ def broken_rules(record: BlobRecord, chunk_size: int) -> Iterator[tuple[str, str
         yield "blob-needs-v2", f"features {features:#x} need CHUNK_INFO_V2"
     expected = record.entry_size * record.chunk_count
     found = record.ci_uncompressed_size
-    if not unchecked and (found < expected or (found > expected and not needs_v2)):
+    if not unchecked and not record.is_unplaced and (found < expected or (found > expected and not needs_v2)):
         yield "blob-ci-size", f"chunk info has {found} bytes, {record.chunk_count} chunks need {expected}"
     encrypted = bool(features & BlobFeature.ENCRYPTED)
     if encrypted != (record.cipher is not Cipher.NONE) or (encrypted and not any(record.meta_digest)):

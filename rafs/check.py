@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-from .blob_meta import BlobMeta, header_faults
+from .blob_meta import BlobMeta, header_faults, placed_record
 from .blob_record import BlobRecord
 from .check_tree import TreeCheck
 from .codes import BLOCK, DIGEST_SIZE, BlobFeature, Compressor, Digester, RafsFlag, RowFlag
@@ -67,10 +67,12 @@ def check_bootstrap(raw: bytes) -> list[Finding]:
 def check_blob_meta(record: BlobRecord, cache_form: bytes, digests: bytes) -> list[Finding]:
     """All broken rules of a chunk info file; the first only, of those within the array."""
     where = f"chunk info of blob {record.id}"
-    found = [Finding(rule, where, message) for rule, message in header_faults(record, cache_form)]
-    if any(finding.rule == "meta-size" for finding in found):
-        return found
+    found: list[Finding] = []
     try:
+        record = placed_record(record, cache_form)
+        found += [Finding(rule, where, message) for rule, message in header_faults(record, cache_form)]
+        if any(finding.rule == "meta-size" for finding in found):
+            return found
         BlobMeta(record, cache_form[: record.ci_uncompressed_size], digests)
     except FormatUnsupported as error:
         found.append(Finding("unsupported", where, str(error)))
@@ -122,6 +124,9 @@ def _check_flags(header: Header, report: Report) -> None:
                 f"address space of {blob.uncompressed_size} bytes, not a multiple of {header.block_size}"
             )
             report(Finding("blob-size", f"blob {blob.index}", message))
+        if blob.is_unplaced:
+            message = "chunk info is said to lie where the chunks begin: other readers refuse the image"
+            report(Finding("blob-ci-place", f"blob {blob.index}", message))
     inlined = all(blob.features & BlobFeature.INLINED_CHUNK_DIGEST for blob in header.blobs)
     if bool(flags & RafsFlag.INLINED_CHUNK_DIGEST) and not inlined:
         report(

@@ -289,14 +289,14 @@ def _judge_slots(
 ) -> None:
     seen: set[bytes] = set()
     for index, (slot, blob) in enumerate(zip(slots, blobs, strict=True)):
-        where = f"device slot {index}"
+        where, tag = f"device slot {index}", slot.tag.rstrip(b"\0")
         if slot.blocks == 0:
             report(Finding("slot-blocks", where, "has 0 blocks", fatal=True))
-        if slot.tag in seen:
-            report(Finding("slot-tag", where, f"tag {slot.tag!r} is there twice", fatal=True))
-        seen.add(slot.tag)
-        if slot.tag.rstrip(b"\0") != blob.id.encode():
-            report(Finding("slot-tag", where, f"tag is {slot.tag!r}, the blob's id is {blob.id}"))
+        if tag in seen:
+            report(Finding("slot-tag", where, f"tag {tag!r} is there twice", fatal=True))
+        seen.add(tag)
+        if tag != blob.id.encode():
+            report(Finding("slot-tag", where, f"tag is {tag!r}, the blob's id is {blob.id}"))
         if slot.blocks * block_size != blob.uncompressed_size:
             report(
                 Finding(

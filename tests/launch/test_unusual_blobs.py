@@ -16,18 +16,22 @@ from fuse_fs.tree import ImageTree
 from launch.errors import ImageInvalid
 from launch.image_check import ImageCheck
 from launch.images import LazyImage, open_image
-from rafs.blob_meta import BlobMeta
+from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
+from rafs.check import check_content
 from rafs.chunk_info import decode_v2, encode_v2
 from rafs.chunk_table import completed_digests
 from rafs.codes import BlobFeature
-from rafs.errors import FormatInvalid
+from rafs.crc32c import crc32c
+from rafs.errors import FormatInvalid, FormatUnsupported
 from rafs.records import CHUNK_INFO_V2, CHUNK_ROW
 from rafs.tree import split_ref
+from rafs.units import decode_unit
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish
+from tests.rafs.test_toc import tar_header
 from tests.support.blob_metas import plain_blob
 from tests.support.bootstrap_edits import Editor, edited
 from tests.support.images import image_of
@@ -163,6 +167,87 @@ def test_digests_that_contradict_the_bootstrap_are_refused(tmp_path: Path) -> No
     for section, message in ((swapped, "another digest"), (blob.digests[:-32], "32 bytes of digests")):
         with pytest.raises(FormatInvalid, match=message):
             completed_digests(blob.record, known, unknown, section)
+
+
+def _optimized(directory: Path, features: BlobFeature) -> str:
+    """A reference to an image as `nydus-image optimize` writes it.
+
+    The row of its blob has *features*, and of the chunk info only how many bytes it would have in the other
+    version, at 0; the header in the object has the truth.
+    """
+    made = image_of(tree(file(b"one", b"1" * 70_000), file(b"two", CONTENT[0])))
+    (blob,) = made.blobs
+    (space,) = made.devices.values()
+    digests = b"".join(map(blob.digest, range(blob.chunk_count)))
+    meta = parse_blob_meta(blob.record(0), blob.cache_form(), digests)
+    places = [(chunk.offset, chunk.size) for chunk in map(meta.chunk, range(meta.chunk_count))]
+    plain = plain_blob([space[offset : offset + size] for offset, size in places])
+    data = b"".join(plain.stored)
+    record = replace(plain.record, ci_offset=len(data) + 512)
+    form = replace(plain, record=record).cache_form
+    tables = plain.array + form[-4096:]
+    raw = data + tar_header(b"image.blob", len(data)) + tables + tar_header(b"blob.meta", len(tables))
+
+    def edit(editor: Editor) -> None:
+        editor.blob(
+            0,
+            blob_id=b"optimized",
+            features=features,
+            ci_compressor=0,
+            ci_offset=0,
+            ci_compressed_size=24 * len(places),
+            ci_uncompressed_size=24 * len(places),
+            toc_size=0,
+            compressed_size=len(data),
+        )
+        editor.slot(0, tag=b"optimized")
+
+    (directory / "image.boot").write_bytes(edited(made.bootstrap, edit))
+    (directory / "optimized").write_bytes(raw)
+    return f"rafs:{directory / 'image.boot'}"
+
+
+# Those of the image it was made of; the blob has none of it.
+OTHERS = BlobFeature.HAS_TOC | BlobFeature.HAS_TAR_HEADER | BlobFeature.INLINED_CHUNK_DIGEST
+
+
+def test_chunk_info_that_the_bootstrap_misplaces_is_found_at_the_end_of_the_object(tmp_path: Path) -> None:
+    reference = parse_reference(_optimized(tmp_path, BlobFeature.ALIGNED | OTHERS))
+    image = open_image(reference, RegistryOptions(), tmp_path / "root")
+    with ChunkStore(tmp_path / "root") as store:
+        attachment = store.attach(image.blobs, image.blob_source, background=False)
+        shown = TreeByPath(ImageTree(image.bootstrap, attachment))
+        assert shown.read(b"/one", 0, 1 << 20) == b"1" * 70_000
+        assert shown.read(b"/two", 0, 1 << 20) == CONTENT[0]
+        attachment.close()
+    looking = ImageCheck(reference, RegistryOptions())
+    looking.shallow()
+    looking.deep(lambda _: None)
+    assert [finding.rule for finding in looking.verdict.findings] == ["blob-ci-place"]
+    assert looking.verdict.chunks_verified == sum(blob.chunk_count for blob in image.blobs)
+
+
+def test_chunks_that_were_taken_out_of_their_units_are_refused_by_name(tmp_path: Path) -> None:
+    features = BlobFeature.ALIGNED | BlobFeature.CHUNK_INFO_V2 | BlobFeature.BATCH
+    reference = parse_reference(_optimized(tmp_path, features))
+    with pytest.raises(FormatUnsupported, match="optimized image of batch units"):
+        open_image(reference, RegistryOptions(), tmp_path / "root")
+
+
+def test_without_a_true_place_of_its_chunk_info_a_blob_is_refused(tmp_path: Path) -> None:
+    reference = parse_reference(_optimized(tmp_path, BlobFeature.ALIGNED))
+    for size in (0, 4607, 4608, 9000):
+        (tmp_path / "optimized").write_bytes(bytes(size))
+        with pytest.raises((FormatInvalid, ImageInvalid), match="chunk info"):
+            open_image(reference, RegistryOptions(), tmp_path / "root")
+
+
+def test_the_checksum_of_a_chunk_that_is_never_given_is_not_compared() -> None:
+    blob = plain_blob(CONTENT, version=2, checksum=crc32c)
+    meta = BlobMeta(blob.record, blob.array, blob.digests, b"\0\0\1\0\0")
+    content = decode_unit(meta, meta.unit(2), blob.stored[2])
+    assert not any(content) and check_content(meta, 2, content) == []
+    assert check_content(meta, 3, CONTENT[3]) == [] != check_content(meta, 3, CONTENT[3][:-1] + b"?")
 
 
 def _named(bootstrap: bytes, name: bytes, features: int = 0) -> bytes:
