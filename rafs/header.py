@@ -7,7 +7,7 @@ inodes (`bootstrap`) and not the rows of the chunk table.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .blob_record import BlobRecord, blob_record, broken_rules
@@ -277,7 +277,11 @@ def _read_blobs(table: bytes, chunk_size: int, report: Report) -> tuple[BlobReco
         for rule, message in broken_rules(record, chunk_size):
             report(Finding(rule, where, message, fatal=True))
         blobs.append(record)
-    return tuple(blobs)
+    placed = next((blob for blob in blobs if not blob.is_unplaced), None)
+    if placed is None:
+        return tuple(blobs)
+    # `nydus-image optimize` says BLAKE3 of its blob, whatever the digests are that it takes over from others.
+    return tuple(replace(blob, digester=placed.digester) if blob.is_unplaced else blob for blob in blobs)
 
 
 def _judge_slots(

@@ -22,7 +22,7 @@ from rafs.bootstrap_writer import write_bootstrap
 from rafs.check import check_content
 from rafs.chunk_info import decode_v2, encode_v2
 from rafs.chunk_table import completed_digests
-from rafs.codes import BlobFeature
+from rafs.codes import BlobFeature, Digester
 from rafs.crc32c import crc32c
 from rafs.errors import FormatInvalid, FormatUnsupported
 from rafs.records import CHUNK_INFO_V2, CHUNK_ROW
@@ -225,6 +225,17 @@ def test_chunk_info_that_the_bootstrap_misplaces_is_found_at_the_end_of_the_obje
     looking.deep(lambda _: None)
     assert [finding.rule for finding in looking.verdict.findings] == ["blob-ci-place"]
     assert looking.verdict.chunks_verified == sum(blob.chunk_count for blob in image.blobs)
+
+
+def test_a_blob_whose_row_misplaces_its_chunk_info_has_digests_like_the_other_blobs() -> None:
+    made = image_of(tree(file(b"one", b"1"), file(b"two", b"2", blob=1)))
+
+    def edit(editor: Editor) -> None:
+        editor.blob(0, digester=Digester.SHA256)
+        editor.blob(1, ci_offset=0)
+
+    found = Bootstrap(edited(made.bootstrap, edit)).blobs
+    assert [blob.digester for blob in found] == [Digester.SHA256, Digester.SHA256]
 
 
 def test_chunks_that_were_taken_out_of_their_units_are_refused_by_name(tmp_path: Path) -> None:
