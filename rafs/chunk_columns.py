@@ -101,6 +101,7 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
     encrypted = record.cipher is not Cipher.NONE
     # What the cipher is used on is said by the blob table; whether batch members have the flag, by nobody.
     others = ~(_PLAIN_FLAGS | _ENCRYPTED) if encrypted else ~_PLAIN_FLAGS
+    all_raw = encrypted and record.compressor is Compressor.NONE
     columns = Columns()
     limit, gap = 0, record.chunk_size // BLOCK
     block, context, fill, unit_size, place = 0, -1, 0, 0, -1
@@ -122,7 +123,8 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
                 compressed, unit_size, _ = BATCH_CONTEXT.struct.unpack_from(
                     contexts, context * BATCH_CONTEXT.size
                 )
-                columns.open_unit(u1 & _LOW40, compressed, unit_size, compressed == unit_size)
+                # Of a unit that was filled up before it was encrypted the two sizes do not tell it is raw.
+                columns.open_unit(u1 & _LOW40, compressed, unit_size, compressed == unit_size or all_raw)
             elif fill == unit_size:
                 raise _broken(record, index, f"does not fit into unit {context} of {unit_size} bytes")
             if offset != fill or fill + size > unit_size or u1 != place or u1 >> 40:

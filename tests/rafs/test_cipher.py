@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rafs.cipher import UnitCipher
+from rafs.codes import Compressor
 from rafs.errors import ChunkInvalid
 from rafs.units import decode_unit
 from tests.support.blob_metas import batch_blob, plain_blob
@@ -40,10 +41,17 @@ def test_a_key_of_another_length_is_a_typed_error() -> None:
         UnitCipher(bytes(31), TWEAK).decrypt(bytes(16))
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.booleans())
-def test_blobs_of_tiny_chunks_are_read(sizes: list[int], batch: bool) -> None:
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    st.booleans(),
+    st.sampled_from([Compressor.ZSTD, Compressor.NONE]),
+)
+def test_blobs_of_tiny_chunks_are_read(sizes: list[int], batch: bool, compressor: Compressor) -> None:
     content = [bytes([number + 1]) * size for number, size in enumerate(sizes)]
-    plain = batch_blob([[part] for part in content]) if batch else plain_blob(content, version=2)
+    if batch:
+        plain = batch_blob([[part] for part in content], compressor)
+    else:
+        plain = plain_blob(content, compressor, version=2)
     blob = encrypted_blob(plain)
     meta = blob.meta
     assert [decode_unit(meta, meta.unit(i), stored) for i, stored in enumerate(blob.stored)] == content
