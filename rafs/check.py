@@ -124,9 +124,6 @@ def _check_flags(header: Header, report: Report) -> None:
                 f"address space of {blob.uncompressed_size} bytes, not a multiple of {header.block_size}"
             )
             report(Finding("blob-size", f"blob {blob.index}", message))
-        if blob.is_unplaced:
-            message = "chunk info is said to lie where the chunks begin: other readers refuse the image"
-            report(Finding("blob-ci-place", f"blob {blob.index}", message))
     inlined = all(blob.features & BlobFeature.INLINED_CHUNK_DIGEST for blob in header.blobs)
     if bool(flags & RafsFlag.INLINED_CHUNK_DIGEST) and not inlined:
         report(

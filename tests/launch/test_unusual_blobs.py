@@ -19,7 +19,7 @@ from launch.images import LazyImage, open_image
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
-from rafs.check import check_content
+from rafs.check import check_bootstrap, check_content
 from rafs.chunk_info import decode_v2, encode_v2
 from rafs.chunk_table import completed_digests
 from rafs.codes import BlobFeature, Digester
@@ -224,6 +224,8 @@ def test_chunk_info_that_the_bootstrap_misplaces_is_found_at_the_end_of_the_obje
     looking.shallow()
     looking.deep(lambda _: None)
     assert [finding.rule for finding in looking.verdict.findings] == ["blob-ci-place"]
+    # What the kernel is given must have no finding at all.
+    assert check_bootstrap(image.stored.raw) == []
     assert looking.verdict.chunks_verified == sum(blob.chunk_count for blob in image.blobs)
 
 

@@ -130,7 +130,6 @@ CORPUS: dict[str, tuple[str, bool, Edit]] = {
     "blob id of a terminal": ("blob-entry", True, lambda e: e.blob(0, blob_id=b"\x1b[2J")),
     "blob id with a zero": ("blob-entry", True, lambda e: e.blob(0, blob_id=b"a\0b")),
     "blob id no text": ("blob-entry", True, lambda e: e.blob(0, blob_id=b"a\xff")),
-    "blob ci place": ("blob-ci-place", False, lambda e: e.blob(0, ci_offset=0)),
     "blob index": ("blob-index", True, lambda e: e.blob(1, blob_index=0)),
     "blob chunk size": ("blob-chunk-size", True, lambda e: e.blob(0, chunk_size=CHUNK * 2)),
     "blob chunk count": ("blob-ci-size", True, lambda e: e.blob(0, chunk_count=_plus(1000))),
