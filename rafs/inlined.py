@@ -76,7 +76,9 @@ def inlined_bootstrap(size: int, read: ReadObject) -> bytes:
 
 
 def with_blob_id(raw: bytes, blob_id: str) -> bytes:
-    """The inlined bootstrap *raw* with *blob_id* (64 hex digits) for the blob it was found in.
+    """The inlined bootstrap *raw* with *blob_id* (64 hex digits) for the object it was found in.
+
+    That is its blob, or of a reference to a tar layer, whose digest is known, what has the blob's tables.
 
     Raises:
         FormatInvalid, FormatUnsupported: as `Bootstrap`.
@@ -86,10 +88,13 @@ def with_blob_id(raw: bytes, blob_id: str) -> bytes:
         raise FormatInvalid("bootstrap refused: its tables do not describe an image")
     filled = bytearray(raw)
     for blob in header.blobs:
-        if blob.features & BlobFeature.INLINED_FS_META:
-            for start in (
-                header.extended.blob_table_offset + blob.index * BLOB_ENTRY.size,
-                DEVICE_SLOTS_OFFSET + blob.index * DEVICE_SLOT.size,
-            ):
-                filled[start : start + len(blob_id)] = blob_id.encode("ascii")
+        if not blob.features & BlobFeature.INLINED_FS_META:
+            continue
+        row = header.extended.blob_table_offset + blob.index * BLOB_ENTRY.size
+        if blob.features & BlobFeature.SEPARATE:
+            entry = BLOB_ENTRY.unpack(raw, row)._replace(meta_digest=bytes.fromhex(blob_id))
+            filled[row : row + BLOB_ENTRY.size] = BLOB_ENTRY.pack(entry)
+            continue
+        for start in (row, DEVICE_SLOTS_OFFSET + blob.index * DEVICE_SLOT.size):
+            filled[start : start + len(blob_id)] = blob_id.encode("ascii")
     return bytes(filled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,9 +14,11 @@ from blake3 import blake3
 from chunk_store import ChunkStore
 from fuse_fs.paths import TreeByPath
 from fuse_fs.tree import ImageTree
+from launch.chunk_tables import fetch_digests, fetch_form
 from launch.errors import ImageInvalid
 from launch.image_check import ImageCheck
 from launch.images import LazyImage, open_image
+from launch.remote import FileBlobs
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.bootstrap import Bootstrap
 from rafs.bootstrap_writer import write_bootstrap
@@ -261,6 +264,24 @@ def test_the_checksum_of_a_chunk_that_is_never_given_is_not_compared() -> None:
     content = decode_unit(meta, meta.unit(2), blob.stored[2])
     assert not any(content) and check_content(meta, 2, content) == []
     assert check_content(meta, 3, CONTENT[3]) == [] != check_content(meta, 3, CONTENT[3][:-1] + b"?")
+
+
+def test_tables_named_by_a_digest_that_leaves_chunk_digests_out_are_taken(tmp_path: Path) -> None:
+    blob = plain_blob(CONTENT, version=2)
+    features = blob.record.features | BlobFeature.SEPARATE | BlobFeature.HAS_TAR_HEADER
+    record = replace(blob.record, features=features | BlobFeature.INLINED_CHUNK_DIGEST, ci_offset=0)
+    form = replace(blob, record=record).cache_form
+    before = blob.array + form[-4096:] + tar_header(b"blob.meta", len(blob.array) + 4096)
+    after = tar_header(b"blob.digest", len(blob.digests))
+    record = replace(record, meta_digest=hashlib.sha256(before + after).digest())
+    stored = tmp_path / record.meta_object
+    stored.write_bytes(before + blob.digests + after)
+    assert fetch_form(record, FileBlobs(tmp_path)) == form
+    assert fetch_digests(record, FileBlobs(tmp_path)) == blob.digests
+    for changed in (b"?" + before[1:] + blob.digests + after, before + blob.digests + after[:-1] + b"?"):
+        stored.write_bytes(changed)
+        with pytest.raises(ImageInvalid, match="another sha256"):
+            fetch_form(record, FileBlobs(tmp_path))
 
 
 def _named(bootstrap: bytes, name: bytes, features: int = 0) -> bytes:

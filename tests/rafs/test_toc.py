@@ -18,6 +18,7 @@ from rafs.errors import ChunkInvalid, FormatInvalid, RafsError
 from rafs.inlined import ReadObject, inlined_bootstrap, is_bootstrap, with_blob_id
 from rafs.records import TAR_HEADER, TOC_ENTRY, TarHeader, TocEntry
 from rafs.toc import parse_toc, tar_entry, trusted_toc
+from tests.support.bootstrap_edits import edited
 from tests.support.fixtures import fixture
 from tests.support.images import image_of
 from tests.support.nydus_vectors import one_vector
@@ -166,3 +167,11 @@ def test_what_begins_as_a_bootstrap_is_told(tmp_path: Path) -> None:
     assert is_bootstrap(b"SFAR" + bytes(4092), end)
     assert not is_bootstrap(next(iter(image.objects.values()))[:4096], end)
     assert not is_bootstrap(image.bootstrap[:4096], tar_header(b"image.boot", 4096))
+
+
+def test_the_object_of_a_reference_is_where_the_tables_are_and_the_blob_stays_the_layer() -> None:
+    image = image_of(tree(file(b"a", b"content")))
+    features = BlobFeature.INLINED_FS_META | BlobFeature.SEPARATE
+    raw = edited(image.bootstrap, lambda e: e.blob(0, features=lambda found: found | features))
+    (blob,) = Bootstrap(with_blob_id(raw, "ab" * 32)).blobs
+    assert (blob.id, blob.meta_object) == (image.blobs[0].id, "ab" * 32)
