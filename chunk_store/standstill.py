@@ -85,7 +85,6 @@ class Standstill:
         if self.full is not None:
             raise StoreFull(*self.full.args)
         if broken and broken == missing:
-            are = "is wrong at its" if broken == 1 else "are wrong at their"
-            raise ChunkCorrupt(f"{counted(broken, 'window')} of the image {are} source: {self._trouble}")
+            raise ChunkCorrupt(f"wrong at the source: {counted(broken, 'window')}: {self._trouble}")
         if isinstance(self._trouble, ChunkUnavailable) and not self._trouble.temporary:
             raise ChunkUnavailable(*self._trouble.args) from self._trouble

@@ -269,7 +269,7 @@ def test_bytes_wrong_at_the_source_reach_neither_reader_nor_file(store: ChunkSto
     attachment = store.attach([BLOB.meta], source)
     with pytest.raises(ChunkCorrupt, match=f"window 1 of blob {BLOB.meta.id}"):
         attachment.read(0, WINDOW.start, WINDOW.length)
-    with pytest.raises(ChunkCorrupt, match="1 window of the image"):
+    with pytest.raises(ChunkCorrupt, match="wrong at the source: 1 window"):
         attachment.wait_complete(10)
     assert attachment.progress().windows_present == len(BLOB.windows) - 1
     kept = file_of(store, WINDOW).read_bytes()

@@ -54,7 +54,7 @@ def test_broken_windows_end_the_wait_when_nothing_else_is_missing_and_stay_told(
     standstill.window_completed(written=True, for_reader=True)
     assert str(standstill.reason) == "window 7 is wrong"
     standstill.raise_hopeless(missing=3, broken=1)
-    with pytest.raises(ChunkCorrupt, match="1 window of the image is wrong at its source: window 7"):
+    with pytest.raises(ChunkCorrupt, match="wrong at the source: 1 window: window 7"):
         standstill.raise_hopeless(missing=1, broken=1)
 
 

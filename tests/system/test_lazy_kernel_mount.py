@@ -153,7 +153,7 @@ def test_an_absent_image_is_shown_at_once_and_filled_as_it_is_read(place: Place)
     done = place.explained(where)["progress"]
     assert done["complete"]
     text = place.command("explain", where).stdout
-    assert re.search(r"^kernel   asked \d+ times, of which \d+ waited, .* 0 windows are watched", text, re.M)
+    assert re.search(r"^kernel   asked \d+ times, of which \d+ waited, .* 0 windows watched", text, re.M)
 
 
 # nopull, which is sent a signal when it has just called a function: module, name, signal, arguments.
