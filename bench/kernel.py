@@ -48,6 +48,7 @@ NAMES: Final = 35_000
 NEW_WINDOWS: Final = 2_000
 MOUNTS: Final = 100
 IMAGES: Final = 20
+_SETTLING_SECONDS: Final = 5.0  # the keeper looks at a new mount's hold three times, a second apart
 IDLE_SECONDS: Final = 10.0
 READAHEADS: Final = (0, 32, 64, 128, 256, 512)  # KiB
 _FILES, _FILE_BYTES, _LOCAL_BYTES = 24, 8 * MIB, 4 * MIB
@@ -208,7 +209,7 @@ class _Stage:
             records = [
                 self._mounted(root, references[number % IMAGES], f"m{number}") for number in range(MOUNTS)
             ]
-            time.sleep(2.0)
+            time.sleep(_SETTLING_SECONDS)
             status = keeper_status(root)
             assert status is not None
             pids = [status["pid"], status["filler"]]
