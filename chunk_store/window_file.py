@@ -221,11 +221,17 @@ class WindowDirectory:
         for window_id in sorted(window_ids):
             if self.size(window_id) > 0:
                 continue
+            name = self._name(window_id)
             try:
                 # Thousands at once, before a mount: half the time of opening and closing each.
-                os.mknod(self._name(window_id), stat.S_IFREG | FILE_MODE)
-            except (FileNotFoundError, FileExistsError):
-                os.close(self._open_write(window_id)[0])
+                try:
+                    os.mknod(name, stat.S_IFREG | FILE_MODE)
+                except FileNotFoundError:
+                    self._make_shelf(name)
+                    os.mknod(name, stat.S_IFREG | FILE_MODE)
+            except FileExistsError:
+                if self.size(window_id) < 0:
+                    os.close(self._open_write(window_id)[0])
 
     def remove(self, window_id: str) -> Removal:
         """Unlink the window's file unless something holds it or somebody fills it.
