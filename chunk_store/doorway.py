@@ -167,7 +167,8 @@ def prepare_number(root: Path) -> None:
     descriptor = os.open(root / NUMBER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         if os.fstat(descriptor).st_size < _NUMBER.size:
-            os.truncate(descriptor, _NUMBER.size)
+            # Not a hole: a look at one in memory that is full (tmpfs) ends the process with SIGBUS.
+            os.posix_fallocate(descriptor, 0, _NUMBER.size)
     finally:
         os.close(descriptor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +13,16 @@ from queue import Queue
 import pytest
 
 from chunk_store import ChunkStore, Readers, StoreError, StoreFull
+from chunk_store.doorway import prepare_number
 from tests.chunk_store.blobs import ScriptedSource, eventually, random_blob, unmount
 
 pytestmark = pytest.mark.system
 BLOB = random_blob("tmpfs", 6 << 20)
+LOOK = """
+import pathlib, sys
+from chunk_store.doorway import Doorway
+print(Doorway(pathlib.Path(sys.argv[1])).number)
+"""
 
 
 @pytest.fixture(params=["size=2m", "size=64m,nr_inodes=12"], ids=["blocks", "inodes"])
@@ -49,6 +56,16 @@ def test_where_nobody_reads_a_full_disk_is_told_by_who_waits_for_all_and_by_nobo
         with pytest.raises(StoreFull, match="free some there"):
             attachment.wait_complete(10)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("small", ["size=2m"], indirect=True)
+def test_the_keepers_number_is_read_although_there_is_no_room(small: Path) -> None:
+    prepare_number(small)
+    with suppress(OSError):
+        (small / "others").write_bytes(bytes(4 << 20))
+    # In a process of its own, which a signal may end.
+    done = subprocess.run([sys.executable, "-c", LOOK, small], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "0\n")
 
 
 @pytest.mark.parametrize("small", ["size=16m"], indirect=True)
