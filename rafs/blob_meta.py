@@ -73,6 +73,8 @@ class BlobMeta:
         where = f"blob {record.id}"
         if feature is not None:
             raise FormatUnsupported(feature, f"the chunks of {where} cannot be read")
+        if record.is_unplaced:
+            raise FormatInvalid(f"{where}: its blob table does not say where its chunk info is")
         if len(array) != record.ci_uncompressed_size:
             raise FormatInvalid(
                 f"{where}: chunk info has {len(array)} bytes, its blob says {record.ci_uncompressed_size}"

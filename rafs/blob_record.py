@@ -118,7 +118,7 @@ class BlobRecord:
             compressor = Compressor(header.ci_compressor)
         except ValueError as error:
             raise FormatInvalid(f"blob {self.id}: unknown algorithm of its chunk info: {error}") from error
-        return replace(
+        found = replace(
             self,
             features=BlobFeature(header.features) & BlobFeature.CHUNK_INFO_V2 | BlobFeature.ALIGNED,
             toc_size=0,
@@ -127,6 +127,13 @@ class BlobRecord:
             ci_compressed_size=header.ci_compressed_size,
             ci_uncompressed_size=header.ci_uncompressed_size,
         )
+        size = found.entry_size * found.chunk_count
+        if found.ci_uncompressed_size != size or found.ci_compressed_size > size:
+            raise FormatInvalid(
+                f"blob {self.id}: by its header its chunk info has {header.ci_uncompressed_size} bytes, "
+                f"{header.ci_compressed_size} compressed; {self.chunk_count} chunks need {size}"
+            )
+        return found
 
     def unread_feature(self) -> str | None:
         """The name of what keeps this package from reading the blob's chunks; None if it can."""

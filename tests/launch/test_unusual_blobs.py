@@ -28,7 +28,7 @@ from rafs.chunk_table import completed_digests
 from rafs.codes import BlobFeature, Digester
 from rafs.crc32c import crc32c
 from rafs.errors import FormatInvalid, FormatUnsupported
-from rafs.records import CHUNK_INFO_V2, CHUNK_ROW
+from rafs.records import CHUNK_INFO_HEADER, CHUNK_INFO_V2, CHUNK_ROW
 from rafs.tree import split_ref
 from rafs.units import decode_unit
 from registry_client.options import RegistryOptions
@@ -256,6 +256,24 @@ def test_without_a_true_place_of_its_chunk_info_a_blob_is_refused(tmp_path: Path
         (tmp_path / "optimized").write_bytes(bytes(size))
         with pytest.raises((FormatInvalid, ImageInvalid), match="chunk info"):
             open_image(reference, RegistryOptions(), tmp_path / "root")
+
+
+@pytest.mark.parametrize("size", [0, 1, 40_000])
+def test_chunk_info_of_another_size_than_its_chunks_need_is_refused(tmp_path: Path, size: int) -> None:
+    reference = parse_reference(_optimized(tmp_path, BlobFeature.ALIGNED))
+    raw = (tmp_path / "optimized").read_bytes()
+    at = len(raw) - 512 - CHUNK_INFO_HEADER.size
+    header = CHUNK_INFO_HEADER.unpack(raw, at)._replace(ci_compressed_size=size, ci_uncompressed_size=size)
+    (tmp_path / "optimized").write_bytes(raw[:at] + CHUNK_INFO_HEADER.pack(header) + raw[-512:])
+    with pytest.raises(FormatInvalid, match=f"its chunk info has {size} bytes"):
+        open_image(reference, RegistryOptions(), tmp_path / "root")
+
+
+def test_no_chunks_are_read_from_a_place_that_nobody_names() -> None:
+    blob = plain_blob(CONTENT)
+    unplaced = replace(blob.record, ci_offset=0, ci_uncompressed_size=0)
+    with pytest.raises(FormatInvalid, match="does not say where"):
+        BlobMeta(unplaced, b"", blob.digests)
 
 
 def test_the_checksum_of_a_chunk_that_is_never_given_is_not_compared() -> None:
