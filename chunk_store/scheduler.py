@@ -347,6 +347,7 @@ class Scheduler:
     def _settle(self, settled: Settled) -> None:
         fill, outcome = settled.fill, settled.outcome
         message: str | None = None
+        refusal = self._refusal(settled)
         if settled.record is not None:
             # First, so that whoever sees the window complete can count on its being in the next checkpoint.
             self._completed(settled.record)
@@ -369,7 +370,7 @@ class Scheduler:
             )
             if outcome is Outcome.PRESENT:
                 self._counters.filled(fill.priority, time.monotonic() - fill.began)
-            message = self._place(fill, settled)
+            message = self._place(fill, settled, refusal)
             complete = self._plan.complete
             self._hire()
         if complete:
@@ -384,7 +385,14 @@ class Scheduler:
             log.log(logging.DEBUG if fill.wanted else self._level, "%s", failure)
             fill.fail(failure)
 
-    def _place(self, fill: Fill, settled: Settled) -> str | None:
+    def _refusal(self, settled: Settled) -> str | None:
+        """Why the store does not keep the window, if so. Looks at the file system: under no lock."""
+        error = settled.error
+        if not isinstance(error, OSError) or settled.outcome not in (Outcome.IN_MEMORY, Outcome.REFUSED):
+            return None
+        return self._readers.refusal(self._index[settled.fill.number].id, error, self._fetch.place)
+
+    def _place(self, fill: Fill, settled: Settled, refusal: str | None) -> str | None:
         """Move the window to the state its outcome means; what to log, if anything."""
         outcome, error = settled.outcome, settled.error
         if outcome is Outcome.PRESENT:
@@ -407,11 +415,10 @@ class Scheduler:
             self._plan.absent_again(fill.number)
             if outcome is Outcome.FAILED and isinstance(error, StoreError):
                 self._standstill.remote_failed(error)
-        if isinstance(error, OSError) and outcome in (Outcome.IN_MEMORY, Outcome.REFUSED):
-            reason = self._readers.refusal(self._index[fill.number].id, error, self._fetch.place)
+        if refusal is not None:
             at_limit = isinstance(error, LimitReached) and not fill.wanted
-            self._standstill.disk_refused(reason, at_limit=at_limit)
-            return reason if self._pacing.disk_refused(time.monotonic()) else None
+            self._standstill.disk_refused(refusal, at_limit=at_limit)
+            return refusal if self._pacing.disk_refused(time.monotonic()) else None
         if outcome in (Outcome.GIVEN_UP, Outcome.UNEXPECTED) and isinstance(error, StoreError):
             self._standstill.remote_failed(error)
             self._pacing.remote_failed(time.monotonic(), wanted_rest(error.__cause__))
