@@ -20,6 +20,7 @@ from chunk_store.short_name import short_name
 
 KEEPER = "keeper"  # directory of the keeper's own files below the store's root
 SOCKET = "socket"
+LOCK = "lock"  # held by the keeper while there is one
 LONG = "long"  # says of an answer that it is in the last of its descriptors, a file in memory
 
 ASK_SECONDS = 5.0

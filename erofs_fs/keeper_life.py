@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from chunk_store.doorway import DIRECTORY_MODE
-from chunk_store.keeper_client import KEEPER
+from chunk_store.keeper_client import KEEPER, LOCK
 from chunk_store.lock_file import lock_file
 from erofs_fs import handover, syscalls
 from erofs_fs.cgroups import leave_bounds
@@ -29,7 +29,6 @@ from erofs_fs.mount import is_localised
 from erofs_fs.mount_table import OVERLAY_TYPE, OWN_TABLE, mount_table, overlay_lowers
 from erofs_fs.namespace import leave_starters_namespace
 
-LOCK: Final = "lock"  # in the keeper's directory: held by the keeper while there is one
 SECONDS_VARIABLE: Final = "NOPULL_READER_SECONDS"
 OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 _LAST_TO_BE_KILLED: Final = "-999"

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chunk_store import ChunkStore
-from chunk_store.keeper_client import ASK_SECONDS, KEEPER, ask_keeper, ask_within
+from chunk_store.keeper_client import ASK_SECONDS, KEEPER, LOCK, ask_keeper, ask_within
 from chunk_store.place import stores
 from erofs_fs import handover
 from erofs_fs.descriptors import require_descriptors
 from erofs_fs.errors import ErofsForbidden, KeeperFailed
-from erofs_fs.keeper_life import LOCK, take_lock
+from erofs_fs.keeper_life import take_lock
 from erofs_fs.taken_over import take_from
 from launch.errors import MountBusy
 from launch.keeper_start import (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chunk_store.doorway import DIRECTORY_MODE, Doorway
-from chunk_store.keeper_client import ASK_SECONDS, KEEPER, SOCKET, ask_keeper, ask_within
+from chunk_store.keeper_client import ASK_SECONDS, KEEPER, LOCK, SOCKET, ask_keeper, ask_within
 from chunk_store.lock_file import lock_file
 from chunk_store.place import stores
 from chunk_store.window_file import WindowDirectory
@@ -104,9 +104,6 @@ class _Start:
         """Start one, and let the filler's *lock* go; False: there is one already. It is replaced if it was
         asked something at *silent_since* and has not heard it yet.
         """
-        # Imported by those who need it, here and below: hardly any start does.
-        from erofs_fs.keeper_life import LOCK
-
         try:
             if start_keeper(self._program, self._held):
                 return True
@@ -121,6 +118,7 @@ class _Start:
 
     def in_place_of_filler(self, silent_since: float | None) -> bool:
         """As `as_filler`, with what the filler holds, if that is stopped; False: it is not."""
+        # Here and below, since hardly any start needs it.
         from erofs_fs.taken_over import is_stopped, owner_of
 
         if not is_stopped(owner_of(self._place / KEEPER / FILLER_LOCK)) or not self._take(FILLER_LOCK):
@@ -177,8 +175,6 @@ def lacking(place: Path) -> list[Hold]:
 
 def silence(place: Path) -> str:
     """What can be said of the store's keeper, which is silent, or not started by a filler that lives."""
-    # Here, since no start needs them: a keeper is a process of its own.
-    from erofs_fs.keeper_life import LOCK
     from erofs_fs.taken_over import is_stopped, owner_of
 
     role, pid = "keeper", owner_of(place / KEEPER / LOCK)

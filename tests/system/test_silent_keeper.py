@@ -6,11 +6,11 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from chunk_store.keeper_client import KEEPER
-from erofs_fs.keeper_life import LOCK
+from chunk_store.keeper_client import KEEPER, LOCK
 from erofs_fs.taken_over import owner_of
 from launch.keeper_start import FILLER_LOCK, keeper_status
 from tests.kills.kernel_run import process_lives
@@ -33,12 +33,18 @@ def without_registry(place: Place) -> Iterator[None]:
         os.kill(place.registry.pid, signal.SIGCONT)
 
 
+def waiting_reader(place: Place, where: Path) -> Reading:
+    """Of the beginning of f2: the keeper has read its event."""
+    reading = Reading(where / "f2", 0, 100)
+    until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+    return reading
+
+
 def test_a_stopped_keeper_is_replaced_by_the_filler_and_no_read_fails(place: Place) -> None:
     where = place.mount(place.publish(LARGE))
     keeper, filler = place.pids()
     with without_registry(place):
-        early = Reading(where / "f2", 0, 100)
-        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        early = waiting_reader(place, where)
         os.kill(keeper, signal.SIGSTOP)
         late = Reading(where / "f3", 0, 100)  # its event nobody reads
     assert early.result() == FILES[b"f2"][:100]
@@ -58,8 +64,7 @@ def test_ps_replaces_who_is_stopped_when_nobody_else_can_and_no_read_fails(
     keeper, filler = place.pids()
     pids = {"keeper": keeper, "filler": filler}
     with without_registry(place):
-        early = Reading(where / "f2", 0, 100)
-        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        early = waiting_reader(place, where)
         for name in stopped:
             os.kill(pids[name], signal.SIGSTOP)
         for name in pids.keys() - set(stopped):
@@ -106,8 +111,7 @@ def test_a_managed_keeper_takes_the_place_of_one_that_is_stopped_and_its_readers
     where = place.mount(place.publish(LARGE))
     keeper, filler = place.pids()
     with without_registry(place):
-        reading = Reading(where / "f2", 0, 100)
-        until(lambda: (keeper_status(place.root) or {}).get("waiting") == 1)
+        reading = waiting_reader(place, where)
         os.kill(keeper, signal.SIGSTOP)
         os.kill(filler, signal.SIGKILL)
         with managed(place.root) as (process, _):
