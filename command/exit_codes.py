@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Final
 
 OTHER: Final = 1
@@ -21,7 +20,6 @@ INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
 OF_COMMANDS: Final = frozenset({COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND})  # of containers, from `run`
-FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # Errors by "module.Class"; the nearest class of an error's ancestry that is listed decides. Names instead of
 # classes: a table of classes would have to import every package.
@@ -91,8 +89,11 @@ TOLD_ERRORS: Final = frozenset({
 
 def exit_code(error: BaseException) -> int:
     """The exit code for *error*: a full disk by its errno, others by the nearest listed class above them."""
-    if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
-        return DISK_FULL
+    if isinstance(error, OSError):
+        from chunk_store.free_room import FULL_ERRNOS  # here, since help is not to load a package of ours
+
+        if error.errno in FULL_ERRNOS:
+            return DISK_FULL
     for ancestor in type(error).__mro__:
         code = EXIT_CODES.get(full_name(ancestor))
         if code is not None:

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from command.exit_codes import FULL_ERRNOS, is_listed
+from command.exit_codes import is_listed
 
 
 def report(error: Exception, log_level: str) -> None:
@@ -90,10 +90,10 @@ def _os_sentence(error: OSError) -> str:
         return str(error)
     place = "the disk" if error.filename is None else os.fsdecode(error.filename)
     said = error.strerror[:1].lower() + error.strerror[1:]
+    from chunk_store.free_room import FULL_ERRNOS, free_room
+
     if error.errno in FULL_ERRNOS:
         from pathlib import Path
-
-        from chunk_store.free_room import free_room
 
         room = "" if error.filename is None else free_room(Path(place).absolute())
         return f"cannot write {place}: {said}{room}; free some there, or choose another place with --root"

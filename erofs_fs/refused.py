@@ -61,7 +61,10 @@ class Refused:
             del self._calls[thread]
             return until
         is_rest = (call.window_id, call.end) == (window_id, start)
-        until = NOT_AT_ALL if is_rest else min(call.until, call.until if until is None else until)
+        if is_rest:
+            until = NOT_AT_ALL
+        else:
+            until = call.until if until is None else min(until, call.until)
         if until <= now:
             # Whoever waits for a page of that has waited as long.
             self._refuse(call, window_id, thread, start, end, now)

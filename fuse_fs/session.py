@@ -112,9 +112,8 @@ class Session:
                 # What is here must not wait until one of those is done who wait for what is not.
                 if not (self._crew.is_full and self._is_local(node, body)):
                     return lambda: self._answer_read(unique, node, asker, memoryview(body))
-                self._answer_read(unique, node, asker, memoryview(body))
-                continue
-            if request not in UNANSWERED:
+                self._answer_read(unique, node, asker, message[IN_HEADER.size : size])
+            elif request not in UNANSWERED:
                 self._answer(request, unique, node, message[IN_HEADER.size : size])
 
     def _answer(self, request: int, unique: int, node: int, body: memoryview) -> None:

@@ -93,18 +93,18 @@ class LostReads:
             needed = [(window_id, lost[window_id][0]) for window_id in mine]
             for window_id, owner in zip(mine, owners_of(needed, bootstrap, windows), strict=True):
                 if owner is not None:
-                    _, error = lost.pop(window_id)
-                    if self._is_left_out(error):
-                        left_out += 1
-                        continue
-                    path = name_text(owner[0])
-                    log.error("read %s: %s: %s", path, type(error).__name__, error, extra={"path": path})
+                    left_out += not self._told(lost.pop(window_id)[1], name_text(owner[0]))
         for _, error in lost.values():
-            if self._is_left_out(error):
-                left_out += 1
-                continue
-            log.error("read of a file that is not known: %s: %s", type(error).__name__, error)
+            left_out += not self._told(error, None)
         return left_out
 
-    def _is_left_out(self, error: StoreError) -> bool:
-        return self._seldom.passes(type(error).__name__, time.monotonic()) is None
+    def _told(self, error: StoreError, path: str | None) -> bool:
+        """Whether there was a line of it left."""
+        kind = type(error).__name__
+        if self._seldom.passes(kind, time.monotonic()) is None:
+            return False
+        if path is None:
+            log.error("read of a file that is not known: %s: %s", kind, error)
+        else:
+            log.error("read %s: %s: %s", path, kind, error, extra={"path": path})
+        return True
