@@ -79,6 +79,11 @@ class Bench:
         self.kernel.send(packed_event(opened, thread, offset, size))
         return opened
 
+    def wait(self, seconds: float) -> None:
+        """Time goes by, and the keeper looks who has waited for too long."""
+        self.clock.now += seconds
+        self.gate.overdue(self.clock.now)
+
     def take(self, window: int, offset: int, size: int, thread: int = 7) -> int:
         number = self.access(self.file(window), offset, size, thread)
         self.gate.read()

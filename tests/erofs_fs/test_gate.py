@@ -121,8 +121,7 @@ def test_who_is_not_seen_from_here_is_taken_for_nobody_and_waits(
     bench.take(0, 0, PAGE, thread=0)
     inode = bench.file(0).stat().st_ino
     monkeypatch.setattr(gate, "lock_owners", lambda *_: {inode: 0})
-    bench.clock.now += 1
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(1)
     assert bench.answers() == [] and len(bench.gate) == 1
 
 
@@ -174,14 +173,12 @@ def test_nobody_waits_longer_than_the_limit(bench: Bench) -> None:
     second = bench.take(1, 0, PAGE)
     bench.gate.overdue(bench.clock.now + 9.9)
     assert bench.answers() == []
-    bench.clock.now += 10
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(10)
     assert bench.answers() == [(first, NO)]
     assert bench.late == [(name_of(0), PAGE)]
     # What has become whole meanwhile, without a word, is no error.
     os.truncate(bench.file(1), LENGTH)
-    bench.clock.now += 10
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(10)
     assert bench.answers() == [(second, YES)]
     assert bench.gate.due() is None
 
@@ -190,8 +187,7 @@ def test_who_came_later_for_the_same_window_has_the_whole_limit(bench: Bench) ->
     first = bench.take(0, 0, PAGE)
     bench.clock.now += 15
     second = bench.take(0, PAGE, PAGE)
-    bench.clock.now += 5
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(5)
     assert bench.answers() == [(first, NO)]
     bench.gate.have(name_of(0), 2 * PAGE)
     assert bench.answers() == [(second, YES)]
@@ -248,8 +244,7 @@ def test_who_waits_in_the_kernels_queue_gets_the_place_of_who_has_waited_for_the
         due = bench.gate.due()
     assert bench.answers() == [] and bench.needed == [(name_of(0), PAGE), (name_of(1), PAGE)]
     assert not bench.gate.is_open
-    bench.clock.now += 7
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(7)
     assert bench.gate.is_open
     bench.gate.read()
     assert bench.answers() == [(first, NO), (second, NO)]
@@ -260,11 +255,9 @@ def test_who_waits_in_the_kernels_queue_gets_the_place_of_who_has_waited_for_the
     page = bench.take(0, 0, PAGE, thread=50)
     assert bench.answers() == [(page, NO)]
     # Nobody knows when they came, but that it was not before there was no room.
-    bench.clock.now += 11
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(11)
     assert bench.answers() == []
-    bench.clock.now += 1
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(1)
     assert bench.answers() == [(number, NO) for number in queued]
 
 
@@ -273,8 +266,7 @@ def test_nobody_gets_an_error_for_want_of_room_when_nobody_else_has_come(bench: 
     bench.gate = bench.another()
     bench.take(0, 0, PAGE)
     bench.take(1, 0, PAGE)
-    bench.clock.now += 15
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(15)
     assert bench.answers() == [] and bench.said == []
     assert not bench.gate.is_open
     due = bench.gate.due()
@@ -291,11 +283,9 @@ def test_who_comes_when_the_kernels_queue_was_empty_has_the_whole_limit(bench: B
     bench.gate.read()
     number = bench.take(1, 0, PAGE)
     bench.answers()
-    bench.clock.now += 19
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(19)
     assert bench.answers() == []
-    bench.clock.now += 1
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(1)
     assert bench.answers() == [(number, NO)]
 
 
@@ -329,11 +319,9 @@ def test_a_successor_lets_nobody_wait_longer_than_the_limit_whatever_their_numbe
     bench.gate.resume(list(bench.journal.waiting()))
     assert bench.gate.oldest == bench.clock.now - 15
     bench.answers()
-    bench.clock.now += 5
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(5)
     assert bench.answers() == [(high, NO)]
-    bench.clock.now += 15
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(15)
     assert bench.answers() == [(low, NO)]
 
 
@@ -350,11 +338,9 @@ def test_who_came_while_the_keeper_before_was_silent_has_waited_since_then(
     bench.gate.overdue(bench.clock.now)  # as a keeper does before it reads
     bench.gate.read()
     assert bench.said == []
-    bench.clock.now += left - 0.01
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(left - 0.01)
     assert bench.answers() == []
-    bench.clock.now += 0.02
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(0.02)
     assert bench.answers() == [(queued, NO)]
 
 

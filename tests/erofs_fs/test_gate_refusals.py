@@ -38,16 +38,13 @@ def test_those_who_have_waited_for_one_page_behind_each_other_wait_a_little_long
     first = bench.take(0, 0, 4 * PAGE, thread=50)
     bench.clock.now += 15
     other = bench.take(1, 0, PAGE, thread=49)
-    bench.clock.now += 5
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(5)
     assert bench.answers() == [(first, NO)]
     bench.clock.now += 1
     second = bench.take(0, PAGE, PAGE, thread=51)
-    bench.clock.now += GRACE_SECONDS - 1.1
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(GRACE_SECONDS - 1.1)
     assert bench.answers() == []
-    bench.clock.now += 0.2
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(0.2)
     assert bench.answers() == [(second, NO)]
     for thread in range(52, 55):
         number = bench.take(0, PAGE, PAGE, thread=thread)
@@ -60,8 +57,7 @@ def test_those_who_have_waited_for_one_page_behind_each_other_wait_a_little_long
 
 def test_who_reads_again_what_has_just_failed_gets_it_if_it_comes_soon(bench: Bench) -> None:
     refused = bench.take(0, 0, PAGE, thread=50)
-    bench.clock.now += 20
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(20)
     again = bench.take(0, 0, PAGE, thread=51)
     assert bench.needed == [(name_of(0), PAGE)] * 2
     bench.gate.have(name_of(0), PAGE)
@@ -72,23 +68,19 @@ def test_a_readahead_waits_once_for_a_window_and_a_little_longer_for_what_lies_i
     bench: Bench,
 ) -> None:
     bench.take(0, 0, PAGE, thread=50)
-    bench.clock.now += 20
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(20)
     bench.take(0, PAGE, PAGE, thread=50)  # its rest
     assert [response for _, response in bench.answers()] == [NO] * 2
     bench.take(1, 0, PAGE, thread=50)  # its rest, or what it reads next
-    bench.clock.now += GRACE_SECONDS - 0.1
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(GRACE_SECONDS - 0.1)
     assert bench.answers() == []
-    bench.clock.now += 0.2
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(0.2)
     bench.take(1, PAGE, PAGE, thread=50)
     bench.take(2, 0, PAGE, thread=50)
     bench.take(0, 0, PAGE, thread=50)  # the page
     assert [response for _, response in bench.answers()] == [NO] * 4
     bench.take(1, 2 * PAGE, PAGE, thread=50)  # what it reads next
-    bench.clock.now += 19
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(19)
     assert bench.answers() == []
 
 
@@ -96,13 +88,11 @@ def test_who_waits_for_a_page_of_a_readahead_waits_no_longer_than_that_whatever_
     bench: Bench,
 ) -> None:
     bench.take(0, 0, PAGE, thread=50)
-    bench.clock.now += 20
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(20)
     bench.take(0, PAGE, 4 * PAGE, thread=50)
     bench.take(0, 3 * PAGE, PAGE, thread=51)
     bench.take(1, 0, 4 * PAGE, thread=50)
-    bench.clock.now += GRACE_SECONDS
-    bench.gate.overdue(bench.clock.now)
+    bench.wait(GRACE_SECONDS)
     bench.take(1, 2 * PAGE, PAGE, thread=52)
     assert [response for _, response in bench.answers()] == [NO] * 5
 
