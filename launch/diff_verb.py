@@ -52,11 +52,15 @@ def diff(
     """
     from builder.difference import difference
     from launch.difference_lines import difference_lines
+    from launch.image_request import refuse_blob_dir
     from launch.images import open_image
     from registry_client.reference import Transport, parse_reference
 
+    references = [parse_reference(first), parse_reference(second)]
+    bare = [reference for reference in references if reference.transport is Transport.RAFS]
+    refuse_blob_dir((bare or references)[0], blob_dir)
     images = []
-    for reference in map(parse_reference, (first, second)):
+    for reference in references:
         blobs = blob_dir if reference.transport is Transport.RAFS else None
         opened = open_image(reference, registry, root, platform, blob_dir=blobs)
         try:

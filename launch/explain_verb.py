@@ -88,6 +88,10 @@ def explain(
 
         above = mounts.mounted_above(root, Path(what))
         raise NotMounted(f"cannot explain {what}: no mount of nopull is there{above}; `nopull ps` lists them")
+    elif what.startswith(("/", "./", "../")):
+        from launch.errors import NotMounted
+
+        raise NotMounted(f"cannot explain {what}: nothing is there; `nopull ps` lists what is mounted")
     else:
         from registry_client.reference import parse_reference
 

@@ -23,6 +23,7 @@ from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_d
 from launch.config_differences import config_differences
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
+from launch.image_request import refuse_blob_dir
 from launch.layer_check import check_blob_layer, check_diff_id
 from launch.object_digest import ObjectDigest
 from launch.oci_spec import ImageConfig, load_config, parse_config
@@ -88,6 +89,7 @@ class ImageCheck:
         self._source: ImageSource | None = None
         self.verdict = Verdict(reference.familiar())
         self._blobs: Blobs  # known with the bootstrap
+        refuse_blob_dir(reference, blob_dir)
         if reference.transport is not Transport.RAFS:
             self._source = open_source(reference, options)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from registry_client.errors import ReferenceInvalid
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, parse_platform
-from registry_client.reference import Reference, parse_reference
+from registry_client.reference import Reference, Transport, parse_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,13 @@ def absolute(request: ImageRequest) -> ImageRequest:
         reference = replace(reference, path=reference.path.absolute())
     blob_dir = None if request.blob_dir is None else request.blob_dir.absolute()
     return replace(request, reference=reference, options=request.options.absolute(), blob_dir=blob_dir)
+
+
+def refuse_blob_dir(reference: Reference, blob_dir: Path | None) -> None:
+    """Return if *blob_dir* was not given, or means something for *reference*.
+
+    Raises:
+        ReferenceInvalid: the image has its blobs.
+    """
+    if blob_dir is not None and reference.transport is not Transport.RAFS:
+        raise ReferenceInvalid(f"{reference.familiar()} has its blobs: --blob-dir is for rafs:BOOTSTRAP")

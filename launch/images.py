@@ -29,7 +29,7 @@ from launch.chunk_tables import (
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.image_cache import Documents, Known
-from launch.image_request import ImageRequest
+from launch.image_request import ImageRequest, refuse_blob_dir
 from launch.later import Later
 from launch.once import Once
 from launch.remote import ImageBlobs
@@ -38,7 +38,7 @@ from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap
 from rafs.errors import FormatUnsupported
 from registry_client.digest import digest_of
-from registry_client.errors import ReferenceInvalid, Unreachable
+from registry_client.errors import Unreachable
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, host_platform
@@ -115,8 +115,7 @@ def open_image(
         return _open_bare(reference, platform or host_platform(), blob_dir)
     question = question or Question(reference, options, root, platform)
     try:
-        if blob_dir is not None:
-            raise ReferenceInvalid(f"{reference.familiar()} has its blobs: --blob-dir is for rafs:BOOTSTRAP")
+        refuse_blob_dir(reference, blob_dir)
         return _open(question, root)
     except BaseException:
         question.source.close()

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from registry_client.platform import Platform
 
 
+def _variable(text: str) -> str:
+    """To be the `type` of an option."""
+    if not text.partition("=")[0]:
+        raise click.BadParameter(f"{text!r} names no variable")
+    return text
+
+
 @click.command(
     context_settings={"allow_interspersed_args": False},
     epilog="""\b
@@ -35,7 +42,7 @@ Exit code: the container's own, 128 + n when signal n killed it,
 @click.argument("image")
 @click.argument("command", nargs=-1, metavar="[CMD…]", type=click.UNPROCESSED)
 @click.option(
-    "-e", "--env", multiple=True, metavar="NAME[=VALUE]",
+    "-e", "--env", multiple=True, type=_variable, metavar="NAME[=VALUE]",
     help="Set an environment variable; a bare NAME takes the value it has here. Repeatable.",
 )
 @click.option("-i", "--interactive", is_flag=True, help="Connect standard input (otherwise it is empty).")

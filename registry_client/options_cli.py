@@ -31,14 +31,14 @@ def registry_options(command: Callable[..., Any]) -> Callable[..., Any]:
         *arguments: Any,
         authfile: Path | None,
         creds: str | None,
-        tls_verify: str,
+        tls_verify: bool,
         no_tls_verify: bool,
         plain_http: bool,
         **others: Any,
     ) -> Any:
         registry = RegistryOptions(
             plain_http=True if plain_http else None,
-            tls_verify=_verdict(tls_verify) and not no_tls_verify,
+            tls_verify=tls_verify and not no_tls_verify,
             authfile=authfile,
             creds=read_creds(creds),
         )
@@ -92,10 +92,10 @@ def _hide(secret: str) -> None:
 
 
 def _verdict(value: str) -> bool:
+    """To be the `type` of an option."""
     if value.lower() not in ("true", "false"):
         raise click.BadParameter(
-            f"{value!r} is neither true nor false; write --tls-verify=true, or leave it out",
-            param_hint="'--tls-verify'",
+            f"{value!r} is neither true nor false; write --tls-verify=true, or leave it out"
         )
     return value.lower() == "true"
 
@@ -124,6 +124,8 @@ _OPTIONS = (
     ),
     click.option(
         "--tls-verify",
+        type=_verdict,
+        is_eager=True,  # its value may be the image, which would be called missing
         is_flag=False,
         flag_value="true",
         default="true",

@@ -204,6 +204,13 @@ def test_a_directory_without_a_mount_cannot_be_explained(
     assert "no mount of nopull is there" in capfd.readouterr().err
 
 
+def test_a_path_of_nothing_is_neither_a_mount_nor_an_image(
+    tmp_path: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert nopull.main(["explain", f"{tmp_path}/typo"]) == exit_codes.NOT_FOUND
+    assert f"cannot explain {tmp_path}/typo: nothing is there" in capfd.readouterr().err
+
+
 def record(root: Path) -> MountRecord:
     return MountRecord(
         id="x", mountpoint=root / "there", reference="host/app:1", digest="sha256:abc", driver="fuse",

@@ -45,6 +45,12 @@ def test_a_bare_tls_verify_is_true() -> None:
     assert run("img", "--tls-verify") == "img None True None None"
 
 
+def test_an_image_is_not_taken_for_the_value_of_tls_verify() -> None:
+    output = run("--tls-verify", "host/app:1")
+    assert output.startswith("2: ")
+    assert "'host/app:1' is neither true nor false" in output
+
+
 def test_an_account_need_not_be_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOPULL_CREDS", "by:default")
     assert run("img").endswith("by:default")
