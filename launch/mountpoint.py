@@ -168,6 +168,9 @@ def detach(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _busy(mountpoint: Path) -> MountBusy:
+    inside = [entry.mountpoint for entry in mount_table() if mountpoint in entry.mountpoint.parents]
+    if inside:
+        return MountBusy(f"unmounting {mountpoint}: {inside[-1]} is mounted in it; unmount that first")
     return MountBusy(
         f"unmounting {mountpoint}: it is in use (open files, or a shell inside); close them, or use --lazy"
     )

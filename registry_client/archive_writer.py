@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -39,6 +40,8 @@ class ArchiveDestination:
         self._complete = False
         self._damaged = False
         try:
+            if file.is_dir():  # else found out when all is written
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             descriptor, self._partial = tempfile.mkstemp(prefix=f".{file.name}.partial-", dir=file.parent)
         except OSError as error:
             raise write_error(f"cannot write the archive {file}", error) from error

@@ -88,7 +88,7 @@ class LayoutFull(LayoutInvalid):
 def layout_error(doing: str, error: OSError) -> LayoutInvalid:
     """*error* of the system at a layout or an archive; *doing* says at what: `cannot read …`."""
     said = f"{doing}: {(error.strerror or str(error)).lower()}"
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+    if isinstance(error, PermissionError):
         return LayoutForbidden(f"{said}; run it as a user who may, or name another place")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LayoutFull(f"{said}; free some there, or name another place")

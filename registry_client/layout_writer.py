@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from registry_client.digest import VerifyingReader, digest_of
-from registry_client.errors import LayoutInvalid, write_error
+from registry_client.errors import LayoutUnusable, write_error
 from registry_client.layout import INDEX, MARKER, REF_NAME, VERSION, blob_name, read_index
 from registry_client.manifest import Descriptor, Index, MediaType, parse_manifest
 from registry_client.region import PIECE, DirectoryTree
@@ -89,7 +89,7 @@ def _refuse_strangers(root: Path) -> None:
     ours = ("blobs", INDEX)
     for path in root.iterdir():
         if path.name not in ours and not path.name.startswith(_PARTIAL):
-            raise LayoutInvalid(
+            raise LayoutUnusable(
                 f"{root} is not an OCI image layout and not empty (it has {path.name!r}); "
                 "name an empty or a new directory"
             )

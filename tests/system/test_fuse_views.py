@@ -19,7 +19,7 @@ import pytest
 from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.control import ask
-from launch.errors import NotMounted
+from launch.errors import MountBusy, NotMounted
 from launch.image_request import ImageRequest
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, State
@@ -243,6 +243,18 @@ def test_unmounting_tells_where_a_mount_was_moved_and_what_lies_over_it(tmp_path
     with pytest.raises(NotMounted, match=r"on top: over \(tmpfs\) lies over it; unmount that first"):
         unmount(made.mountpoint, made.root)
     subprocess.run(["umount", made.mountpoint], check=True)
+    assert unmount(made.mountpoint, made.root) is None
+
+
+def test_unmounting_names_what_is_mounted_inside(tmp_path: Path) -> None:
+    made = mount(tmp_path, tree(directory(b"d")))
+    inside = made.mountpoint / "d"
+    subprocess.run(["mount", "-t", "tmpfs", "within", inside], check=True)
+    try:
+        with pytest.raises(MountBusy, match=f"{inside} is mounted in it; unmount that first"):
+            unmount(made.mountpoint, made.root)
+    finally:
+        subprocess.run(["umount", inside], check=True)
     assert unmount(made.mountpoint, made.root) is None
 
 

@@ -288,6 +288,23 @@ def test_a_place_that_cannot_hold_what_is_converted_breaks_no_image(place: Place
     (place.base / "file").write_bytes(b"")
     told = r"cannot write an image layout to .*/file: file exists; name another place"
     place.refuse("convert", place.lazy, f"oci:{place.base}/file:v1", code=1, says=told)
+    (place.base / "other").mkdir()
+    (place.base / "other" / "thing").write_bytes(b"")
+    told = r".*/other is not an OCI image layout and not empty \(it has 'thing'\); name an empty or a new"
+    place.refuse("convert", place.lazy, f"oci:{place.base}/other:v1", code=1, says=told)
+    # Before anything is fetched, not when all is done.
+    told = r"cannot write the archive .*/other: is a directory; name another place"
+    place.refuse("convert", place.lazy, f"oci-archive:{place.base}/other", code=1, says=told)
+    assert [path.name for path in (place.base / "other").iterdir()] == ["thing"]
+
+
+def test_a_read_only_disk_for_what_is_converted_is_no_matter_of_permission(
+    place: Place, small_disk: Callable[[int], Path]
+) -> None:
+    disk = small_disk(100)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    told = r"cannot write an image layout to .*disk/new: read-only file system; name another place$"
+    place.refuse("convert", place.lazy, f"oci:{disk}/new:v1", code=1, says=told)
 
 
 @pytest.mark.parametrize("kibibytes", [8, 24, 40, 64])
