@@ -221,12 +221,17 @@ def test_an_unknown_verb_is_a_usage_error_that_offers_the_nearest() -> None:
     assert ran.stderr.startswith("nopull: there is no verb `mout`: did you mean `mount`?")
 
 
-def test_a_reader_that_went_away_is_no_error_message() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["ps", "--root", "/nonexistent"], ["bench", "report", "bench/results/startup.json"]],
+    ids=" ".join,
+)
+def test_a_reader_that_went_away_is_no_error_message_and_ends_with_1(words: list[str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
-    ran = run_python("-m", "nopull", "--help", stdout=write_end)
+    ran = run_python("-m", "nopull", *words, stdout=write_end)
     os.close(write_end)
-    assert ran.stderr == ""
+    assert (ran.returncode, ran.stderr) == (exit_codes.OTHER, "")
 
 
 @pytest.mark.parametrize("buffered", ["1", ""])
