@@ -16,8 +16,9 @@ def default_root() -> Path:
         return Path(named).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/nopull")
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "nopull"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # By its specification a relative one is to be ignored: it would be another root in every directory.
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "nopull"
 
 
 def isolated_root(root: Path, owner: str) -> Path:

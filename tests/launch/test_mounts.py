@@ -229,6 +229,8 @@ def test_the_root_is_named_by_the_environment_or_the_user(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_root() == tmp_path / "nopull"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # by its specification to be ignored
+    assert default_root().is_absolute()
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert default_root() == Path("/home/somebody/.cache/nopull")
