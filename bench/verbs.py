@@ -20,7 +20,28 @@ DEFAULT_RUNS = 3
 OPTIONS_FIRST = {"allow_interspersed_args": False}  # what follows CMD is the program's
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+class _ResultFile(click.Path):
+    """A file to be written when all is measured, which takes minutes: what could not be is refused before."""
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+        self._endings = endings
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        super().convert(value, param, ctx)
+        path = Path(value)
+        if not path.parent.is_dir():
+            self.fail(f"there is no directory {path.parent} to write it to", param, ctx)
+        if self._endings and path.suffix not in self._endings:
+            wanted = " or ".join(self._endings)
+            self.fail(f"{path.name!r}: expected a name that ends with {wanted}", param, ctx)
+        return path
+
+
+_FILE = _ResultFile()
+_PICTURE = _ResultFile(".png", ".svg")
 
 EXAMPLES = """\b
 Examples:
@@ -73,7 +94,7 @@ def comparison_options(command: Callable[..., Any]) -> Callable[..., Any]:
     with_wish.__name__ = command.__name__
     for option in (
         click.argument("argv", nargs=-1, metavar="[CMD…]", type=click.UNPROCESSED),
-        click.option("--plot", "plot_file", type=_FILE, help="Draw the result into this PNG or SVG file."),
+        click.option("--plot", "plot_file", type=_PICTURE, help="Draw the result into this PNG or SVG file."),
         _json_option("every run"),
         click.option(
             "--ready",
@@ -195,7 +216,7 @@ Example:
 """
 )
 @click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw it as well.")
+@click.option("--plot", "plot_file", type=_PICTURE, help="Draw it into this PNG or SVG file as well.")
 def report(result: Path, plot_file: Path | None) -> None:
     """Print the table of a result that `bench startup --json` wrote, and draw it."""
     from bench.result import read_result

@@ -163,3 +163,20 @@ def test_report_prints_the_table_of_a_result_file_and_draws_it(tmp_path: Path) -
     assert done.exit_code == 0, done.output
     assert "demo image: 3 layers, 50.0 MB" in done.output
     assert b"<svg" in (tmp_path / "x.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "says"),
+    [
+        ("--json", "absent/found.json", "there is no directory"),
+        ("--plot", "absent/found.svg", "there is no directory"),
+        ("--plot", "found.gif", "expected a name that ends with .png or .svg"),
+    ],
+)
+def test_a_result_that_could_not_be_written_is_not_measured(
+    tmp_path: Path, option: str, name: str, says: str
+) -> None:
+    words = ["startup", "--image", f"oci:{tmp_path}/none", option, str(tmp_path / name)]
+    refused = CliRunner().invoke(bench, words)
+    assert refused.exit_code == 2
+    assert says in refused.output
