@@ -66,12 +66,14 @@ def become_keeper(root: Path) -> NoReturn:
 
     Raises:
         ErofsForbidden: this is not root.
-        KeeperFailed: the one that runs does not let go, or this process may have too few descriptors.
+        KeeperFailed: the one that runs does not let go, this process may have too few descriptors, or the
+        root cannot be written.
         StoreError, OSError.
     """
     if os.geteuid() != 0:  # before anything is made or taken over
         raise ErofsForbidden("a keeper needs root: it watches files and mounts; run it as root")
     require_descriptors()
+    _require_writable(root)
     ChunkStore(root).close()  # a keeper opens none: it must have been opened since the machine started
     given = handover.received(os.environ)
     deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -90,10 +92,11 @@ def restart_keepers(root: Path) -> list[Path]:
     """Have the keepers of all stores of *root* start anew as what is installed now; those stores.
 
     Raises:
-        KeeperFailed: one does not come back, or refuses.
+        KeeperFailed: one does not come back, refuses, or could not write to its root.
     """
     restarted = []
     for place, before in keepers(root):
+        _require_writable(place)
         answered = ask_keeper(place, {"ask": "restart", "command": keeper_program(place, root).command})
         if answered is not None and "refused" in answered[0]:
             raise KeeperFailed(f"the keeper of {place} goes on: {answered[0]['refused']}")
@@ -144,6 +147,21 @@ def unit_text(root: Path) -> str:
     program = Path(sys.argv[0]).absolute()
     command = [str(program)] if os.access(program, os.X_OK) else [sys.executable, str(program)]
     return _UNIT.format(command=" ".join(map(_quoted, command)), root=_quoted(str(root)))
+
+
+def _require_writable(place: Path) -> None:
+    """Return if a keeper of *place* could make its socket. One that cannot ends, for which no keeper that
+    runs is to be given up.
+
+    Raises:
+        KeeperFailed: it cannot.
+    """
+    directory = place / KEEPER
+    if directory.exists() and not os.access(directory, os.W_OK):
+        raise KeeperFailed(
+            f"a keeper of {place} has to write to {directory}, which cannot be written; is its file system"
+            " mounted read-only?"
+        )
 
 
 def _quoted(word: str) -> str:

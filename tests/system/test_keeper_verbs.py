@@ -115,6 +115,24 @@ def test_nopull_is_upgraded_while_mounts_live(place: Place) -> None:
     assert_right(where)
 
 
+@pytest.mark.parametrize("verb", ["run", "restart"])
+def test_a_keeper_is_not_replaced_by_one_that_cannot_write(place: Place, verb: str) -> None:
+    where = place.mount(place.publish(LARGE))
+    before = keeper_status(place.root)
+    assert before is not None
+    read_only = f'mount --bind "{place.root}" "{place.root}" && mount -o remount,bind,ro "{place.root}"'
+    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", f'{read_only} && exec "$@"', "sh"]
+    refused = subprocess.run(
+        [*command, *COMMAND, "keeper", verb, "--root", str(place.root)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 7, refused
+    assert f"a keeper of {place.root} has to write to " in refused.stderr
+    after = keeper_status(place.root)
+    assert after is not None and (after["pid"], after["number"]) == (before["pid"], before["number"])
+    assert_right(where)
+
+
 def test_an_upgrade_that_does_not_start_costs_no_read(place: Place) -> None:
     where = place.mount(place.publish(LARGE))
     keeper, _ = place.pids()
