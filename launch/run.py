@@ -216,8 +216,8 @@ def _write_spec(path: Path, spec: dict[str, Any]) -> None:
             path.write_bytes(json.dumps(spec, ensure_ascii=False).encode())
     except UnicodeEncodeError as error:
         raise RunError(
-            "cannot run the container: an argument or environment value is not UTF-8, which is all that the"
-            " OCI runtime specification can carry"
+            "cannot run the container: an argument, an environment value or the root's path is not UTF-8,"
+            " which is all that the OCI runtime specification can carry"
         ) from error
 
 
