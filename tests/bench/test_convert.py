@@ -61,9 +61,10 @@ def test_the_table_has_every_combination(
 ) -> None:
     monkeypatch.setattr("bench.convert.LEVELS", LEVELS[:1])
     monkeypatch.setattr("bench.convert.BATCH_SIZES", BATCH_SIZES[:1])
+    monkeypatch.setattr("bench.convert.CHUNK_SIZES", CHUNK_SIZES[:2])
     assert nopull.main(["bench", "convert", "--image", image, "--runs", "1", "--table"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [row.split(" | ")[0] for row in rows[1:]] == [f"| {size >> 10}K" for size in CHUNK_SIZES]
+    assert [row.split(" | ")[0] for row in rows[1:]] == [f"| {size >> 10}K" for size in CHUNK_SIZES[:2]]
 
 
 def test_a_conversion_that_fails_is_told(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.chunk_store.conftest import OpenStore
 
 _RANDOM = Random(1)
 # Units above half the largest window are windows of their own, so windows can be counted.
-BLOB = blob_of([[_RANDOM.randbytes(1 << 19) + bytes(1 << 19) for part in range(2)] for n in range(12)])
+BLOB = blob_of([[_RANDOM.randbytes(1 << 16) + bytes(15 << 16) for part in range(2)] for n in range(12)])
 OTHER = random_blob("other", 3 << 20)
 INDEX = WindowIndex([BLOB.meta, OTHER.meta])
 ONE = INDEX[0].compressed_end

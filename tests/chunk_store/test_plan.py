@@ -11,7 +11,7 @@ from tests.chunk_store.blobs import blob_of
 EVERYTHING = 1 << 40
 # Units above half the largest window are windows of their own, so windows can be counted.
 _RANDOM = Random(1)
-META = blob_of([[_RANDOM.randbytes(1 << 19) + bytes(1 << 19) for part in range(3)] for n in range(20)]).meta
+META = blob_of([[_RANDOM.randbytes(1 << 16) + bytes(15 << 16) for part in range(3)] for n in range(20)]).meta
 INDEX = WindowIndex([META])
 ONE = INDEX[0].compressed_end
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_client.challenge import Challenge, parse_challenges, preferred
@@ -61,7 +61,6 @@ TOKENS = st.text(alphabet="abcXYZ019-_.", min_size=1, max_size=8)
 VALUES = st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=255), max_size=20)
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
 @given(
     st.lists(
         st.tuples(TOKENS, st.dictionaries(TOKENS.map(str.lower), VALUES, min_size=1, max_size=4)), max_size=4
@@ -80,7 +79,6 @@ def test_what_is_quoted_properly_is_read_back_exactly(challenges: list[tuple[str
     ]
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.lists(st.text(max_size=60), max_size=3))
 def test_nothing_makes_the_parser_fail(headers: list[str]) -> None:
     assert all(challenge.scheme for challenge in parse_challenges(headers))
