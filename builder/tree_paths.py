@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from rafs.codes import MAX_NAME
 from rafs.tree import Node
 
 _LINKS_LIMIT: Final = 40  # Linux follows as many, then says ELOOP
@@ -33,7 +34,7 @@ def directory_at(
     replaced. *instead* has what is taken for a symlink, by the directory it lies in and its name.
 
     Raises:
-        Unresolvable: more than 40 symlinks or 2048 directories on the way.
+        Unresolvable: more than 40 symlinks or 2048 directories on the way, or too long a name to make one.
     """
     stack = [root]
     pending = path.split(b"/")[::-1]
@@ -60,6 +61,8 @@ def directory_at(
         if child is None or not child.is_directory:
             if not create:
                 return None
+            if len(part) > MAX_NAME:  # of a symlink's target; the names of entries were looked at
+                raise Unresolvable(f"a directory whose name has {len(part)} bytes, the limit is {MAX_NAME}")
             child = stack[-1].children[part] = implied_directory(stack[-1])
         stack.append(child)
         if len(stack) > DEPTH_LIMIT:

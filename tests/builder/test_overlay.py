@@ -219,6 +219,15 @@ def test_symlinks_in_a_circle_are_refused() -> None:
         merge(symlink(b"a", b"b") + symlink(b"b", b"a"), file(b"a/x"))
 
 
+def test_a_folder_that_a_symlink_implies_has_a_name_that_an_image_can_have() -> None:
+    def below(name: bytes) -> Node:
+        return merge(long_link(name) + symlink(b"s", b""), file(b"s/x"))
+
+    assert names(below(b"n" * 255)) == [b"/" + b"n" * 255, b"/" + b"n" * 255 + b"/x", b"/s"]
+    with pytest.raises(LayerInvalid, match="entry 's/x': a directory whose name has 256 bytes"):
+        below(b"n" * 256)
+
+
 def test_a_tree_cannot_be_made_deeper_than_paths_can_be_long() -> None:
     step = b"/d" * 1000
     first = long_link(b"s0" + step) + symlink(b"s1", b"")
