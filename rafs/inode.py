@@ -76,8 +76,12 @@ def read_inode(raw: bytes, meta_offset: int, nid: int, superblock: Superblock) -
             INODE_EXTENDED.struct.unpack_from(raw, start)
         )
     else:
-        _, icount, mode, nlink, size, _, i_u, ino, uid, gid, _ = INODE_COMPACT.struct.unpack_from(raw, start)
-        mtime, mtime_ns = superblock.build_time, superblock.build_time_nsec
+        _, icount, mode, nlink, size, later, i_u, ino, uid, gid, _ = INODE_COMPACT.struct.unpack_from(
+            raw, start
+        )
+        mtime, mtime_ns = superblock.build_time + later, superblock.build_time_nsec
+        if mtime >= 1 << 63:
+            mtime -= 1 << 64  # as the kernel does
     if size >> 63:
         raise FormatInvalid(f"inode {nid}: size {size} is beyond any file")
     return Inode(

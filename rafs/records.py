@@ -194,14 +194,14 @@ class InodeExtended(NamedTuple):
 
 
 class InodeCompact(NamedTuple):
-    """The 32-byte form; its mtime is the superblock's build time."""
+    """The 32-byte form; its mtime counts from the superblock's build time."""
 
     i_format: U16 = 0
     xattr_icount: U16 = 0
     mode: U16 = 0
     nlink: U16 = 1
     size: U32 = 0
-    reserved: U32 = 0
+    mtime: U32 = 0  # s after the build time; Linux 6.15, Nydus writes 0
     i_u: U32 = 0
     ino: U32 = 0
     uid: U16 = 0

@@ -183,6 +183,16 @@ def test_compact_inodes_carry_the_build_time() -> None:
     assert {inode.mtime for inode in inodes} == {bootstrap.superblock.build_time}
 
 
+def test_a_compact_inode_may_be_younger_than_the_build_time_as_linux_has_it() -> None:
+    raw = one_vector("compact").bootstrap
+    bootstrap = Bootstrap(raw)
+    path, inode = next((path, inode) for path, inode in bootstrap.walk() if not inode.extended)
+    at = inode.xattr_offset - 32 + 12
+    for later in (1, 0xFFFF_FFFF):
+        changed = Bootstrap(raw[:at] + later.to_bytes(4, "little") + raw[at + 4 :])
+        assert dict(changed.walk())[path].mtime == bootstrap.superblock.build_time + later
+
+
 def test_batch_members_share_units() -> None:
     image = one_vector("dir-batch")
     bootstrap = Bootstrap(image.bootstrap)
