@@ -33,6 +33,7 @@ from .xattr import read_xattrs
 Path = tuple[bytes, bytes]  # folder and name, joined only where something is wrong
 
 _NSEC = 1_000_000_000
+_DIRECTORY = TYPE_OF_MODE[stat.S_IFDIR >> 12]
 _SHOWN = 200  # bytes of a path that a message repeats
 _SHIFT = 40  # two byte offsets in one integer: tuples would cost three times as long to sort
 _MASK = (1 << _SHIFT) - 1
@@ -120,6 +121,10 @@ class TreeCheck:
                 previous = name
                 if name in (b".", b".."):
                     dots += 1
+                    if file_type != _DIRECTORY:
+                        self._tell(
+                            "entry-type", (prefix, name), f"entry has type {file_type}, expected {_DIRECTORY}"
+                        )
                     wanted = nid if name == b"." else parent
                     if child != wanted:
                         self._tell(

@@ -18,7 +18,7 @@ from .window_slots import WindowDevice, read_superblock, window_slots
 
 # Part of the name under which localised images are kept: raised when `localise` writes other bytes, when
 # windows are cut elsewhere, and when `check` refuses more, so that nothing made by older rules is mounted.
-LOCALISED_VERSION: Final = 2
+LOCALISED_VERSION: Final = 3
 
 MAX_WINDOWS: Final = 65_534  # devices are counted in 16 bits, and the last one is the mount's own file
 

@@ -35,6 +35,8 @@ def read_xattrs(raw: bytes, inode: Inode) -> dict[bytes, bytes]:
         if name_end + value_size > end:
             raise FormatInvalid(f"{where}: an xattr of {length} + {value_size} bytes leaves its area")
         name = XATTR_PREFIXES[prefix] + raw[position:name_end]
+        if b"\0" in name:
+            raise FormatInvalid(f"{where}: xattr {name!r} has a NUL, where others see its end")
         if name in found:
             raise FormatInvalid(f"{where}: xattr {name!r} is there twice")
         found[name] = raw[name_end : name_end + value_size]
