@@ -21,6 +21,7 @@ from builder.progress import Progress
 from launch.bare import open_bare
 from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
 from launch.config_differences import config_differences
+from launch.contents_check import check_contents
 from launch.converted import find_converted
 from launch.errors import ImageInvalid
 from launch.image_request import refuse_blob_dir
@@ -302,6 +303,10 @@ class ImageCheck:
         self.verdict.findings += found
         if not found:
             self._take(parse_blob_meta(record, own, digests, unknown))
+            try:
+                self.verdict.findings += check_contents(bootstrap, record, own, self._blobs)
+            except RegistryError as error:
+                self._add("blob", where, _about_the_image(error))
 
     def _judge_tars(self, bootstrap: Bootstrap) -> None:
         from launch.tars import read_tar

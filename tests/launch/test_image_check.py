@@ -18,12 +18,15 @@ from launch.image_check import CHUNK_FINDINGS, ImageCheck
 from launch.layer_check import check_blob_layer
 from launch.object_digest import ObjectDigest
 from launch.verdict import Verdict
+from rafs.bootstrap import Bootstrap
+from rafs.records import TAR_HEADER, TOC_ENTRY, TocEntry
 from registry_client.digest import digest_of
 from registry_client.errors import NotFound
 from registry_client.media_type import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch import published
+from tests.support.bootstrap_edits import edited
 from tests.support.images import Image, image_of
 from tests.support.trees import directory, file, symlink, tree
 
@@ -313,3 +316,68 @@ def test_the_command_lists_findings_and_exits_with_6(
     assert document["findings"][0]["rule"] == "chunk"
     assert nopull.main(["check", "--deep", f"oci:{layout}:v1"]) == 6
     assert "[chunk]" in capfd.readouterr().out
+
+
+def with_contents(where: Path, change: Callable[[bytearray, dict[bytes, TocEntry]], object]) -> Verdict:
+    """What is found of a bare image after *change*; the digest of the table is made to fit."""
+    image = some_image()
+    (record,) = Bootstrap(image.bootstrap).blobs
+    raw = bytearray(image.objects[record.id])
+    table = slice(len(raw) - record.toc_size, len(raw) - TAR_HEADER.size)
+    entries = {entry.name.rstrip(b"\0"): entry for entry in TOC_ENTRY.unpack_all(bytes(raw[table]))}
+    change(raw, entries)
+    raw[table] = b"".join(map(TOC_ENTRY.pack, entries.values()))
+    digest = hashlib.sha256(raw[table.start :]).digest()
+    (where / "image.boot").write_bytes(edited(image.bootstrap, lambda e: e.blob(0, toc_digest=digest)))
+    (where / record.id).write_bytes(raw)
+    looking = ImageCheck(parse_reference(f"rafs:{where / 'image.boot'}"), RegistryOptions())
+    try:
+        looking.shallow()
+        return looking.verdict
+    finally:
+        looking.close()
+
+
+def test_a_table_of_contents_is_as_the_blob_table_says(tmp_path: Path) -> None:
+    assert with_contents(tmp_path, lambda raw, entries: None).sound
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "said"),
+    [
+        (b"blob.meta.header", {"compressed_offset": 0}, "of blob.meta.header at 0, the blob table"),
+        (b"blob.digest", {"size": 1 << 40}, "for 1099511627776 of blob.digest"),
+        (b"blob.digest", {"name": b"image.boot"}, "has no blob.digest"),
+        (b"blob.digest", {"digest": b"x" * 32}, "section blob.digest has sha256"),
+        (b"blob.meta.header", {"digest": b"x" * 32}, "section blob.meta.header has sha256"),
+    ],
+)
+def test_a_table_of_contents_that_misplaces_a_section_is_found(
+    tmp_path: Path, section: bytes, changed: dict[str, object], said: str
+) -> None:
+    def change(_: bytearray, entries: dict[bytes, TocEntry]) -> None:
+        entries[section] = entries[section]._replace(**changed)  # type: ignore[arg-type]
+
+    (finding,) = with_contents(tmp_path, change).findings
+    assert finding.rule == "toc"
+    assert said in finding.message
+
+
+def test_a_table_of_contents_with_sections_over_each_other_is_found(tmp_path: Path) -> None:
+    def change(_: bytearray, entries: dict[bytes, TocEntry]) -> None:
+        entries[b"image.blob"] = entries[b"blob.digest"]._replace(name=b"more")
+
+    (finding,) = with_contents(tmp_path, change).findings
+    assert finding.rule == "toc"
+
+
+def test_chunk_digests_in_a_blob_that_are_not_the_bootstraps_are_found(tmp_path: Path) -> None:
+    def change(raw: bytearray, entries: dict[bytes, TocEntry]) -> None:
+        entry = entries[b"blob.digest"]
+        section = slice(entry.compressed_offset, entry.compressed_offset + entry.compressed_size)
+        raw[section.start] ^= 1
+        entries[b"blob.digest"] = entry._replace(digest=hashlib.sha256(raw[section]).digest())
+
+    (finding,) = with_contents(tmp_path, change).findings
+    assert finding.rule == "toc"
+    assert "chunk 0 has another digest in the object than in the bootstrap" in finding.message
