@@ -33,6 +33,7 @@ from .xattr import read_xattrs
 Path = tuple[bytes, bytes]  # folder and name, joined only where something is wrong
 
 _NSEC = 1_000_000_000
+_HIGH_BITS = 6  # byte of an extended inode
 _DIRECTORY = TYPE_OF_MODE[stat.S_IFDIR >> 12]
 _SHOWN = 200  # bytes of a path that a message repeats
 _SHIFT = 40  # two byte offsets in one integer: tuples would cost three times as long to sort
@@ -188,6 +189,8 @@ class TreeCheck:
         elif inode.size or inode.layout != LAYOUT_PLAIN:
             self._tell("layout", path, f"mode {mode:o} with {inode.size} bytes in layout {inode.layout}")
         start = inode.xattr_offset - (INODE_EXTENDED.size if inode.extended else INODE_COMPACT.size)
+        if inode.extended and any(self._raw[start + _HIGH_BITS : start + _HIGH_BITS + 2]):
+            self._tell("inode-reserved", path, "high bits of a block address, which the kernel goes by")
         self._spans.append(start << _SHIFT | min(end, len(self._raw)))
         return inode
 

@@ -125,7 +125,7 @@ def read_header(raw: bytes, report: Report) -> Header | None:
     blobs = _read_blobs(table, extended.chunk_size, report)
     if blobs is None or len(blobs) != len(slots):
         return None
-    _judge_slots(slots, blobs, superblock, block_size, report)
+    _judge_slots(slots, blobs, superblock, block_size, len(raw), report)
     return Header(superblock, extended, block_size, slots, blobs)
 
 
@@ -289,6 +289,7 @@ def _judge_slots(
     blobs: tuple[BlobRecord, ...],
     superblock: Superblock,
     block_size: int,
+    size: int,
     report: Report,
 ) -> None:
     seen: set[bytes] = set()
@@ -299,6 +300,10 @@ def _judge_slots(
         if tag in seen:
             report(Finding("slot-tag", where, f"tag {tag!r} is there twice", fatal=True))
         seen.add(tag)
+        if 0 < slot.mapped_block * block_size < size:
+            # The kernel would read what the bootstrap has there from the blob.
+            message = f"is mapped at block {slot.mapped_block}, inside the bootstrap of {size} bytes"
+            report(Finding("slot-mapped", where, message))
         if tag != blob.id.encode():
             report(Finding("slot-tag", where, f"tag is {tag!r}, the blob's id is {blob.id}"))
         if slot.blocks * block_size != blob.uncompressed_size:
