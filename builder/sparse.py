@@ -50,13 +50,13 @@ def pax_map(records: Records, take: Take) -> SparseMap | None:
     """
     named = dict(records)
     if named.get(b"GNU.sparse.major") == b"1" and named.get(b"GNU.sparse.minor") == b"0":
-        return _checked(_size(named, b"GNU.sparse.realsize"), _body_map(take))
+        return _checked(_size(named), _body_map(take))
     if b"GNU.sparse.map" in named:
-        return _checked(_size(named, b"GNU.sparse.size"), _number_pairs(named[b"GNU.sparse.map"].split(b",")))
+        return _checked(_size(named), _number_pairs(named[b"GNU.sparse.map"].split(b",")))
     if b"GNU.sparse.numblocks" in named:
         wanted = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
         numbers = [value for keyword, value in records if keyword in wanted]
-        return _checked(_size(named, b"GNU.sparse.size"), _number_pairs(numbers))
+        return _checked(_size(named), _number_pairs(numbers))
     if b"GNU.sparse.major" in named:
         raise Unshowable("GNU sparse format of an unknown version; repack the layer without --sparse")
     return None
@@ -123,10 +123,12 @@ def _body_map(take: Take) -> list[tuple[int, int]]:
     return _number_pairs(b"".join(blocks).split(b"\n")[1 : 1 + 2 * count]) if count else []
 
 
-def _size(named: dict[bytes, bytes], keyword: bytes) -> int:
-    if keyword not in named:
-        raise Malformed(f"sparse file without {keyword.decode()}")
-    return decimal(named[keyword], keyword.decode())
+def _size(named: dict[bytes, bytes]) -> int:
+    # GNU tar has the second in form 1.0 only; Go's archive/tar takes either in any.
+    for keyword in (b"GNU.sparse.size", b"GNU.sparse.realsize"):
+        if named.get(keyword):
+            return decimal(named[keyword], keyword.decode())
+    raise Malformed("sparse file without its size")
 
 
 def _limit(pieces: int) -> None:

@@ -254,23 +254,27 @@ def sparse_0_0(pieces: list[tuple[int, int]], size: int, stored: bytes) -> bytes
     return pax(*head, *rows) + member(b"x", stored)
 
 
-def sparse_0_1(pieces: list[tuple[int, int]], size: int, stored: bytes) -> bytes:
+def sparse_0_1(
+    pieces: list[tuple[int, int]], size: int, stored: bytes, named: bytes = b"GNU.sparse.size"
+) -> bytes:
     return pax(
-        (b"GNU.sparse.size", b"%d" % size),
+        (named, b"%d" % size),
         (b"GNU.sparse.numblocks", b"%d" % len(pieces)),
         (b"GNU.sparse.map", b",".join(flat(pieces))),
         (b"GNU.sparse.name", b"x"),
     ) + member(b"GNUSparseFile.0/x", stored)
 
 
-def sparse_1_0(pieces: list[tuple[int, int]], size: int, stored: bytes) -> bytes:
+def sparse_1_0(
+    pieces: list[tuple[int, int]], size: int, stored: bytes, named: bytes = b"GNU.sparse.realsize"
+) -> bytes:
     lines = b"\n".join([b"%d" % len(pieces), *flat(pieces)]) + b"\n"
     lines += bytes(-len(lines) % BLOCK)
     return pax(
         (b"GNU.sparse.major", b"1"),
         (b"GNU.sparse.minor", b"0"),
         (b"GNU.sparse.name", b"x"),
-        (b"GNU.sparse.realsize", b"%d" % size),
+        (named, b"%d" % size),
     ) + member(b"GNUSparseFile.0/x", lines + stored)
 
 
@@ -300,6 +304,14 @@ def test_sparse_files_are_whole(write: Writer, pieces: list[tuple[int, int]], si
     assert one(raw).path == b"x"
     assert content(raw) == content(raw, piece=100) == expected
     assert [entry.path for entry in read(raw + member(b"next") + END)] == [b"x", b"next"]
+
+
+def test_a_sparse_files_size_is_taken_by_either_name() -> None:
+    for named in (b"GNU.sparse.size", b"GNU.sparse.realsize"):
+        for write in (sparse_0_1, sparse_1_0):
+            assert content(write([(5, 3)], 70, b"abc", named)) == bytes(5) + b"abc" + bytes(62)
+    with pytest.raises(LayerInvalid, match="without its size"):
+        one(sparse_1_0([(5, 3)], 70, b"abc", b"GNU.sparse.other"))
 
 
 @pytest.mark.parametrize("write", SPARSE)
