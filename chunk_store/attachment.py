@@ -146,6 +146,27 @@ class Attachment:
         ]
         return found[0] if len(found) == 1 else b"".join(found)
 
+    def read_into(self, into: memoryview, blob_index: int, offset: int, *, from_disk: bool) -> bool:
+        """Whether *into* was filled as `read` would; only with what is here, waiting for no network, and for
+        the disk only if *from_disk*.
+
+        Raises:
+            RangeOutside: the blob has no such bytes.
+        """
+        size, at = len(into), 0
+        numbers = []
+        for number, begin, end in self._index.pieces(blob_index, offset, size):
+            original = self._index.original[number]
+            if not self._read_here(into[at : at + end - begin], original, begin, from_disk=from_disk):
+                return False
+            at += end - begin
+            numbers.append(original)
+        self._counters.touched(blob_index, offset, size)
+        for number in numbers:
+            if self._counters.touched_window(number):
+                self._scheduler.touched(number)
+        return True
+
     def is_local(self, blob_index: int, offset: int, size: int) -> bool:
         """Whether `read` of these bytes would not have to wait, as far as is known; fetches nothing.
 
@@ -303,6 +324,15 @@ class Attachment:
 
     def _has_time(self, since: float) -> bool:
         return time.monotonic() < since + self._shared.limits.read_seconds
+
+    def _read_here(self, into: memoryview, number: int, begin: int, *, from_disk: bool) -> bool:
+        window, shared = self._index[number], self._shared
+        if self._scheduler.is_present(number):
+            return shared.open_windows.read_into(into, window.id, window.length, begin, from_disk=from_disk)
+        kept = shared.memory.get(window.id)
+        if kept is not None:
+            into[:] = memoryview(kept)[begin : begin + len(into)]
+        return kept is not None
 
     def _read_window(self, number: int, begin: int, end: int, deadline: float) -> bytes:
         window = self._index[number]

@@ -35,6 +35,22 @@ class OpenWindows:
         self._lock = threading.Lock()
         self._table: OrderedDict[str, _Open] = OrderedDict()
 
+    def read_into(
+        self, into: memoryview, window_id: str, length: int, offset: int, *, from_disk: bool
+    ) -> bool:
+        """Whether *into* was filled with what is at *offset* of the window; if not *from_disk*, then without
+        waiting for the disk: the file has to be open and these bytes in the page cache.
+        """
+        entry = self._take(window_id) or (self._open(window_id, length) if from_disk else None)
+        if entry is None:
+            return False
+        try:
+            return os.preadv(entry.fd, [into], offset, 0 if from_disk else os.RWF_NOWAIT) == len(into)
+        except OSError:
+            return False  # not cached, a file system that cannot tell, or an unreadable sector
+        finally:
+            self._release(entry)
+
     def read(self, window_id: str, length: int, offset: int, size: int) -> bytes | None:
         """Return exactly *size* bytes at *offset* of the window; None if they are not there (any more).
 

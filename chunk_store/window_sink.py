@@ -214,6 +214,8 @@ class WindowSink:
         return bytes(self._memory[:size]) if self._memory is not None else b""
 
     def _put(self, chunks: list[tuple[Chunk, bytes]]) -> None:
+        if not chunks:
+            return
         pieces: list[bytes] = []
         end = self._at
         for chunk, content in chunks:
@@ -222,8 +224,7 @@ class WindowSink:
             pieces += (bytes(begin - end), content, bytes(after - begin - len(content)))
             end = after
         self._write(pieces)
-        if pieces:
-            self.fill.advance(self._at)
+        self.fill.advance(self._at)
 
     def _write(self, pieces: list[bytes]) -> None:
         pieces = [piece for piece in pieces if piece]

@@ -1,9 +1,9 @@
 """The threads that carry one mount's requests: one waits at the device, and hands on before it may wait.
 
-A request that needs only the bootstrap is answered by whoever has read it, so that a walk through the tree
-costs no change of threads. One that may wait for the network is answered after another thread has taken over
-the device: so nothing waits behind it, whatever it waits for. When there are as many threads as there may be,
-the last stays at the device, and what may wait does so until one of the others is done.
+A request that waits for nothing is answered by whoever has read it, so that a walk through the tree costs no
+change of threads. One that may wait for the disk or the network is answered after another thread has taken
+over the device: so nothing waits behind it, whatever it waits for. When there are as many threads as there
+may be, the last stays at the device, and what may wait does so until one of the others is done.
 """
 
 from __future__ import annotations

@@ -110,6 +110,10 @@ class Operations:
         """The body of the reply to a READ, as `ImageTree.read` gives it."""
         return self._tree.read(self._inode(node), offset, size, until)
 
+    def read_into(self, into: memoryview, node: int, offset: int, *, from_disk: bool) -> int | None:
+        """The body of the reply to a READ of what is here, as `ImageTree.read_into` gives it."""
+        return self._tree.read_into(into, self._inode(node), offset, from_disk=from_disk)
+
     def is_local(self, node: int, offset: int, size: int) -> bool:
         """Whether a READ of these bytes would not have to wait."""
         return self._tree.is_local(self._inode(node), offset, size)

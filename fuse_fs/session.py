@@ -28,6 +28,7 @@ log = logging.getLogger("nopull.fuse")
 
 # The kernel wants room for a header and the largest write it was allowed, and for two pages at least.
 MESSAGE_LIMIT = 64 << 10  # bytes
+LARGEST_READ = 1 << 20  # bytes; of those that are answered without a change of threads
 
 # Of the device: the reader was interrupted, the request was taken back, or somebody else had it.
 _NOT_THIS_TIME = frozenset({errno.EINTR, errno.ENOENT, errno.EAGAIN})
@@ -56,8 +57,9 @@ class Session:
         self._device = device
         self._on_ready = on_ready
         self._asked = asked  # written by the one thread whose turn it is
-        # One buffer for the one thread whose turn it is.
+        # Buffers for the one thread whose turn it is.
         self._message = memoryview(bytearray(MESSAGE_LIMIT))
+        self._content = memoryview(bytearray(LARGEST_READ))
         self._failed: RecentFailures[int] = RecentFailures()  # by node
         self._lines = FailureLines()
         self._ended = threading.Event()
@@ -109,10 +111,9 @@ class Session:
             self._asked[request] = self._asked.get(request, 0) + 1
             if request == Request.READ:
                 body = bytes(message[IN_HEADER.size : size])
-                # What is here must not wait until one of those is done who wait for what is not.
-                if not (self._crew.is_full and self._is_local(node, body)):
-                    return lambda: self._answer_read(unique, node, asker, memoryview(body))
-                self._answer_read(unique, node, asker, message[IN_HEADER.size : size])
+                if (content := self._read_here(node, body)) is None:
+                    return lambda: self._answer_read(unique, node, asker, body)
+                self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
             elif request not in UNANSWERED:
                 self._answer(request, unique, node, message[IN_HEADER.size : size])
 
@@ -128,7 +129,7 @@ class Session:
         if request == Request.INIT:
             self._on_ready()
 
-    def _answer_read(self, unique: int, node: int, asker: int, body: memoryview) -> None:
+    def _answer_read(self, unique: int, node: int, asker: int, body: bytes) -> None:
         since = time.monotonic()
         try:
             content = self._read(node, asker, body, since)
@@ -142,7 +143,7 @@ class Session:
             return
         self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
 
-    def _read(self, node: int, asker: int, body: memoryview, now: float) -> bytes:
+    def _read(self, node: int, asker: int, body: bytes, now: float) -> bytes:
         """*asker*: the thread that reads, as seen from here, 0 if it is not. Readahead names it, too."""
         if len(body) < READ_IN.size:
             raise MessageInvalid(f"a read of {len(body)} bytes is no request")
@@ -152,17 +153,24 @@ class Session:
         )
         return self._operations.read(node, offset, size, until)
 
-    def _is_local(self, node: int, body: bytes) -> bool:
+    def _read_here(self, node: int, body: bytes) -> memoryview | None:
+        """What needs no change of threads, since the page cache has it; and from the disk what would have to
+        wait until one of those is done who wait for what is not here.
+        """
         try:
             _, offset, size, *_ = READ_IN.unpack_from(body)
-            return self._operations.is_local(node, offset, size)
+            if size > LARGEST_READ:
+                return None
+            into, from_disk = self._content[:size], self._crew.is_full
+            found = self._operations.read_into(into, node, offset, from_disk=from_disk)
         except Exception:  # noqa: BLE001 - said where it is answered
-            return False
+            return None
+        return None if found is None else self._content[:found]
 
     def _refuse(self, unique: int, number: int) -> None:
         self._reply(OUT_HEADER.pack(OUT_HEADER.size, -number, unique), b"")
 
-    def _reply(self, header: bytes, content: bytes) -> None:
+    def _reply(self, header: bytes, content: bytes | memoryview) -> None:
         try:
             os.writev(self._device, [header, content])
         except OSError as error:

@@ -35,6 +35,11 @@ class BlobBytes(Protocol):
         in seconds of the monotonic clock.
         """
 
+    def read_into(self, into: memoryview, blob_index: int, offset: int, *, from_disk: bool) -> bool:
+        """Whether *into* was filled as `read` would; only with what is here, waiting for no network, and for
+        the disk only if *from_disk*.
+        """
+
     def is_local(self, blob_index: int, offset: int, size: int) -> bool:
         """Whether reading these bytes would not have to wait."""
 
@@ -159,6 +164,26 @@ class ImageTree:
                 f"reading inode {inode.nid} from {offset}: got {len(content)} bytes, expected {stop - offset}"
             )
         return content
+
+    def read_into(self, into: memoryview, inode: Inode, offset: int, *, from_disk: bool) -> int | None:
+        """As `read` of as many bytes as *into* has room for, of what is here: how many were put there.
+
+        None if the network would have to be waited for or, unless *from_disk*, the disk.
+
+        Raises:
+            rafs.FormatInvalid: the bootstrap is broken there.
+            chunk_store.RangeOutside: it names bytes that the blob does not have.
+        """
+        stop = min(offset + len(into), inode.size)
+        if not stat.S_ISREG(inode.mode) or stop <= offset:
+            return None
+        at = 0
+        for blob, start, length in self._runs(inode, offset, stop):
+            if not self._attachment.read_into(into[at : at + length], blob, start, from_disk=from_disk):
+                return None
+            at += length
+        self.first_reads.note(inode.nid)
+        return at if at == stop - offset else None
 
     def is_local(self, inode: Inode, offset: int, size: int) -> bool:
         """Whether `read` of these bytes of a file would not have to wait, as far as is known.

@@ -81,6 +81,8 @@ def test_who_needs_the_file_gets_it_once_there_is_room_again(small: Path) -> Non
         attachment.when_local(0, 100, told.put)
         assert isinstance(told.get(timeout=10), StoreFull)
         assert eventually(lambda: attachment.is_local(0, 0, 1)), "it is kept in memory"
+        into = memoryview(bytearray(1000))
+        assert attachment.read_into(into, 0, 0, from_disk=False) and into == BLOB.plain[:1000]
         requests = len(source.asked)
         attachment.when_local(0, 100, told.put)
         assert isinstance(told.get(timeout=10), StoreFull)

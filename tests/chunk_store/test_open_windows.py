@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,6 +60,31 @@ def test_a_file_of_another_length_is_not_opened_as_complete(windows: OpenWindows
     assert windows.read_prefix(IDS[0], 0, 1) == b"\0"
     assert windows.read_prefix(IDS[0], 4096, 1) is None
     assert len(windows) == 0
+
+
+def test_what_the_page_cache_has_is_read_without_waiting_and_nothing_else(
+    windows: OpenWindows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into = memoryview(bytearray(97))
+
+    def is_read(offset: int, size: int, *, from_disk: bool) -> bool:
+        into[:] = bytes(97)
+        there = windows.read_into(into[:size], IDS[1], 4096, offset, from_disk=from_disk)
+        return there and into == b"\1" * size + bytes(97 - size)
+
+    assert not is_read(0, 10, from_disk=False), "opening may wait for the disk"
+    assert is_read(0, 10, from_disk=True)
+    assert is_read(4000, 96, from_disk=False)
+    assert not is_read(4000, 97, from_disk=False) and not is_read(4000, 97, from_disk=True), "it ends there"
+    read = os.preadv
+
+    def uncached(descriptor: int, into: list[memoryview], offset: int, flags: int) -> int:
+        if flags & os.RWF_NOWAIT:
+            raise BlockingIOError
+        return read(descriptor, into, offset, flags)
+
+    monkeypatch.setattr("os.preadv", uncached)
+    assert not is_read(0, 10, from_disk=False) and is_read(0, 10, from_disk=True)
 
 
 def test_a_window_is_locked_by_one_at_a_time(tmp_path: Path) -> None:

@@ -73,6 +73,29 @@ def test_whether_bytes_are_local_is_told_without_fetching_them(store: ChunkStore
     assert len(source.asked) == 1
 
 
+def test_what_is_local_is_read_without_the_remote_and_what_is_not_is_left(store: ChunkStore) -> None:
+    source = ScriptedSource(BLOB)
+    attachment = store.attach([BLOB.meta], source, background=False)
+    first, second = BLOB.windows[:2]
+    into = memoryview(bytearray(1000))
+    assert not attachment.read_into(into, 0, first.start, from_disk=True)
+    assert source.asked == [] and attachment.progress().touched_windows == 0
+    attachment.read(0, first.start, first.length)
+    assert eventually(lambda: attachment.is_local(0, first.start, first.length))
+    for from_disk in (True, False):
+        into[:] = bytes(1000)
+        assert attachment.read_into(into, 0, first.start + 5, from_disk=from_disk)
+        assert into == BLOB.plain[first.start + 5 : first.start + 1005]
+        assert not attachment.read_into(into, 0, second.start - 1, from_disk=from_disk)
+    attachment.read(0, second.start, second.length)
+    assert eventually(lambda: attachment.is_local(0, second.start, second.length))
+    assert attachment.read_into(into, 0, second.start - 50, from_disk=True)
+    assert into == BLOB.plain[second.start - 50 : second.start + 950]
+    with pytest.raises(RangeOutside):
+        attachment.read_into(into, 0, len(BLOB.plain), from_disk=True)
+    assert len(source.asked) == 2
+
+
 def test_files_are_made_before_anybody_reads_and_nothing_is_fetched_for_that(store: ChunkStore) -> None:
     source = ScriptedSource(BLOB)
     attachment = store.attach([BLOB.meta], source, background=False)

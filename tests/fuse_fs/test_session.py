@@ -32,7 +32,8 @@ class Gated:
         self._content = content
         self.gate = threading.Semaphore(0)
         self.failure: Exception | None = None
-        self.local: Container[int] = ()  # offsets of reads that wait for nothing
+        self.local: Container[int] = ()  # offsets of reads that wait for nothing but the disk
+        self.cached: Container[int] = ()  # nor for that
         self.limits: list[float | None] = []  # of each read
 
     def read(self, _: int, offset: int, size: int, until: float | None = None) -> bytes:
@@ -41,6 +42,12 @@ class Gated:
         if self.failure is not None:
             raise self.failure
         return self._content[offset : offset + size]
+
+    def read_into(self, into: memoryview, _: int, offset: int, *, from_disk: bool) -> bool:
+        if offset in self.cached or (from_disk and offset in self.local):
+            into[:] = self._content[offset : offset + len(into)]
+            return True
+        return False
 
     def is_local(self, _: int, offset: int, __: int) -> bool:
         return offset in self.local
@@ -139,6 +146,15 @@ def test_what_is_here_is_read_although_as_many_readers_wait_as_may(monkeypatch: 
         for _ in range(10):
             served.bytes.gate.release()
         assert {served.reply()[0] for _ in range(11)} == {*range(10), 99}
+
+
+def test_what_the_page_cache_has_is_answered_by_who_asked_the_kernel(served: Served) -> None:
+    served.bytes.cached = [5]
+    for unique in range(50):
+        served.send_read(unique, offset=5)
+        assert served.reply() == (unique, 0, CONTENT[5:105])
+    assert sum(thread.name == "fuse" for thread in threading.enumerate()) == 1
+    assert served.bytes.limits == []
 
 
 def test_idle_threads_end(served: Served) -> None:

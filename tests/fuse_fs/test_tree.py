@@ -59,6 +59,11 @@ class Memory:
         content = self.image.devices[self.image.blobs[blob_index].id]
         return content[offset : offset + size - self.missing]
 
+    def read_into(self, into: memoryview, blob_index: int, offset: int, *, from_disk: bool) -> bool:
+        if from_disk:
+            into[:] = self.read(blob_index, offset, len(into))
+        return from_disk
+
     def is_local(self, blob_index: int, offset: int, size: int) -> bool:
         self.asked.append((blob_index, offset, size))
         return not self.missing
@@ -214,6 +219,20 @@ def test_space_counts_the_blobs_and_the_inodes() -> None:
     image, _ = shown(tree(file(b"f", os.urandom(10 * CHUNK)), file(b"g")))
     assert image.space().blocks > 10
     assert image.space().inodes == 3
+
+
+def test_what_is_here_is_read_at_once_or_left_to_who_may_wait() -> None:
+    content = os.urandom(3 * CHUNK)
+    image, _ = shown_by_number(tree(file(b"f", content), file(b"empty", b"")))
+    root = image.inode(image.root)
+    inode, empty = (image.inode(image.lookup(root, name)) for name in (b"f", b"empty"))
+    into = memoryview(bytearray(10 * CHUNK))
+    assert image.read_into(into, inode, CHUNK + 1, from_disk=True) == 2 * CHUNK - 1
+    assert into[: 2 * CHUNK - 1] == content[CHUNK + 1 :]
+    assert image.read_into(into, inode, CHUNK + 1, from_disk=False) is None
+    assert image.read_into(into, empty, 0, from_disk=True) is None
+    assert image.read_into(into, root, 0, from_disk=True) is None
+    assert [nid for nid, _ in image.first_reads.listed()] == [inode.nid]
 
 
 def test_bytes_of_a_file_are_local_when_all_they_lie_in_are() -> None:
