@@ -189,6 +189,8 @@ class Checkpoints:
         emptied = found.count(Fate.EMPTIED)
         if failed:
             emptied += self._ask_others({one.window_id for one in news})
+        if lost := found.count(Fate.LOST):
+            log.error("store %s: %d windows did not reach the disk and cannot be emptied", self._root, lost)
         if emptied:
             log.error("store %s: %d windows did not reach the disk and are absent again", self._root, emptied)
         there = [one for one, fate in zip(news, found, strict=True) if fate is Fate.ON_DISK]

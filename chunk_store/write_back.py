@@ -18,11 +18,13 @@ from pathlib import Path
 from xxhash import xxh3_64
 
 from chunk_store import sums
+from chunk_store.seldom import Seldom
 from chunk_store.sums import Sum
 from chunk_store.window_file import LockedWindow, WindowDirectory
 
 _LOCK_SECONDS = 5.0  # for all windows together: who verifies or evicts one holds it for milliseconds
 _LOOK_SECONDS = 0.02
+_MOST_LINES = 20  # of a kind in one pass: a disk that fails may fail for thousands of windows, and each time
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ def fates(root: Path, completed: Sequence[Sum], lost: Container[str]) -> list[Fa
     is logged.
     """
     directory = WindowDirectory(root)
-    until = time.monotonic() + _LOCK_SECONDS
-    return [_fate(directory, one, until, known=one.window_id in lost) for one in completed]
+    until, lines = time.monotonic() + _LOCK_SECONDS, Seldom(_MOST_LINES)
+    return [_fate(directory, one, until, lines, known=one.window_id in lost) for one in completed]
 
 
 def empty_lost_of_others(root: Path, ours: Container[str]) -> int:
@@ -59,6 +61,7 @@ def empty_lost_of_others(root: Path, ours: Container[str]) -> int:
     """
     directory = WindowDirectory(root)
     recorded = sums.load(root)
+    lines = Seldom(_MOST_LINES)
     emptied = 0
     for name, path in directory.names():
         if not sums.is_window_id(name) or name in ours:
@@ -78,14 +81,16 @@ def empty_lost_of_others(root: Path, ours: Container[str]) -> int:
         try:
             # Nobody has told what is right: what the page cache says is compared with what the disk does.
             if locked.size and not _is_on_disk(locked, _checksum(locked)):
-                emptied += _emptied(locked, name)
+                emptied += _emptied(locked, name, lines)
         finally:
             locked.close()
     return emptied
 
 
-def _fate(directory: WindowDirectory, completed: Sum, until: float, *, known: bool) -> Fate:
-    locked = _lock(directory, completed, until)
+def _fate(
+    directory: WindowDirectory, completed: Sum, until: float, lines: Seldom, *, known: bool
+) -> Fate:
+    locked = _lock(directory, completed, until, lines)
     if locked is None:
         return Fate.UNDECIDED
     try:
@@ -93,17 +98,20 @@ def _fate(directory: WindowDirectory, completed: Sum, until: float, *, known: bo
             return Fate.GONE
         if not known and _is_on_disk(locked, completed.checksum):
             return Fate.ON_DISK
-        return Fate.EMPTIED if _emptied(locked, completed.window_id) else Fate.LOST
+        return Fate.EMPTIED if _emptied(locked, completed.window_id, lines) else Fate.LOST
     finally:
         locked.close()
 
 
-def _lock(directory: WindowDirectory, completed: Sum, until: float) -> LockedWindow | None:
+def _lock(
+    directory: WindowDirectory, completed: Sum, until: float, lines: Seldom
+) -> LockedWindow | None:
     while True:
         try:
             locked = directory.try_lock(completed.window_id, completed.length)
         except OSError as error:
-            log.warning("window %s cannot be looked at: %s; trying later", completed.window_id, error)
+            if lines.passes("look", time.monotonic()) is not None:
+                log.warning("window %s cannot be looked at: %s; trying later", completed.window_id, error)
             return None
         if locked is not None or time.monotonic() > until:
             return locked
@@ -132,14 +140,15 @@ def _checksum(locked: LockedWindow) -> int | None:
         return None
 
 
-def _emptied(locked: LockedWindow, window_id: str) -> bool:
+def _emptied(locked: LockedWindow, window_id: str, lines: Seldom) -> bool:
     try:
         locked.empty()
     except OSError as error:
-        log.error(
-            "window %s did not reach the disk and cannot be emptied: %s; what is read of it may be wrong",
-            window_id,
-            error,
-        )
+        if lines.passes("empty", time.monotonic()) is not None:
+            log.error(
+                "window %s did not reach the disk and cannot be emptied: %s; what is read of it may be wrong",
+                window_id,
+                error,
+            )
         return False
     return True

@@ -34,12 +34,19 @@ class FailureLines:
         """
         if not is_failure(error):
             return
-        kind = f"{type(error).__name__} {type(error.__cause__).__name__}"
+
+        def say() -> None:
+            where = name_text(path())
+            what = (doing, where, type(error).__name__, error)
+            log.error("%s %s: %s: %s", *what, extra={"path": where})
+
+        self.limit(f"{type(error).__name__} {type(error.__cause__).__name__}", say)
+
+    def limit(self, kind: str, say: Callable[[], None]) -> None:
+        """Call *say*, which logs a line of that kind, unless there were too many like it."""
         left_out = self._seldom.passes(kind, self._clock())
         if left_out is None:
             return
-        where = name_text(path())
-        what = (doing, where, type(error).__name__, error)
-        log.error("%s %s: %s: %s", *what, extra={"path": where})
+        say()
         if left_out:
             log.error("%d more failures like this one were left out before it", left_out)

@@ -102,7 +102,7 @@ class Session:
             if not size:
                 return None
             if size < IN_HEADER.size:
-                log.error("a message of %d bytes from the kernel is no request", size)
+                self._complain("a message of %d bytes from the kernel is no request", size)
                 continue
             length, request, unique, node, _, _, asker, *_ = IN_HEADER.unpack_from(message)
             if length != size:
@@ -176,10 +176,14 @@ class Session:
         except OSError as error:
             if error.errno in _NOT_WANTED:
                 return
-            log.error("the kernel does not take a reply of %d bytes: %s", len(header) + len(content), error)
+            size = len(header) + len(content)
+            self._complain("the kernel does not take a reply of %d bytes: %s", size, error)
             if content:
                 # Too long for the request, say: the reader gets an error, and does not wait for ever.
                 self._reply(OUT_HEADER.pack(OUT_HEADER.size, -errno.EIO, OUT_HEADER.unpack(header)[2]), b"")
+
+    def _complain(self, line: str, *what: object) -> None:
+        self._lines.limit(line, lambda: log.error(line, *what))
 
     def _log(self, request: int, node: int, error: BaseException) -> None:
         number = self._operations.inode_number(node)

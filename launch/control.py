@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chunk_store.seldom import Seldom
 from chunk_store.short_name import short_name
 from launch.awaiting import await_words
 from launch.errors import ServerSilent
@@ -43,6 +44,7 @@ class ControlServer:
         self._path = path
         self._answer = answer
         self._unheard = unheard
+        self._lines = Seldom()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         with suppress(FileNotFoundError):
             path.unlink()
@@ -81,7 +83,8 @@ class ControlServer:
                 log.debug("a question was not answered: %s", error)
             # One bad question must not end the answering.
             except Exception:
-                log.exception("answering a question failed")
+                if self._lines.passes("defects", time.monotonic()) is not None:
+                    log.exception("answering a question failed")
 
     def _exchange(self, connection: socket.socket) -> None:
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -33,10 +33,11 @@ from launch.needs import Needs
 from launch.room import require_room
 from launch.shown_mounts import ShownMounts, image_name
 from launch.window_reads import WindowReads, forget_reads, keep_reads
+from registry_client.reference import Reference
 
 log = logging.getLogger("nopull.filler")
 
-_MOST_LINES = 20  # of the keeper in a minute: it may have one for each access it has to refuse
+_MOST_LINES = 20  # of a kind in a minute: the keeper may have one for each access it has to refuse
 _LOOK_SECONDS = 30.0  # so often it is looked at what other processes have completed
 _WHOLE = (1 << 63) - 1  # bytes: more than any window has
 _LINGER_SECONDS = 1.0  # with nothing to fill, the next mount is waited for
@@ -67,7 +68,7 @@ class Filler:
         self._fillings = Fillings(store, self._have, self._opened)
         self._needs = Needs(self._fillings, self._mounts, root, self._open, self._have, self._lost)
         self._asking = MountAsking(store.root, self._say)
-        self._keepers_lines = Seldom(_MOST_LINES)
+        self._lines = Seldom(_MOST_LINES)
         # Protects everything below. Only leaves are taken under it; no file, no remote, no message.
         self._changed = threading.Condition(threading.Lock())
         self._making = 0
@@ -91,7 +92,7 @@ class Filler:
             if self._quitting:
                 return
             if said is None:
-                log.warning("the keeper is gone; having another one started")
+                self._log("gone", logging.WARNING, "the keeper is gone; having another one started")
                 self._asking.lose()
                 with self._changed:
                     self._leaving = False
@@ -208,7 +209,7 @@ class Filler:
             try:
                 source = begun.result().source
             except Exception as error:
-                log.error("what is mounted of %s cannot be filled: %s", image.reference, error)
+                self._cannot_fill(image.reference, error)
                 raise
             finally:
                 if source is not image.source:
@@ -238,8 +239,7 @@ class Filler:
         elif "late" in said:
             self._needs.late(str(said["late"]), said["bytes"], said["seconds"])
         elif "line" in said:
-            if self._keepers_lines.passes("keeper", time.monotonic()) is not None:
-                log.warning("keeper: %s", said["line"])
+            self._log("keeper", logging.WARNING, "keeper: %s", said["line"])
         elif "left" in said:
             with self._changed:
                 self._leaving = False
@@ -264,7 +264,7 @@ class Filler:
                     image.close()
                     raise ImageInvalid(f"{wanted.reference} names another image by now")
             except Exception as error:
-                log.error("what is mounted of %s cannot be filled: %s", wanted.reference, error)
+                self._cannot_fill(wanted.reference, error)
                 raise
             return image
 
@@ -335,6 +335,14 @@ class Filler:
             self._say({"ask": "tell", "mount": mount_id, "facts": facts})
             with suppress(OSError):
                 keep_reads(self._store.root, mount_id, filling.reads)
+
+    def _cannot_fill(self, reference: Reference, error: Exception) -> None:
+        # Said again whenever a reader comes and the image cannot be opened.
+        self._log("open", logging.ERROR, "what is mounted of %s cannot be filled: %s", reference, error)
+
+    def _log(self, kind: str, level: int, line: str, *what: object) -> None:
+        if self._lines.passes(kind, time.monotonic()) is not None:
+            log.log(level, line, *what)
 
     def _is_idle(self) -> bool:
         return not self._making and not self._needs.waiting and not self._fillings.busy

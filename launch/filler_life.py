@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chunk_store.doorway import DIRECTORY_MODE
 from chunk_store.keeper_client import KEEPER
+from chunk_store.seldom import Seldom
 from erofs_fs import handover
 from erofs_fs.cgroups import leave_bounds
 from erofs_fs.errors import KeeperFailed, PostTaken
@@ -146,6 +147,7 @@ class _Answers:
 
     def __init__(self, filler: Filler) -> None:
         self._filler = filler
+        self._lines = Seldom()
 
     def __call__(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         asked, mount_id = question.get("ask"), str(question.get("mount"))
@@ -162,7 +164,7 @@ class _Answers:
             return {"made": made_json(self._filler.make_mount(request, str(question["id"])))}
         # Raised again where it was asked.
         except Exception as error:
-            if not is_known(error):
+            if not is_known(error) and self._lines.passes("defects", time.monotonic()) is not None:
                 log.exception("making a mount failed")
             return {"error": describe(error)}
 

@@ -89,7 +89,7 @@ def recorded_and_wrong(root: Path) -> list[str]:
     ]
 
 
-def fail(_: int) -> None:
+def fail(_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
@@ -197,6 +197,20 @@ def test_a_lost_window_that_cannot_be_emptied_keeps_no_other_from_it_and_is_trie
     assert store.checkpoints.make() == 0
     assert [store.directory.size(one.id) for one in (stubborn, lost)] == [0, 0]
     assert not {stubborn.id, lost.id} & sums.load(store.root).keys()
+
+
+def test_of_many_windows_that_cannot_be_emptied_a_few_are_named_and_all_counted(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store()
+    fill(store, SMALL)
+    lose(monkeypatch, *(window.id for window in SMALL.windows))
+    monkeypatch.setattr(LockedWindow, "empty", fail)
+    monkeypatch.setattr(write_back, "_MOST_LINES", 1)
+    assert store.checkpoints.make() == 0
+    assert caplog.text.count("cannot be emptied: ") == 1
+    assert f"{len(SMALL.windows)} windows did not reach the disk and cannot be emptied" in caplog.text
+    monkeypatch.undo()
 
 
 def test_a_window_that_was_being_filled_when_write_back_failed_is_asked_for_at_its_own_checkpoint(

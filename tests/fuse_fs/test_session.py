@@ -14,6 +14,7 @@ import pytest
 
 from chunk_store.recent_failures import GRACE_SECONDS, RecentFailures
 from fuse_fs import crew, session
+from fuse_fs.failure_lines import MOST
 from fuse_fs.protocol import IN_HEADER, INIT_OUT, OUT_HEADER, READ_IN, ROOT_NODE, Request
 from fuse_fs.session import Session
 from fuse_fs.tree import ImageTree
@@ -249,6 +250,25 @@ def test_messages_that_are_none_are_refused_or_passed_over(
     served.send(Request.GETATTR, 9)
     assert served.reply()[:2] == (9, 0)
     assert "5 bytes" in caplog.text
+
+
+def test_what_the_kernel_says_or_refuses_again_and_again_is_a_few_lines_in_the_log(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    really_write = os.writev
+
+    def write(device: int, parts: list[bytes]) -> int:
+        if parts[1]:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return really_write(device, parts)
+
+    monkeypatch.setattr(os, "writev", write)
+    for unique in range(2 * MOST):
+        served.kernel.send(b"short")
+        served.send(Request.GETATTR, unique)
+        assert served.reply() == (unique, errno.EIO, b"")
+    assert caplog.text.count("is no request") == MOST
+    assert caplog.text.count("does not take a reply") == MOST
 
 
 def test_what_is_to_be_forgotten_gets_no_reply(served: Served) -> None:

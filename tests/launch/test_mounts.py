@@ -162,6 +162,22 @@ def test_bad_questions_and_failing_answers_do_not_end_the_answering(tmp_path: Pa
         server.close()
 
 
+def test_a_defect_that_is_asked_for_again_and_again_is_one_traceback_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(_: object) -> dict[str, object]:
+        raise ValueError("a defect")
+
+    server = ControlServer(tmp_path / "a.sock", answer)
+    try:
+        for _ in range(10):
+            with pytest.raises(ServerSilent):
+                ask(tmp_path / "a.sock")
+    finally:
+        server.close()
+    assert caplog.text.count("ValueError: a defect") == 1
+
+
 def test_a_socket_left_by_a_dead_server_is_silent_and_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "a.sock"))
