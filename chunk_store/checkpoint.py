@@ -1,9 +1,9 @@
 """Moves completed windows from "in the page cache" to "recorded as on the disk".
 
-One thread per open store, started by the first completed window: every half minute with news, and when
-asked, it has the file system synced and what was complete before the sync appended to the record. Nobody
-waits for it except `close`, and not for long: a child does the work, because a process cannot end while one
-of its threads is inside syncfs, which on a busy disk takes as long as everybody's writes.
+One thread per open store, started by the first completed window: every half minute with news it has the file
+system synced and what was complete before the sync appended to the record. Nobody waits for it except
+`close`, and not for long: a child does the work, because a process cannot end while one of its threads is
+inside syncfs, which on a busy disk takes as long as everybody's writes.
 """
 
 from __future__ import annotations
@@ -73,20 +73,15 @@ class Checkpoints:
         # being filled then, so from now on each window is asked for on its own.
         self._doubtful = False
         self._lost: set[str] = set()  # windows of the news that could not be emptied
-        self._asked = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
 
     def note(self, completed: sums.Sum) -> None:
         """Remember a window that was just completed."""
         with self._lock:
             self._news.append(completed)
-            if self._thread is None and not self._closed:
+            if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
                 self._thread.start()
-
-    def ask(self) -> None:
-        """Have a checkpoint made soon, without waiting for it."""
-        self._asked.set()
 
     def make(self, *, elsewhere: bool = False) -> int:
         """Sync, then record; return how many windows were recorded. *elsewhere* has a child do it.
@@ -124,8 +119,7 @@ class Checkpoints:
     def close(self, patience: float) -> None:
         """Make the last checkpoint; what it does not reach in time is recorded after we are gone."""
         with self._lock:
-            self._closed = True
-        self._asked.set()
+            self._closed.set()
         self._behind(self._make_last, patience)
 
     def _behind(self, work: Callable[[], object], patience: float) -> None:
@@ -141,11 +135,8 @@ class Checkpoints:
             os.close(held)
 
     def _run(self) -> None:
-        while not self._closed:
-            self._asked.wait(self._interval)
-            self._asked.clear()
-            if not self._closed:
-                self.make(elsewhere=True)
+        while not self._closed.wait(self._interval):
+            self.make(elsewhere=True)
 
     def _record_elsewhere(self, news: Sequence[sums.Sum]) -> _Answer | None:
         """None: the child has died, and with it perhaps what the kernel told it."""
