@@ -30,6 +30,7 @@ from chunk_store.doorway import WINDOWS as SHELVES
 from chunk_store.window_file import WindowDirectory
 from erofs_fs import readahead
 from erofs_fs.localised_file import devices_of
+from erofs_fs.pids import stat_fields
 from launch.held_signals import HeldSignals
 from launch.image_request import ImageRequest
 from launch.images import open_image
@@ -352,7 +353,7 @@ def _events(root: Path) -> int:
 def _cpu_ticks(pids: list[int]) -> int:
     total = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        fields = stat_fields(pid)
         total += int(fields[11]) + int(fields[12])
     return total
 

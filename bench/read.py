@@ -36,6 +36,7 @@ from bench.read_times import (
     time_whole,
 )
 from bench.registry_server import RegistryServer
+from erofs_fs.pids import await_end, stat_fields
 from launch.control import ask
 from launch.errors import LaunchError
 from launch.held_signals import HeldSignals
@@ -47,7 +48,6 @@ from launch.kernel_mount import KernelMount
 from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord
-from launch.pids import await_end
 from launch.server import start_mount
 from rafs.blob_meta import BlobMeta
 from rafs.windows import Window, cut_windows
@@ -360,5 +360,5 @@ def _unique_bytes(meta: BlobMeta, known: set[bytes]) -> int:
 
 
 def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    fields = stat_fields(pid)
     return (int(fields[11]) + int(fields[12])) / _TICK

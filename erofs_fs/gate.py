@@ -17,7 +17,7 @@ from typing import Final
 
 from erofs_fs import fanotify
 from erofs_fs.journal import Journal, Waiting
-from erofs_fs.lock_owners import lock_owners
+from erofs_fs.pids import lock_owners
 from erofs_fs.refused import Refused
 from erofs_fs.syscalls import is_thread_of
 from erofs_fs.watched import Watched, WatchedWindows

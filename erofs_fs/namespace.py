@@ -15,6 +15,7 @@ from typing import Final
 from erofs_fs import syscalls
 from erofs_fs.mount import is_localised
 from erofs_fs.mount_table import mount_table
+from erofs_fs.pids import stat_fields
 
 FIRST: Final = 1
 OWN: Final = Path("/proc/self/ns/mnt")
@@ -54,8 +55,7 @@ def _ancestors() -> Iterator[int]:
     with suppress(OSError):
         while pid > FIRST:
             yield pid
-            status = Path(f"/proc/{pid}/stat").read_bytes()
-            pid = int(status.rpartition(b")")[2].split()[1])  # the name before it may hold anything
+            pid = int(stat_fields(pid)[1])
 
 
 def _join(namespace: Path, place: Path) -> bool:

@@ -7,7 +7,6 @@ For who has to start a keeper while there is no filler to do it. Nothing is aske
 from __future__ import annotations
 
 import os
-import select
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import Final
 from chunk_store.doorway import WINDOWS
 from erofs_fs import handover, syscalls
 from erofs_fs.journal import Journal
-from erofs_fs.lock_owners import lock_owners
+from erofs_fs.pids import ends, lock_owners
 
 _END_SECONDS: Final = 5.0  # in which a process that was killed ends
 _NAMES: Final = {"anon_inode:[fanotify]": handover.GROUP, "/memfd:journal (deleted)": handover.JOURNAL}
@@ -30,13 +29,6 @@ def owner_of(lock: Path) -> int:
     except FileNotFoundError:
         return 0
     return lock_owners(status.st_dev, {status.st_ino}).get(status.st_ino, 0)
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether the process was stopped by a signal, and not continued."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
-    return False
 
 
 def take_from(root: Path, lock: Path, *, silent_since: float | None = None) -> dict[str, int]:
@@ -83,6 +75,4 @@ def _held(pid: int, pidfd: int, places: Mapping[str, Path]) -> dict[str, int]:
 def _killed(pidfd: int) -> bool:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(1000 * _END_SECONDS))
+    return ends(pidfd, _END_SECONDS)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from erofs_fs.pids import resident_bytes
 from fuse_fs.protocol import word_for
-from launch.pids import resident_bytes
 
 if TYPE_CHECKING:
     from chunk_store import Attachment

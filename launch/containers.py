@@ -34,10 +34,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chunk_store.named_file import named
+from erofs_fs.pids import await_end, birth_of
 from launch import mounts
 from launch.mountpoint import real_path
 from launch.overlay import unmount
-from launch.pids import await_end, birth_of
 from launch.root import state_directory
 from launch.run_errors import NameTaken, RunError
 from launch.runtime import delete_container

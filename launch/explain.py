@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from chunk_store.byte_size import human_size
 from chunk_store.priority import CLASSES
-from launch.pids import resident_bytes
+from erofs_fs.pids import resident_bytes
 from rafs.counted import counted
 from registry_client.media_type import GZIP_LAYERS, ZSTD_LAYERS, MediaType
 

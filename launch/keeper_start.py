@@ -25,6 +25,7 @@ from erofs_fs.errors import KeeperFailed
 from erofs_fs.holds import Hold, living
 from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from erofs_fs.localised_file import devices_of
+from erofs_fs.pids import is_stopped
 from launch.root import state_directory
 from rafs.errors import FormatInvalid
 
@@ -119,7 +120,7 @@ class _Start:
     def in_place_of_filler(self, silent_since: float | None) -> bool:
         """As `as_filler`, with what the filler holds, if that is stopped; False: it is not."""
         # Here and below, since hardly any start needs it.
-        from erofs_fs.taken_over import is_stopped, owner_of
+        from erofs_fs.taken_over import owner_of
 
         if not is_stopped(owner_of(self._place / KEEPER / FILLER_LOCK)) or not self._take(FILLER_LOCK):
             return False
@@ -175,7 +176,7 @@ def lacking(place: Path) -> list[Hold]:
 
 def silence(place: Path) -> str:
     """What can be said of the store's keeper, which is silent, or not started by a filler that lives."""
-    from erofs_fs.taken_over import is_stopped, owner_of
+    from erofs_fs.taken_over import owner_of
 
     role, pid = "keeper", owner_of(place / KEEPER / LOCK)
     what = f"does not answer at {place / KEEPER / SOCKET}"

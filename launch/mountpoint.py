@@ -16,10 +16,10 @@ from pathlib import Path
 from erofs_fs import syscalls
 from erofs_fs.mount import is_localised
 from erofs_fs.mount_table import MountEntry, mount_table
+from erofs_fs.pids import await_end
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount_options import FUSE_TYPE
 from launch.errors import MountBusy, MountImpossible, NotMounted
-from launch.pids import await_end
 
 MOUNT_TABLE = "/proc/{}/mountinfo"
 

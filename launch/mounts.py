@@ -18,10 +18,10 @@ from typing import Any
 
 from erofs_fs.holds import forget_hold, hold_path, lives, remove_remains
 from erofs_fs.mount_table import KERNEL_TYPE, MountEntry
+from erofs_fs.pids import await_end, birth_of
 from fuse_fs.mount_options import FUSE_TYPE
 from launch.log_lines import drop_if_empty
 from launch.mountpoint import is_dead, mounts_seen_by, real_path
-from launch.pids import await_end, birth_of
 from launch.root import state_directory
 from launch.whole_file import read_json_object, write_whole
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from erofs_fs.pids import birth_of, resident_bytes
 from launch import mounts
 from launch.claim import Claim
 from launch.control import ControlServer
@@ -25,7 +26,6 @@ from launch.mount_request import MountRequest
 from launch.mountpoint import detach, mount_at
 from launch.mounts import SERVER, MountRecord
 from launch.opening import open_early
-from launch.pids import birth_of, resident_bytes
 from launch.root import state_directory
 from launch.store_options import store_root
 

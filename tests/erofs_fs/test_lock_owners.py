@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from chunk_store.lock_file import lock_file
-from erofs_fs import lock_owners as module
-from erofs_fs.lock_owners import lock_owners
+from erofs_fs import pids
+from erofs_fs.pids import lock_owners
 
 
 def test_the_owner_of_a_lock_is_found(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_lock_on_another_file_system_or_of_a_process_that_is_not_seen_is_nobod
         "5: FLOCK  ADVISORY  WRITE 0 fe:0a:135 0 EOF\n"
         "6: FLOCK  ADVISORY  WRITE 56 00:2a:136 0 EOF\n"
     )
-    monkeypatch.setattr(module, "LOCKS", table)
+    monkeypatch.setattr(pids, "LOCKS", table)
     asked = set(range(131, 137))
     assert lock_owners(os.makedev(0xFE, 0x0A), asked) == {131: 50}
     # A subvolume, whose file system has another number without a disk.

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bench.proxy_link import open_proxy
+from erofs_fs.pids import await_end
 from launch import mounts
 from launch.mounts import MountRecord
-from launch.pids import await_end
 from rafs.windows import cut_windows
 from tests.kills.held import held
 from tests.kills.kernel_run import COMMAND, LINK, LONGEST_WAIT, Run, remove_store

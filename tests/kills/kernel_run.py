@@ -31,6 +31,7 @@ from typing import Any, TextIO
 from bench.link_schedule import LinkShape
 from bench.proxy_link import open_proxy
 from erofs_fs.localised_file import LOCALISED, devices_of
+from erofs_fs.pids import await_end
 from launch.keeper_start import end_keeper, keeper_status
 from tests.kills.reader import PROGRAM
 from tests.launch.published import publish
@@ -258,9 +259,7 @@ def _send(pid: int, number: int) -> bool:
 
 def process_lives(pid: int | None) -> bool:
     """Whether the process is there, and no zombie."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+    return pid is not None and not await_end(pid, 0)
 
 
 def _waits(pid: int) -> bool:

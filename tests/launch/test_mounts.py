@@ -17,6 +17,7 @@ import pytest
 
 from chunk_store.errors import StoreUnusable
 from chunk_store.place import default_root
+from erofs_fs.pids import await_end, birth_of
 from fuse_fs.errors import FuseMissing, MountpointInvalid
 from launch import mountpoint, mounts, umount
 from launch.control import QUESTION_LIMIT, ControlServer, ask
@@ -26,7 +27,6 @@ from launch.hot_list import hot_ranges
 from launch.later import Later
 from launch.mountpoint import prepare
 from launch.mounts import MountRecord, State
-from launch.pids import await_end, birth_of
 from launch.root import state_directory
 from rafs.bootstrap import Bootstrap
 from rafs.errors import FormatUnsupported

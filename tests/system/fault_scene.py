@@ -23,6 +23,7 @@ from pathlib import Path
 
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.mount_table import mount_table
+from erofs_fs.pids import await_end
 from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.image_request import ImageRequest
@@ -30,7 +31,6 @@ from launch.images import open_image
 from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
-from launch.pids import await_end
 from launch.server import start_mount
 from launch.umount import unmount
 from rafs.windows import Window, cut_windows

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from erofs_fs.pids import await_end
 from fuse_fs.errors import FuseError
 from launch import mounts
 from launch.errors import LaunchError
-from launch.pids import await_end
 from tests.system.fault_scene import HELD, PATIENCE, Scene, scene
 from tests.system.test_erofs_mount import able
 

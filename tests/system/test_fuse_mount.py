@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erofs_fs.mount_table import mount_table
+from erofs_fs.pids import await_end
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount import LIBRARY
 from fuse_fs.mount_options import FUSE_TYPE
@@ -33,7 +34,6 @@ from launch.image_request import ImageRequest
 from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
-from launch.pids import await_end
 from launch.server import start_mount
 from launch.umount import clean, unmount
 from rafs.bootstrap_writer import write_bootstrap

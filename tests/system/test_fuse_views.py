@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from erofs_fs.pids import await_end
 from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.control import ask
@@ -23,7 +24,6 @@ from launch.errors import MountBusy, NotMounted
 from launch.image_request import ImageRequest
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, State
-from launch.pids import await_end
 from launch.server import start_mount
 from launch.umount import clean, unmount
 from registry_client.options import RegistryOptions

@@ -14,11 +14,11 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from chunk_store.recent_failures import STILL_FAILED_SECONDS
+from erofs_fs.pids import is_stopped
 from launch.keeper_start import keeper_status
 from tests.kills.armed import FILLER_STEPS, KEEPER_STEPS
 from tests.support.trees import Entry, file, tree
@@ -90,7 +90,7 @@ class Armed:
         until(self.reached.exists)
         pid = int(self.reached.read_text())
         self.reached.unlink()
-        until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        until(lambda: is_stopped(pid))
         return pid
 
     def read(self, number: int) -> dict[str, bytes | int]:

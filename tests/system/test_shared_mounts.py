@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 
 from erofs_fs.mount_table import mount_table
+from erofs_fs.pids import await_end
 from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.control import ask
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
-from launch.pids import await_end
 from tests.launch.published import publish
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
