@@ -7,14 +7,16 @@ system tests; the access log is the outside check on what anybody says was downl
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from bench.child import start_child, stop_child, tail
 from bench.errors import BenchError
@@ -75,7 +77,7 @@ class RegistryServer:
 
     Everything it keeps lies below *directory* (registry.yml, access.log, messages.log, content).
     With a *namespace* it listens there, on *address*; the port is free at the time of starting.
-    *configuration* is added to registry.yml as it is (for example an `auth:` section). Start it in a
+    *settings* are laid over registry.yml, section by section (for example `{"auth": …}`). Start it in a
     thread that lives as long as the server shall: it ends with that thread.
 
     Raises:
@@ -90,7 +92,7 @@ class RegistryServer:
         address: str = "127.0.0.1",
         port: int | None = None,
         namespace: str | None = None,
-        configuration: str = "",
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.directory = directory
         self.address = address
@@ -100,7 +102,7 @@ class RegistryServer:
         (directory / "content").mkdir(parents=True, exist_ok=True)
         for attempt in range(START_ATTEMPTS):
             self.port = port or (5000 if namespace else _free_port(address))
-            self._write_configuration(configuration)
+            self._write_configuration(settings or {})
             self._child = start_child(
                 ["docker-registry", "serve", str(directory / "registry.yml")],
                 namespace=namespace,
@@ -147,16 +149,22 @@ class RegistryServer:
     ) -> None:
         self.stop()
 
-    def _write_configuration(self, addition: str) -> None:
-        (self.directory / "registry.yml").write_text(
-            "version: 0.1\n"
-            "log: {level: error, accesslog: {disabled: false}}\n"
-            "storage:\n"
-            f"  filesystem: {{rootdirectory: '{self.directory / 'content'}'}}\n"
-            "  delete: {enabled: true}\n"
-            f"http: {{addr: '{self.host}', secret: nopull}}\n" + addition,
-            encoding="utf-8",
-        )
+    def _write_configuration(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        sections: dict[str, Any] = {
+            "log": {"level": "error", "accesslog": {"disabled": False}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(self.directory / "content")},
+                "delete": {"enabled": True},
+                # On a schedule of its own, and with nothing to do in a registry of minutes.
+                "maintenance": {"uploadpurging": {"enabled": False}},
+            },
+            "http": {"addr": self.host, "secret": "nopull"},
+        }
+        for name, values in settings.items():
+            sections[name] = {**sections.get(name, {}), **values}
+        # YAML is a superset of JSON.
+        written = json.dumps({"version": 0.1, **sections})
+        (self.directory / "registry.yml").write_text(written, encoding="utf-8")
 
     def _await_listening(self) -> None:
         deadline = time.monotonic() + START_SECONDS

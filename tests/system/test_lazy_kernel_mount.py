@@ -102,7 +102,7 @@ class Place:
         return noted
 
     def _noted(self) -> int:
-        return sum(one.method == "GET" and "/blobs/" in one.path for one in self.registry.accesses())
+        return sum(one.is_blob for one in self.registry.accesses())
 
     def clear(self) -> None:
         for entry in reversed(mount_table()):
