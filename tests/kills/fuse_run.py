@@ -11,7 +11,6 @@ lives.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -19,7 +18,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -35,10 +33,10 @@ from launch import mounts
 from launch.mounts import MountRecord
 from rafs.windows import cut_windows
 from tests.kills.held import held
-from tests.kills.kernel_run import COMMAND, LINK, LONGEST_WAIT, Run, remove_store
+from tests.kills.kernel_run import LINK, LONGEST_WAIT, Run, half_written, main, remove_store
+from tests.support.command import CHECKOUT, COMMAND
 from tests.support.debian_registry import DebianRegistry
 
-CHECKOUT = Path(__file__).parents[2]
 MOUNTS = ("one", "other")
 HELD = "held"
 READERS = {"one": 3, "other": 3, HELD: 1}
@@ -209,7 +207,7 @@ class FuseRun:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         unanswered = sum(self._unanswered(self.records[where]) for where in victims)
-        half = self._half_written()
+        half = half_written(self.root, self.lengths)
         with self.lock:
             self.tally.kills[victim] += 1
             self.tally.hit_unanswered += unanswered > 0
@@ -235,12 +233,6 @@ class FuseRun:
         with suppress(OSError):
             return int((self.base / CONNECTIONS / minor / "waiting").read_text())
         return 0
-
-    def _half_written(self) -> int:
-        found = 0
-        for path in self.root.glob("windows/*/*"):
-            found += 0 < path.stat().st_size < self.lengths.get(path.name, 0)
-        return found
 
     def nearly_complete(self) -> bool:
         """Whether so little is absent that readers seldom wait."""
@@ -277,18 +269,5 @@ def run(base: Path, kills: int, seed: int, log: TextIO) -> FuseTally:
     return this.tally
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--log", type=Path, required=True)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="nopull-kills-") as base, options.log.open("w") as log:
-        tally = run(Path(base), options.kills, options.seed, log)
-    print(json.dumps(tally.to_json(), indent=1))
-    return 1 if tally.wrong or tally.failed or tally.complaints else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, __doc__))

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,13 +35,12 @@ from erofs_fs.pids import await_end
 from launch.keeper_start import end_keeper, keeper_status
 from tests.kills.reader import PROGRAM
 from tests.launch.published import publish
+from tests.support.command import CHECKOUT, COMMAND
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.trees import Entry, file, tree
 from tests.system.busybox_image import BUSYBOX
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
 MIB = 1 << 20
 FILES, FILE_BYTES = 24, 3 * MIB
 LINK = LinkShape(delay_seconds=0.004, bits_per_second=100e6)  # a window takes about 90 ms
@@ -192,7 +191,7 @@ class Run:
                 _send(pid, signal.SIGCONT)
             return True  # it has ended by itself meanwhile
         waiting = sum(_waits(reader.pid) for reader in readers)
-        half = self._half_written()
+        half = half_written(self.root, self.lengths)
         with self.lock:
             if victim == "both":
                 self.dark_since = time.monotonic()
@@ -230,11 +229,10 @@ class Run:
         self._complain(f"there is no {victim} within {LONGEST_WAIT:g} s")
         return None
 
-    def _half_written(self) -> int:
-        found = 0
-        for path in self.root.glob("windows/*/*"):
-            found += 0 < path.stat().st_size < self.lengths.get(path.name, 0)
-        return found
+
+def half_written(root: Path, lengths: Mapping[str, int]) -> int:
+    """How many windows of the store are neither empty nor, by their *lengths*, complete."""
+    return sum(0 < path.stat().st_size < lengths.get(path.name, 0) for path in root.glob("windows/*/*"))
 
 
 def remove_store(root: Path) -> None:
@@ -291,9 +289,9 @@ def run(base: Path, kills: int, seed: int, log: TextIO, *, victims: tuple[str, .
     return this.tally
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+def main(run: Callable[[Path, int, int, TextIO], Any], description: str | None) -> int:
+    """The command line of *run*."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, required=True)
@@ -305,4 +303,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, __doc__))

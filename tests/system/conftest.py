@@ -7,18 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from erofs_fs.errors import ErofsMissing
 from erofs_fs.probe import probe_events
+from tests.support.command import able
 from tests.system.kept_store import KeptStore, Shown, random_tree
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[KeptStore]:
-    try:
-        probe_events(tmp_path)
-    except ErofsMissing as error:
-        pytest.skip(f"{error} (the place of these tests is chosen with TMPDIR)")
-    made = KeptStore(tmp_path)
+    made = KeptStore(able(tmp_path, probe_events))
     try:
         yield made
     finally:

@@ -30,6 +30,7 @@ from rafs.localise import localise
 from rafs.window_slots import WindowDevice
 from rafs.windows import cut_windows
 from tests.rafs.tree_strategies import trees
+from tests.support.command import able
 from tests.support.images import Image, image_of
 from tests.support.localised_images import Localised, localised, window_contents
 from tests.support.nydus_vectors import Image as Vector
@@ -99,15 +100,6 @@ class Place:
         for entry in reversed(mount_table()):
             if entry.mountpoint.is_relative_to(self.base):
                 detach(entry.mountpoint, lazy=True)
-
-
-def able(folder: Path) -> Path:
-    """*folder*, if images can be mounted from there; else the asking test is skipped with the reason."""
-    try:
-        probe(folder)
-    except ErofsMissing as error:
-        pytest.skip(f"{error} (the place of these tests is chosen with TMPDIR)")
-    return folder
 
 
 @pytest.fixture

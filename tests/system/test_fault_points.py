@@ -18,8 +18,8 @@ from erofs_fs.pids import await_end
 from fuse_fs.errors import FuseError
 from launch import mounts
 from launch.errors import LaunchError
+from tests.support.command import able
 from tests.system.fault_scene import HELD, PATIENCE, Scene, scene
-from tests.system.test_erofs_mount import able
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 

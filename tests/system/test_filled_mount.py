@@ -23,7 +23,7 @@ from chunk_store.window_file import WindowDirectory
 from erofs_fs.errors import ErofsForbidden
 from erofs_fs.holds import hold_path, make_hold
 from erofs_fs.mount import mount
-from erofs_fs.mount_table import KERNEL_TYPE, mount_table
+from erofs_fs.mount_table import KERNEL_TYPE
 from launch import mounts
 from launch.driver_choice import SEEN, now
 from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
@@ -42,19 +42,17 @@ from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish
 from tests.support.bootstrap_edits import Editor
+from tests.support.command import COMMAND, able, clear, nopull
 from tests.support.debian_registry import DebianRegistry
 from tests.support.fixtures import fixture
 from tests.support.images import Image, image_of
 from tests.support.trees import Entry, file, tree
-from tests.system.test_erofs_mount import able
 from tests.system.test_fuse_mount import BIG
 from tests.system.test_kernel_mount import EVERYTHING, assert_shows, names_below
 from tests.system.test_lazy_kernel_mount import SIGNALLED
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
 SMALL = tree(file(b"a", b"content of a"), file(b"big", BIG))
 
 
@@ -93,9 +91,7 @@ class Place:
 
     def command(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         self.ask_nobody()
-        done = subprocess.run(
-            [*COMMAND, *words, "--root", str(self.root)], capture_output=True, text=True, check=False
-        )
+        done = nopull(*words, "--root", self.root)
         assert done.returncode == code, done
         return done
 
@@ -104,12 +100,7 @@ class Place:
         return path
 
     def clear(self) -> None:
-        for entry in reversed(mount_table()):
-            if entry.mountpoint.is_relative_to(self.base):
-                detach(entry.mountpoint, lazy=True)
-        for record in mounts.records(self.root):
-            if mounts.server_lives(record):
-                os.kill(record.server, signal.SIGKILL)
+        clear(self.base, self.root)
 
 
 @pytest.fixture

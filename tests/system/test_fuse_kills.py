@@ -9,7 +9,7 @@ import pytest
 
 from tests.kills.fuse_run import HELD, MOUNTS, run
 from tests.kills.kernel_run import LONGEST_WAIT
-from tests.system.test_erofs_mount import able
+from tests.support.command import able
 
 pytestmark = pytest.mark.system
 

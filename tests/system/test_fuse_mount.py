@@ -11,7 +11,6 @@ import signal
 import socket as sockets
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,13 +25,11 @@ from erofs_fs.mount_table import mount_table
 from erofs_fs.pids import await_end
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount import LIBRARY
-from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.control import ask
 from launch.errors import ImageNotConverted, MountBusy, NotMounted
 from launch.image_request import ImageRequest
 from launch.mount_request import MountRequest
-from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from launch.server import start_mount
 from launch.umount import clean, unmount
@@ -41,6 +38,8 @@ from registry_client.errors import NotFound, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish
+from tests.support import command
+from tests.support.command import COMMAND, clear
 from tests.support.debian_registry import DebianRegistry
 from tests.support.fixtures import fixture
 from tests.support.images import Image, image_of
@@ -61,8 +60,6 @@ from tests.support.trees import (
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
 BIG = random.Random(1).randbytes(6_000_000)
 
 EVERYTHING = tree(
@@ -114,12 +111,7 @@ class Place:
         return start_mount(self.request(reference, timeout=timeout, bound=bound))
 
     def clear(self) -> None:
-        for entry in reversed(mount_table()):
-            if entry.fstype == FUSE_TYPE and entry.mountpoint.is_relative_to(self.base):
-                detach(entry.mountpoint, lazy=True)
-        for record in mounts.records(self.root):
-            if mounts.server_lives(record):
-                os.kill(record.server, signal.SIGKILL)
+        clear(self.base, self.root)
 
 
 @pytest.fixture
@@ -422,9 +414,7 @@ def test_foreground_serves_until_a_signal_and_leaves_nothing(place: Place) -> No
 
 
 def nopull(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words, "--root", str(place.root)], capture_output=True, text=True, timeout=60, check=False
-    )
+    return command.nopull(*words, "--root", place.root)
 
 
 def test_the_commands_say_what_they_did(place: Place) -> None:

@@ -22,9 +22,10 @@ from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from launch import keeper_start
 from launch.filler_life import linked
 from launch.keeper_start import end_keeper, ensure_keeper, keeper_status
+from tests.support.command import COMMAND
 from tests.system.kept_store import KeptStore, Reading, Serving, Shown, until
 from tests.system.test_keeper import pytestmark
-from tests.system.test_lazy_kernel_mount import COMMAND, FILES, LARGE, Place, assert_right, place
+from tests.system.test_lazy_kernel_mount import FILES, LARGE, Place, assert_right, place
 
 __all__ = ["place", "pytestmark"]  # fixtures are found by their names here
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kills.kernel_run import LONGEST_WAIT, run
-from tests.system.test_erofs_mount import able
+from tests.support.command import able
 
 pytestmark = pytest.mark.system
 

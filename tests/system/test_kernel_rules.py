@@ -28,6 +28,7 @@ from erofs_fs.mount_table import KERNEL_TYPE, mount_table
 from erofs_fs.probe import probe_events
 from launch.keeper_start import keeper_status
 from launch.mountpoint import detach
+from tests.support.command import COMMAND
 from tests.support.debian_registry import DebianRegistry
 from tests.support.trees import directory, file, tree
 from tests.system.kept_store import (
@@ -42,7 +43,7 @@ from tests.system.kept_store import (
     until,
 )
 from tests.system.test_keeper import pytestmark
-from tests.system.test_lazy_kernel_mount import COMMAND, LARGE, Place, assert_right, place
+from tests.system.test_lazy_kernel_mount import LARGE, Place, assert_right, place
 
 __all__ = ["place", "pytestmark"]  # fixtures are found by their names here
 

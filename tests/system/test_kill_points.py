@@ -21,9 +21,10 @@ from chunk_store.recent_failures import STILL_FAILED_SECONDS
 from erofs_fs.pids import is_stopped
 from launch.keeper_start import keeper_status
 from tests.kills.armed import FILLER_STEPS, KEEPER_STEPS
+from tests.support.command import CHECKOUT
 from tests.support.trees import Entry, file, tree
 from tests.system.kept_store import Reading, until
-from tests.system.test_lazy_kernel_mount import CHECKOUT, Place, place
+from tests.system.test_lazy_kernel_mount import Place, place
 
 __all__ = ["place"]  # a fixture is found by its name here
 

@@ -20,14 +20,13 @@ from typing import Any
 import pytest
 
 from chunk_store.keeper_client import KEEPER
-from erofs_fs.errors import ErofsMissing
-from erofs_fs.mount_table import mount_table
 from erofs_fs.probe import probe_events
 from launch import mounts
 from launch.keeper_start import end_keeper, keeper_status
 from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord, State
 from tests.launch.published import publish
+from tests.support.command import CHECKOUT, COMMAND, able, clear, nopull
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import Image, image_of
 from tests.support.trees import Entry, directory, file, tree
@@ -36,8 +35,6 @@ from tests.system.test_kernel_mount import EVERYTHING, assert_shows
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
 MIB = 1 << 20
 RANDOM = random.Random(11)
 FILES = {b"f%d" % number: RANDOM.randbytes(3 * MIB) for number in range(6)}
@@ -64,10 +61,7 @@ class Place:
         return publish(image, f"docker://{self.registry.host}/app:{tag}", self.base).reference
 
     def command(self, *words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*COMMAND, *map(str, words), "--root", str(self.root)],
-            capture_output=True, text=True, check=False, timeout=100,
-        )  # fmt: skip
+        done = nopull(*words, "--root", self.root)
         assert done.returncode == code, done
         return done
 
@@ -105,22 +99,12 @@ class Place:
         return sum(one.is_blob for one in self.registry.accesses())
 
     def clear(self) -> None:
-        for entry in reversed(mount_table()):
-            if entry.mountpoint.is_relative_to(self.base):
-                detach(entry.mountpoint, lazy=True)
-        for record in mounts.records(self.root):
-            if mounts.server_lives(record):
-                os.kill(record.server, signal.SIGKILL)
-        if (self.root / KEEPER).exists():
-            end_keeper(self.root)
+        clear(self.base, self.root)
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    try:
-        probe_events(tmp_path)
-    except ErofsMissing as error:
-        pytest.skip(f"{error} (the place of these tests is chosen with TMPDIR)")
+    able(tmp_path, probe_events)
     with DebianRegistry() as registry:
         made = Place(tmp_path, registry)
         try:

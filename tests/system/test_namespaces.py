@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import COMMAND
 from tests.system.kept_store import until
-from tests.system.test_lazy_kernel_mount import COMMAND, FILES, LARGE, Place, assert_right
+from tests.system.test_lazy_kernel_mount import FILES, LARGE, Place, assert_right
 from tests.system.test_lazy_kernel_mount import place as place  # a fixture
 
 pytestmark = pytest.mark.system

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -22,13 +21,13 @@ from launch.umount import unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish
+from tests.support.command import COMMAND, nopull
 from tests.support.images import image_of
 from tests.support.trees import directory, file, hardlink, tree
 from tests.system.busybox_image import BUSYBOX, write_layout
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
 LARGE = os.urandom(5_000_000)
 IMAGE = image_of(
     tree(
@@ -38,14 +37,6 @@ IMAGE = image_of(
         hardlink(b"second name", b"/d/one"),
     )
 )
-
-
-def nopull(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(CHECKOUT / "nopull.py"), *map(str, arguments)],
-        capture_output=True, text=True, errors="surrogateescape", timeout=60, check=False,
-        env={**os.environ, **environment},
-    )  # fmt: skip
 
 
 @dataclass
@@ -65,7 +56,7 @@ class Place:
 
     def mount(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         words: list[str | Path] = [*options, self.reference, self.mountpoint, "--root", self.root]
-        return nopull("mount", "--driver", "fuse", "--no-background", *words, **environment)
+        return nopull("mount", "--driver", "fuse", "--no-background", *words, environment=environment)
 
     def scrape(self) -> dict[str, float]:
         """Samples by name with labels."""
@@ -233,7 +224,7 @@ def test_a_container_is_watched_as_a_mount_is(place: Place) -> None:
     plain, lazy = f"oci:{place.base}/plain:v1", f"oci:{place.base}/lazy:v1"
     assert nopull("convert", plain, lazy).returncode == 0
     words = ["run", "-i", "--root", str(place.root), "--metrics-address", "127.0.0.1:0", lazy]
-    command = [sys.executable, str(CHECKOUT / "nopull.py"), *words]
+    command = [*COMMAND, *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as container:
         assert container.stdout is not None and container.stdout.readline() == "ready\n"

@@ -8,12 +8,12 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from launch.umount import unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish
+from tests.support import command
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.trees import file, tree
@@ -35,18 +36,13 @@ from tests.system.kept_store import until
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
 PATIENCE = 20.0
 """Seconds in which a command must return: less than what is waited for a connection, or for an answer."""
 CONTENT = os.urandom(6_000_000)
 IMAGE = image_of(tree(file(b"large", CONTENT), file(b"small", b"small", blob=1)))
 
 
-def nopull(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(CHECKOUT / "nopull.py"), *map(str, arguments)],
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )
+nopull = partial(command.nopull, timeout=PATIENCE)
 
 
 @dataclass

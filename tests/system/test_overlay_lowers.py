@@ -28,16 +28,15 @@ from pathlib import Path
 import pytest
 
 from chunk_store.keeper_client import KEEPER
-from erofs_fs.errors import ErofsMissing
 from erofs_fs.probe import probe_events
 from launch import mounts, overlay
 from launch.keeper_start import end_keeper
 from launch.umount import unmount
+from tests.support.command import able, output_of
 from tests.system.busybox_image import BUSYBOX, write_layout
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
 LOWERS = ("ext4", "fuse", "erofs")
 PROGRAMS = ("id", "cat", "sort", "stat")
 NOBODY = 65534
@@ -56,10 +55,6 @@ def call(*words: str | Path) -> str:
     )
     assert done.returncode == 0, (words, done.stderr[-2000:])
     return done.stdout
-
-
-def nopull(*words: str | Path) -> str:
-    return call(sys.executable, CHECKOUT / "nopull.py", *words)
 
 
 def contents() -> bytes:
@@ -167,7 +162,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     base = tmp_path_factory.mktemp("sources")
     packed = contents()
     write_layout(base / "layout", {}, packed)
-    nopull("convert", f"oci:{base}/layout:v1", f"oci:{base}/lazy:v1")
+    output_of("convert", f"oci:{base}/layout:v1", f"oci:{base}/lazy:v1")
     (base / "plain").mkdir()
     how = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "--delay-directory-restore", "-xpf", "-"]
     unpacking = ["tar", "-C", str(base / "plain"), *how]
@@ -182,14 +177,11 @@ def lowered(kind: str, sources: Sources, base: Path) -> Iterator[Lower]:
         yield Lower(kind, sources.plain, base / "root")
         return
     if kind == "erofs":
-        try:
-            probe_events(base)
-        except ErofsMissing as error:
-            pytest.skip(f"{error} (the place of these tests is chosen with TMPDIR)")
+        able(base, probe_events)
     lower = Lower(kind, base / "mountpoint", base / "root")
     lower.directory.mkdir()
     how = ["--driver", kind, "--no-background", "--root", str(lower.root)]
-    nopull("mount", sources.lazy, lower.directory, *how)
+    output_of("mount", sources.lazy, lower.directory, *how)
     try:
         lower.fetched_before = lower.fetched
         yield lower

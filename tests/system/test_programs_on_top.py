@@ -15,11 +15,11 @@ import pytest
 
 from launch import mounts, overlay
 from launch.umount import unmount
+from tests.support.command import nopull, output_of
 from tests.system.busybox_image import BUSYBOX, write_layout
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
 DPKG = ("/usr/bin/dpkg", "/usr/bin/dpkg-query", "/usr/bin/dpkg-deb", "/usr/bin/dpkg-split", "/usr/bin/tar")
 MAIN_C = '#include "answer.h"\n#include <stdio.h>\nint main(void) { printf("%d\\n", answer()); return 0; }\n'
 
@@ -38,10 +38,6 @@ def call(*words: str | Path, cwd: Path | None = None, **environment: str) -> str
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-def nopull(*words: str | Path) -> str:
-    return call(sys.executable, CHECKOUT / "nopull.py", *words)
 
 
 def git(repository: Path, *words: str) -> str:
@@ -82,7 +78,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         archive.add(base / "sources", arcname=".")
     write_layout(base / "plain", {}, packed.getvalue())
-    nopull("convert", f"oci:{base}/plain:v1", f"oci:{base}/lazy:v1")
+    output_of("convert", f"oci:{base}/plain:v1", f"oci:{base}/lazy:v1")
     return f"oci:{base}/lazy:v1"
 
 
@@ -93,10 +89,7 @@ def merged(request: pytest.FixtureRequest, image: str, tmp_path: Path) -> Iterat
         (tmp_path / name).mkdir()
     root = tmp_path / "root"
     command = ["mount", "--driver", request.param, image, tmp_path / "lower", "--root", root]
-    done = subprocess.run(
-        [sys.executable, CHECKOUT / "nopull.py", *command],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = nopull(*command)
     if request.param == "erofs" and done.returncode in (7, 8):
         pytest.skip(f"no kernel mount here: {done.stderr}")
     assert done.returncode == 0, done.stderr
@@ -212,14 +205,14 @@ def test_a_package_managers_database_is_read_and_written_in_a_container(tmp_path
     call("dpkg-deb", "--root-owner-group", "--build", package, tmp_path / "hello.deb")
     config = {"Env": ["PATH=/usr/bin:/bin"]}
     write_layout(tmp_path / "plain", config, dpkg_image(tmp_path))
-    nopull("convert", f"oci:{tmp_path}/plain:v1", f"oci:{tmp_path}/lazy:v1")
+    output_of("convert", f"oci:{tmp_path}/plain:v1", f"oci:{tmp_path}/lazy:v1")
     # By its path: busybox's shell would take its own.
     dpkg = "/usr/bin/dpkg"
     script = (
         f"{dpkg} -l && {dpkg} --force-bad-path -i /hello.deb >/dev/null && {dpkg} -l && {dpkg} -L hello"
         f" && cat /usr/share/hello/text && {dpkg} --force-bad-path -r hello >/dev/null && {dpkg} -l"
     )
-    said = nopull("run", "--root", tmp_path / "root", f"oci:{tmp_path}/lazy:v1", "sh", "-c", script)
+    said = output_of("run", "--root", tmp_path / "root", f"oci:{tmp_path}/lazy:v1", "sh", "-c", script)
     listed = [line.split()[:3] for line in said.splitlines() if line.startswith("ii ")]
     assert listed == [["ii", "old", "1"], ["ii", "hello", "2.0"], ["ii", "old", "1"], ["ii", "old", "1"]]
     assert "/usr/share/hello/text\nhello\n" in said

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from launch import mounts
 from launch.control import ask
 from launch.umount import unmount
 from tests.launch.published import publish
+from tests.support.command import nopull
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.trees import file, tree
@@ -23,16 +22,8 @@ from tests.system.busybox_image import BUSYBOX, write_layout
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
 PATIENCE = 60.0
 CONTENT = os.urandom(7_000_000)
-
-
-def nopull(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(CHECKOUT / "nopull.py"), *map(str, arguments)],
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from registry_client.options import RegistryOptions
 from tests.launch.published import publish
 from tests.registry_client.sample import noise, sample_image
 from tests.registry_client.sample import publish as publish_plain
+from tests.support.command import COMMAND
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.reachable import AS_NOBODY, reachable_command
@@ -31,7 +31,6 @@ from tests.system.busybox_image import write_layout
 
 pytestmark = pytest.mark.system
 
-COMMAND = [sys.executable, str(Path(__file__).parents[2] / "nopull.py")]
 FUSE = ("mount", "--driver", "fuse")
 
 

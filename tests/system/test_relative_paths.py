@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.launch.published import publish
+from tests.support.command import COMMAND
 from tests.support.debian_registry import DebianRegistry
 from tests.support.fixtures import fixture
 from tests.support.images import image_of
 from tests.support.trees import file, tree
-from tests.system.test_fuse_mount import COMMAND, Place, nopull, place
+from tests.system.test_fuse_mount import Place, nopull, place
 
 pytestmark = pytest.mark.system
 __all__ = ["place"]

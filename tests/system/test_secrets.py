@@ -5,22 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from chunk_store.keeper_client import KEEPER
-from erofs_fs.mount_table import mount_table
-from launch import mounts
-from launch.keeper_start import end_keeper
-from launch.mountpoint import detach
 from tests.launch.published import publish
 from tests.registry_client.sample import noise
+from tests.support.command import COMMAND, clear
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.token_server import TokenServer
@@ -28,7 +22,6 @@ from tests.support.trees import file, tree
 
 pytestmark = pytest.mark.system
 
-COMMAND = [sys.executable, str(Path(__file__).parents[2] / "nopull.py"), "--log-level", "debug"]
 NAME, PASSWORD = "alice", "planted-5ecret"
 ALL = frozenset({"pull", "push"})
 
@@ -44,9 +37,8 @@ class Machine:
         self.said = b""
 
     def command(self, *words: str) -> int:
-        done = subprocess.run(
-            [*COMMAND, *words, "--root", str(self.root)], capture_output=True, timeout=100, check=False
-        )
+        whole = [*COMMAND, "--log-level", "debug", *words, "--root", str(self.root)]
+        done = subprocess.run(whole, capture_output=True, timeout=100, check=False)
         self.said += done.stdout + done.stderr
         return done.returncode
 
@@ -69,14 +61,7 @@ class Machine:
         return b"\n".join(found)
 
     def clear(self) -> None:
-        for entry in reversed(mount_table()):
-            if entry.mountpoint.is_relative_to(self.base):
-                detach(entry.mountpoint, lazy=True)
-        for record in mounts.records(self.root):
-            if mounts.server_lives(record):
-                os.kill(record.server, signal.SIGKILL)
-        if (self.root / KEEPER).exists():
-            end_keeper(self.root)
+        clear(self.base, self.root)
 
 
 @pytest.fixture

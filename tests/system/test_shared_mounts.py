@@ -10,7 +10,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,14 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from erofs_fs.mount_table import mount_table
 from erofs_fs.pids import await_end
-from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
 from launch.control import ask
-from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
 from tests.launch.published import publish
+from tests.support.command import COMMAND, clear, nopull
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.trees import directory, file, tree
@@ -34,8 +31,6 @@ from tests.system.kept_store import until
 
 pytestmark = pytest.mark.system
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(CHECKOUT / "nopull.py")]
 COMMON = random.Random(5).randbytes(700_000)
 
 
@@ -54,10 +49,7 @@ class Place:
         return publish(image_of(root), f"oci:{self.base / 'layout'}:{name}", self.base).reference
 
     def nopull(self, *words: str | Path, code: int = 0) -> str:
-        done = subprocess.run(
-            [*COMMAND, *map(str, words), "--root", str(self.root)],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = nopull(*words, "--root", self.root)
         assert done.returncode == code, done.stderr
         return done.stdout if code == 0 else done.stderr
 
@@ -75,12 +67,7 @@ class Place:
         )
 
     def clear(self) -> None:
-        for entry in reversed(mount_table()):
-            if entry.fstype == FUSE_TYPE and entry.mountpoint.is_relative_to(self.base):
-                detach(entry.mountpoint, lazy=True)
-        for record in mounts.records(self.root):
-            if mounts.server_lives(record):
-                os.kill(record.server, signal.SIGKILL)
+        clear(self.base, self.root)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,15 +23,15 @@ import pytest
 import chunk_store.checkpoint
 import chunk_store.store
 from launch.control import ask
+from tests.support import command
+from tests.support.command import able
 from tests.support.debian_registry import DebianRegistry
 from tests.support.hand_http import Reply, Request
 from tests.support.scripted_registry import ScriptedRegistry
 from tests.system.fault_scene import HELD, KIB, Scene, scene, small_file_system
-from tests.system.test_erofs_mount import able
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
-COMMAND = [sys.executable, str(Path(__file__).parents[2] / "nopull.py")]
 
 
 @pytest.fixture
@@ -42,8 +41,7 @@ def made(tmp_path: Path) -> Iterator[Scene]:
 
 
 def nopull(made: Scene, *words: str) -> subprocess.CompletedProcess[str]:
-    whole = [*COMMAND, *words, "--root", str(made.store)]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=120, check=False)
+    return command.nopull(*words, "--root", made.store)
 
 
 def read_error(path: Path, offset: int = 0) -> int | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,19 +10,13 @@ from random import Random
 import pytest
 
 from tests.launch.published import publish
+from tests.support.command import nopull, output_of
 from tests.support.images import image_of
 from tests.support.trees import file, tree
 
 pytestmark = pytest.mark.system
-NOPULL = Path(__file__).parents[2] / "nopull.py"
 CONTENT = [Random(number).randbytes(3_000_000) for number in range(4)]
 LIMIT = 6_000_000
-
-
-def nopull(*arguments: str | Path) -> str:
-    ran = subprocess.run([sys.executable, NOPULL, *arguments], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
 
 
 class Place:
@@ -42,7 +34,7 @@ class Place:
 
     def mount(self, number: int, *options: str) -> Path:
         place = self.mountpoints[number]
-        nopull("mount", self.images[number], place, "--root", self.root, "--driver", "fuse", *options)
+        output_of("mount", self.images[number], place, "--root", self.root, "--driver", "fuse", *options)
         return place
 
     def read(self, number: int) -> None:
@@ -50,12 +42,12 @@ class Place:
             assert (self.mountpoints[number] / str(name)).read_bytes() == body
 
     def fetched(self, number: int) -> int:
-        found = json.loads(nopull("explain", self.mountpoints[number], "--root", self.root, "--json"))
+        found = json.loads(output_of("explain", self.mountpoints[number], "--root", self.root, "--json"))
         progress = found["progress"]
         return sum(int(progress[name]["compressed_bytes"]) for name in ("demand", "hot", "background"))
 
     def listed(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(nopull("cache", "ls", "--root", self.root, "--json"))
+        found: dict[str, object] = json.loads(output_of("cache", "ls", "--root", self.root, "--json"))
         return found
 
     def occupied(self) -> int:
@@ -68,7 +60,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     yield made
     for mountpoint in made.mountpoints:
         if mountpoint.is_mount():
-            nopull("umount", mountpoint, "--root", made.root)
+            output_of("umount", mountpoint, "--root", made.root)
 
 
 def test_images_of_two_repositories_share_what_is_local(place: Place) -> None:
@@ -85,7 +77,7 @@ def test_an_isolated_mount_uses_nothing_of_others_and_gives_them_nothing(place: 
     place.mount(1, "--no-background", "--isolate")
     place.read(1)
     assert place.fetched(1) == place.fetched(0) >= sum(map(len, CONTENT))
-    nopull("umount", place.mountpoints[1], "--root", place.root)
+    output_of("umount", place.mountpoints[1], "--root", place.root)
     isolated = place.listed()["isolated"]
     assert isinstance(isolated, list) and len(isolated) == 1
     assert isolated[0]["complete_bytes"] >= sum(map(len, CONTENT))
@@ -103,15 +95,12 @@ def test_a_mount_keeps_to_its_limit_and_reads_right(place: Place) -> None:
 
 def test_a_cache_smaller_than_the_image_is_no_place_for_a_kernel_mount(place: Place) -> None:
     place.mount(0, "--cache-size", str(LIMIT), "--driver", "auto")
-    found = json.loads(nopull("explain", place.mountpoints[0], "--root", place.root, "--json"))
+    found = json.loads(output_of("explain", place.mountpoints[0], "--root", place.root, "--json"))
     assert found["driver"] == "fuse"
     assert "6.0 MB" in found["driver_reason"] and "comes to hold 12.0 MB" in found["driver_reason"]
     place.read(0)
 
 
 def test_a_size_that_is_none_is_refused(place: Place) -> None:
-    ran = subprocess.run(
-        [sys.executable, NOPULL, "mount", place.images[0], place.mountpoints[0], "--cache-size", "much"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    ran = nopull("mount", place.images[0], place.mountpoints[0], "--cache-size", "much")
     assert ran.returncode == 2 and "like 500MB" in ran.stderr
