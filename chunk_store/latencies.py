@@ -16,11 +16,6 @@ class Histogram(NamedTuple):
     counts: tuple[int, ...]  # by BOUNDS, not summed up; the last is of what took longer than all
     seconds: float  # summed
 
-    @property
-    def total(self) -> int:
-        """How many there were."""
-        return sum(self.counts)
-
 
 class Latencies:
     """Thread-safe."""

@@ -20,12 +20,11 @@ from builder.merged_image import MergedImage, ordinary_config
 from builder.progress import Progress
 from launch.bare import open_bare
 from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_digests
-from launch.config_differences import config_differences
 from launch.contents_check import check_contents
 from launch.converted import find_converted
+from launch.document_check import check_blob_layer, check_diff_id, config_differences
 from launch.errors import ImageInvalid
 from launch.image_request import refuse_blob_dir
-from launch.layer_check import check_blob_layer, check_diff_id
 from launch.object_digest import ObjectDigest
 from launch.oci_spec import ImageConfig, load_config, parse_config
 from launch.remote import FileBlobs, ImageBlobs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chunk_store.directory_option import Directory
+from chunk_store.root_option import Directory
 
 if TYPE_CHECKING:
     from registry_client.platform import Platform

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chunk_store.latencies import BOUNDS, Histogram
 from chunk_store.priority import CLASSES
+from erofs_fs.pids import resident_bytes
 from fuse_fs.protocol import word_for
 from launch.errors import MetricsMissing, MetricsUnservable
 from rafs.directory import name_text
@@ -96,15 +97,9 @@ class MetricsServer:
         if not good:
             self._failed.inc()
 
-    def publish(
-        self,
-        record: MountRecord,
-        attachment: Attachment,
-        asked: Mapping[int, int],
-        resident_bytes: Callable[[], int],
-    ) -> None:
+    def publish(self, record: MountRecord, attachment: Attachment, asked: Mapping[int, int]) -> None:
         """Serve what these say at each scrape; *asked*: see `fuse_fs.session.Session`."""
-        self._registry.register(_Collector(record, attachment, asked, resident_bytes))
+        self._registry.register(_Collector(record, attachment, asked))
 
     def close(self) -> None:
         """Stop listening."""
@@ -115,17 +110,10 @@ class MetricsServer:
 
 
 class _Collector:
-    def __init__(
-        self,
-        record: MountRecord,
-        attachment: Attachment,
-        asked: Mapping[int, int],
-        resident_bytes: Callable[[], int],
-    ) -> None:
+    def __init__(self, record: MountRecord, attachment: Attachment, asked: Mapping[int, int]) -> None:
         self._record = record
         self._attachment = attachment
         self._asked = asked
-        self._resident_bytes = resident_bytes
 
     def describe(self) -> list[Any]:
         """Nothing: else registering would collect."""
@@ -182,7 +170,7 @@ class _Collector:
             ("image_bytes_present", now.bytes_present, "Those that are local."),
             ("image_bytes_touched", now.touched_bytes, "Bytes of pages readers asked for."),
             ("fetching_troubled", int(now.trouble is not None), "1 while filling stands still."),
-            ("server_resident_bytes", self._resident_bytes(), "Memory of the mount server."),
+            ("server_resident_bytes", resident_bytes(), "Memory of the mount server."),
         ):
             yield GaugeMetricFamily(f"nopull_{name}", what, value=value)
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,29 +75,8 @@ class MountRecord:
 
     def to_json(self) -> dict[str, Any]:
         """For scripts and for the file."""
-        return {
-            "id": self.id,
-            "mountpoint": str(self.mountpoint),
-            "reference": self.reference,
-            "digest": self.digest,
-            "driver": self.driver,
-            "pids": dict(self.pids),
-            "births": dict(self.births),
-            "started": self.started,
-            "device": self.device,
-            "control": str(self.control),
-            "log": str(self.log),
-            "config": None if self.config is None else str(self.config),
-            "image": None if self.image is None else str(self.image),
-            "store": None if self.store is None else str(self.store),
-            "driver_reason": self.driver_reason,
-            "lazy": self.lazy,
-            "viewer": self.viewer,
-            "background": self.background,
-            "metrics": self.metrics,
-            "warnings": list(self.warnings),
-            "shared": self.shared,
-        }
+        named = asdict(self).items()
+        return {name: str(value) if isinstance(value, Path) else value for name, value in named}
 
 
 def from_json(document: Mapping[str, Any]) -> MountRecord:

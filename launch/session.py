@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from erofs_fs.pids import birth_of, resident_bytes
+from erofs_fs.pids import birth_of
 from launch import mounts
 from launch.claim import Claim
 from launch.control import ControlServer
@@ -117,7 +117,7 @@ def prepare(
     else:
         from launch.metrics import TimedBytes
 
-        metrics.publish(record, attachment, asked, resident_bytes)
+        metrics.publish(record, attachment, asked)
         tree = ImageTree(image.bootstrap, TimedBytes(attachment, metrics.observe))
     answers = Answers(record, attachment, tree, asked)
     control = ControlServer(record.control, answers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rafs.findings import Finding
@@ -33,22 +33,6 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
-        return {
-            "reference": self.reference,
-            "digest": self.digest,
-            "sound": self.sound,
-            "inodes": self.inodes,
-            "blobs": self.blobs,
-            "chunks": self.chunks,
-            "chunks_verified": self.chunks_verified,
-            "against": self.against or None,
-            "paths_compared": self.paths_compared,
-            "files": self.files,
-            "files_compared": self.files_compared,
-            "bytes_compared": self.bytes_compared,
-            "dropped_xattrs": self.dropped_xattrs,
-            "findings": [
-                {"rule": found.rule, "where": found.where, "message": found.message}
-                for found in self.findings
-            ],
-        }
+        findings = [{"rule": one.rule, "where": one.where, "message": one.message} for one in self.findings]
+        against = self.against or None
+        return {**asdict(self), "sound": self.sound, "against": against, "findings": findings}

@@ -13,9 +13,9 @@ import pytest
 
 import nopull
 from builder.image_documents import blob_descriptor
+from launch.document_check import check_blob_layer
 from launch.errors import ImageNotConverted
 from launch.image_check import CHUNK_FINDINGS, ImageCheck
-from launch.layer_check import check_blob_layer
 from launch.object_digest import ObjectDigest
 from launch.verdict import Verdict
 from rafs.bootstrap import Bootstrap
