@@ -12,19 +12,10 @@ from chunk_store.recent_failures import (
     STILL_FAILED_SECONDS,
     RecentFailures,
 )
+from tests.support.clock import Clock
 
 ONE, TWO, THREE = 41, 42, 43  # askers
 LONG, SHORT = 30.0, 0.1  # seconds that somebody has waited
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Bench:

@@ -13,7 +13,8 @@ from erofs_fs import fanotify, gate
 from erofs_fs.journal import new_journal
 from erofs_fs.watched import WatchedWindows
 from rafs.window_slots import WindowDevice
-from tests.erofs_fs.gate_bench import LENGTH, Bench, Clock, name_of
+from tests.erofs_fs.gate_bench import LENGTH, Bench, name_of
+from tests.support.clock import Clock
 
 
 @pytest.fixture

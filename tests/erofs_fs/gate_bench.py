@@ -13,6 +13,7 @@ from erofs_fs.gate import Gate
 from erofs_fs.journal import Journal, Waiting
 from erofs_fs.watched import Watched, WatchedWindows
 from rafs.windows import WindowId
+from tests.support.clock import Clock
 
 LENGTH = 64 << 10
 PAGE = 4096
@@ -25,16 +26,6 @@ def packed_event(number: int, thread: int, offset: int, size: int, mask: int = 0
     """As the kernel writes it: linux/fanotify.h."""
     record = struct.pack("<BBHIQQ", 6, 0, 24, 0, offset, size)
     return struct.pack("<IBBHQii", 24 + len(record), 3, 0, 24, mask, number, thread) + record
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 from erofs_fs import filler_post, handover
 from erofs_fs.filler_post import FillerPost
 from erofs_fs.keeper_words import ARE_YOU_THERE
-from tests.erofs_fs.gate_bench import Clock
+from tests.support.clock import Clock
 
 STAYS = ["/bin/sleep", "300"]
 

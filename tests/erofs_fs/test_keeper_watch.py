@@ -13,7 +13,7 @@ from erofs_fs import keeper_watch, syscalls
 from erofs_fs.journal import Journal, new_journal
 from erofs_fs.keeper_watch import KeeperWatch
 from erofs_fs.keeper_words import TURN
-from tests.erofs_fs.gate_bench import Clock
+from tests.support.clock import Clock
 
 START = 100.0
 

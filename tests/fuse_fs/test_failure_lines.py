@@ -8,16 +8,7 @@ from chunk_store import ChunkUnavailable
 from chunk_store.seldom import SECONDS
 from fuse_fs.errors import NoSuchEntry
 from fuse_fs.failure_lines import MOST, FailureLines
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def failure(cause: Exception) -> ChunkUnavailable:

@@ -19,6 +19,7 @@ from fuse_fs.protocol import IN_HEADER, INIT_OUT, OUT_HEADER, READ_IN, ROOT_NODE
 from fuse_fs.session import Session
 from fuse_fs.tree import ImageTree
 from rafs.bootstrap import Bootstrap
+from tests.support.clock import Clock
 from tests.support.images import image_of
 from tests.support.trees import file, tree
 
@@ -52,16 +53,6 @@ class Gated:
 
     def is_local(self, _: int, offset: int, __: int) -> bool:
         return offset in self.local
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Served:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import open_source, retrying
+from registry_client import open_destination, open_source, retrying
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
+from registry_client.registry_destination import RegistryDestination
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server
 from tests.registry_client.sample import SampleImage, sample_image, store
@@ -80,6 +81,14 @@ def source(
     """*image* in *server*, opened; nothing has been asked yet."""
     opened = open_source(parse_reference(store(image, server)), options)
     assert isinstance(opened, RegistrySource)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def destination(server: ScriptedRegistry, options: RegistryOptions) -> Iterator[RegistryDestination]:
+    opened = open_destination(parse_reference(f"{server.host}/demo/py:v1"), options)
+    assert isinstance(opened, RegistryDestination)
     yield opened
     opened.close()
 

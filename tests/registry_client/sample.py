@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from registry_client import open_destination
+from registry_client import open_destination, open_source
 from registry_client.digest import digest_of
 from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
+from registry_client.source import ImageSource
 from tests.support.scripted_registry import ScriptedRegistry
 
 
@@ -69,6 +70,13 @@ def opener(content: bytes) -> Callable[[], BinaryIO]:
     return lambda: io.BytesIO(content)
 
 
+def read(source: ImageSource, image: SampleImage, offset: int = 10, size: int = 5000) -> None:
+    """Read a range of the first layer and compare."""
+    layer = image.layers[0]
+    found = b"".join(source.read_at(layer, offset, size))
+    assert found == image.contents[layer.digest][offset : offset + size]
+
+
 def publish(image: SampleImage, reference: str, options: RegistryOptions) -> None:
     """Put *image* at *reference*, blobs first."""
     parsed = parse_reference(reference)
@@ -87,3 +95,15 @@ def store(image: SampleImage, server: ScriptedRegistry, repository: str = "demo/
         server.add_blob(content)
     server.add_manifest(repository, tag, image.manifest, image.media_type)
     return f"{server.host}/{repository}:{tag}"
+
+
+def use(reference: str, image: SampleImage, options: RegistryOptions, blob: bytes) -> None:
+    """Read *image*, and write *blob*."""
+    source = open_source(parse_reference(reference), options)
+    destination = open_destination(parse_reference(reference), options)
+    try:
+        read(source, image)
+        destination.put_blob(describe(blob, MediaType.OCI_LAYER), opener(blob))
+    finally:
+        source.close()
+        destination.close()

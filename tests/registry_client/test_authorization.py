@@ -22,7 +22,7 @@ from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, publish, store
+from tests.registry_client.sample import SampleImage, publish, read, store
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 ACCOUNT = ("alice", 'pa:ss,wo"rd')
@@ -45,12 +45,6 @@ def opened(
         return source
 
     return open_it
-
-
-def read(source: RegistrySource, image: SampleImage, offset: int = 0) -> None:
-    layer = image.layers[0]
-    found = b"".join(source.read_at(layer, offset, 1000))
-    assert found == image.contents[layer.digest][offset : offset + 1000]
 
 
 CLOCK = time.monotonic

@@ -21,7 +21,7 @@ from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, describe, opener, publish
+from tests.registry_client.sample import SampleImage, describe, opener, publish, read
 from tests.support.debian_registry import DebianRegistry
 from tests.support.token_server import TokenServer
 
@@ -67,12 +67,6 @@ def opened(registry: DebianRegistry, options: RegistryOptions, request: pytest.F
         return source
 
     return open_it
-
-
-def read(source: RegistrySource, image: SampleImage, offset: int = 0) -> None:
-    layer = image.layers[0]
-    found = b"".join(source.read_at(layer, offset, 1000))
-    assert found == image.contents[layer.digest][offset : offset + 1000]
 
 
 def refuses(registry: DebianRegistry, token: str) -> bool:

@@ -23,7 +23,7 @@ from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from registry_client.retrying import Attempts, parse_retry_after
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, store
+from tests.registry_client.sample import SampleImage, read, store
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 BLOBS = "GET /v2/.*/blobs/"
@@ -45,12 +45,6 @@ def opened(
         return source
 
     return open_it
-
-
-def read(source: RegistrySource, image: SampleImage, offset: int = 10, size: int = 5000) -> None:
-    layer = image.layers[0]
-    found = b"".join(source.read_at(layer, offset, size))
-    assert found == image.contents[layer.digest][offset : offset + size]
 
 
 class Resetting:

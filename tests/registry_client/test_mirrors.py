@@ -20,7 +20,7 @@ from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, noise, publish, sample_image, store
+from tests.registry_client.sample import SampleImage, noise, publish, read, sample_image, store
 from tests.support.debian_registry import DebianRegistry
 from tests.support.scripted_registry import Lie, Reply, Request, ScriptedRegistry
 
@@ -67,13 +67,6 @@ def source(
     assert isinstance(opened, RegistrySource)
     yield opened
     opened.close()
-
-
-def read(source: RegistrySource, image: SampleImage, offset: int = 1000, size: int = 5000) -> None:
-    layer = image.layers[0]
-    assert (
-        READ(source.read_at(layer, offset, size)) == image.contents[layer.digest][offset : offset + size]
-    )
 
 
 def asked(server: ScriptedRegistry, pattern: str = BLOBS) -> int:

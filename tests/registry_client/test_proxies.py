@@ -7,22 +7,24 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from registry_client import open_destination, open_source, proxies
+from registry_client import proxies
 from registry_client.errors import Unreachable
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.origin import Origin
 from registry_client.proxies import proxy_for
-from registry_client.reference import parse_reference
-from tests.registry_client.sample import SampleImage, describe, opener, store
+from tests.registry_client import sample
+from tests.registry_client.sample import SampleImage, describe, store
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.scripted_registry import ScriptedRegistry
 
-BLOB = describe(b"published through a proxy", MediaType.OCI_LAYER)
+CONTENT = b"published through a proxy"
+BLOB = describe(CONTENT, MediaType.OCI_LAYER)
 
 
 @pytest.fixture(autouse=True)
@@ -40,16 +42,7 @@ def proxy(server: ScriptedRegistry) -> Iterator[ForwardProxy]:
         yield started
 
 
-def use(reference: str, image: SampleImage, options: RegistryOptions) -> None:
-    source = open_source(parse_reference(reference), options)
-    destination = open_destination(parse_reference(reference), options)
-    try:
-        layer = image.layers[0]
-        assert b"".join(source.read_at(layer, 5, 100)) == image.contents[layer.digest][5:105]
-        destination.put_blob(BLOB, opener(b"published through a proxy"))
-    finally:
-        source.close()
-        destination.close()
+use = partial(sample.use, blob=CONTENT)
 
 
 def test_https_goes_through_a_tunnel(

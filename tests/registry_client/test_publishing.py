@@ -37,14 +37,6 @@ SMALL_BLOB = describe(SMALL, MediaType.OCI_CONFIG)
 
 
 @pytest.fixture
-def destination(server: ScriptedRegistry, options: RegistryOptions) -> Iterator[RegistryDestination]:
-    opened = open_destination(parse_reference(f"{server.host}/demo/py:v1"), options)
-    assert isinstance(opened, RegistryDestination)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 100,000 bytes for what has 200,000."""
     monkeypatch.setattr(blob_upload, "CHUNKED_FROM", 200_000)

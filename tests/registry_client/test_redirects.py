@@ -15,7 +15,7 @@ from registry_client.errors import RegistryError, ResponseInvalid, Unauthorized
 from registry_client.redirect import Location, parse_location
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage
+from tests.registry_client.sample import SampleImage, read
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 BLOBS = "GET /v2/.*/blobs/"
@@ -35,12 +35,6 @@ def redirected(server: ScriptedRegistry, storage: ScriptedRegistry, image: Sampl
     storage.files[SIGNED.partition("?")[0]] = image.contents[image.layers[0].digest]
     server.lie(leads_to(storage.url + SIGNED), BLOBS)
     return image
-
-
-def read(source: RegistrySource, image: SampleImage, offset: int = 10, size: int = 5000) -> None:
-    layer = image.layers[0]
-    found = b"".join(source.read_at(layer, offset, size))
-    assert found == image.contents[layer.digest][offset : offset + size]
 
 
 @case(4)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,14 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from registry_client import open_destination, open_source
 from registry_client.errors import Unreachable
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
-from registry_client.reference import parse_reference
 from registry_client.site import registry_site
+from tests.registry_client import sample
 from tests.registry_client.cases import case
-from tests.registry_client.sample import SampleImage, describe, opener, store
+from tests.registry_client.sample import SampleImage, describe, store
 from tests.support.scripted_registry import ScriptedRegistry
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -36,17 +36,7 @@ def secure(server: ScriptedRegistry, certify: Callable[[str], tuple[Path, Path]]
     return server
 
 
-def use(reference: str, image: SampleImage, options: RegistryOptions) -> None:
-    """Read, and write."""
-    source = open_source(parse_reference(reference), options)
-    destination = open_destination(parse_reference(reference), options)
-    try:
-        layer = image.layers[0]
-        assert b"".join(source.read_at(layer, 5, 100)) == image.contents[layer.digest][5:105]
-        destination.put_blob(BLOB, opener(CONTENT))
-    finally:
-        source.close()
-        destination.close()
+use = partial(sample.use, blob=CONTENT)
 
 
 def test_an_authority_can_be_added(

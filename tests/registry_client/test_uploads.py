@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,14 +19,6 @@ from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 CONTENT = noise(1_500_000, 4)
 BLOB = describe(CONTENT, MediaType.OCI_LAYER)
-
-
-@pytest.fixture
-def destination(server: ScriptedRegistry, options: RegistryOptions) -> Iterator[RegistryDestination]:
-    opened = open_destination(parse_reference(f"{server.host}/demo/py:v1"), options)
-    assert isinstance(opened, RegistryDestination)
-    yield opened
-    opened.close()
 
 
 @case(9)
