@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -396,25 +395,6 @@ def test_what_the_registry_serves_wrong_is_an_error_with_the_files_name_and_righ
     stored.write_bytes(right)
     time.sleep(0.3)
     assert content_of(where / "wrong") == FILES[b"f0"]
-
-
-def test_secrets_are_in_no_argument_no_file_and_no_log(place: Place) -> None:
-    secret = "a-very-secret-word"
-    where = place.base / "mountpoint"
-    where.mkdir()
-    how = ["--driver", "erofs", "--no-background", "--creds", f"me:{secret}"]
-    place.command("mount", place.publish(LARGE), where, *how)
-    keeper, filler = place.pids()
-    os.kill(filler, signal.SIGKILL)
-    assert_right(where)  # by the next filler, which has it from the keeper
-    for path in place.root.rglob("*"):
-        if path.is_file() and "windows" not in path.parts:
-            assert secret.encode() not in path.read_bytes(), path
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                assert secret.encode() not in (entry / "cmdline").read_bytes()
-    assert keeper
 
 
 def test_a_trace_names_files_in_the_order_in_which_they_were_missed(place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.keeper_start import keeper_status
 from tests.launch.published import publish
 from tests.registry_client.sample import noise
 from tests.support.command import COMMAND, clear
@@ -89,6 +91,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 def test_a_mount_that_works_and_then_fails_shows_no_secret(machine: Machine, driver: str) -> None:
     assert machine.mount(driver, "--no-background") == 0, machine.said
     assert (machine.mountpoint / "f").read_bytes() == noise(3_000_000, 1)
+    status = keeper_status(machine.root)
+    if status is not None:
+        os.kill(status["filler"], signal.SIGKILL)  # the next one has the account from the keeper
+    assert (machine.mountpoint / "g").read_bytes() == noise(3_000_000, 2)
     working = machine.everything()
     machine.registry.stop()
     machine.command("explain", str(machine.mountpoint))
