@@ -33,11 +33,19 @@ def nopull(
     )  # fmt: skip
 
 
-def output_of(*words: str | Path) -> str:
-    """What a call that must succeed prints."""
-    done = nopull(*words)
-    assert done.returncode == 0, done.stderr
+def call(*words: str | Path, cwd: Path | None = None, **environment: str) -> str:
+    """What a program that must succeed prints."""
+    done = subprocess.run(
+        list(map(str, words)),
+        cwd=cwd, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, (words, done.stderr[-2000:])
     return done.stdout
+
+
+def output_of(*words: str | Path) -> str:
+    """What a call of `nopull` that must succeed prints."""
+    return call(*COMMAND, *words)
 
 
 def able(folder: Path, ask: Callable[[Path], None] = probe) -> Path:

@@ -15,7 +15,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ from tests.launch.published import publish
 from tests.support.images import image_of
 from tests.support.trees import Entry, file, tree
 from tests.system.busybox_image import BUSYBOX
+from tests.system.kept_store import until
 
 CHECKOUT = Path(__file__).parents[2]
 PATIENCE = 30.0  # seconds: what the promise says, and what a test waits for anything
@@ -167,14 +167,14 @@ class Scene:
     def await_reads(self, where: str, count: int = 20) -> None:
         """Wait until there were *count* more reads there, and all of them are right."""
         before = len(self.reads(where))
-        self.until(lambda: len(self.reads(where)) >= before + count)
+        until(lambda: len(self.reads(where)) >= before + count)
 
     def stop_looking(self) -> None:
         """No readers any more; never a wrong byte, no other errors than are allowed, and nobody waited for
         longer than was promised."""
         places = {where for where, _, _ in self._readers}
         # What was done to them may be over before the first of them has been started.
-        self.until(lambda: all(map(self.reads, places)))
+        until(lambda: all(map(self.reads, places)))
         for _, reader, _ in self._readers:
             assert reader.stdin is not None
             with suppress(BrokenPipeError):
@@ -206,16 +206,9 @@ class Scene:
         for where in places or ("one",):
             self.remount(where)
             self.assert_shows(where)
-        self.until(lambda: self.complete)
+        until(lambda: self.complete)
         self.drop_pages(HELD)
         self.assert_shows(HELD)
-
-    def until(self, condition: object, seconds: float = PATIENCE) -> None:
-        assert callable(condition)
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it does not come true"
-            time.sleep(0.01)
 
     def clear(self) -> None:
         for _, reader, _ in self._readers:

@@ -29,6 +29,7 @@ from launch.umount import clean, unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish
+from tests.support.command import call
 from tests.support.images import image_of
 from tests.support.trees import Entry, directory, fifo, file, hardlink, symlink, tree
 
@@ -76,12 +77,6 @@ def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield made
     finally:
         unmount(made.mountpoint, made.root, lazy=True)
-
-
-def call(*words: str | Path) -> str:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def shown(directory: Path) -> dict[str, tuple[int, ...]]:

@@ -32,7 +32,7 @@ from erofs_fs.probe import probe_events
 from launch import mounts, overlay
 from launch.keeper_start import end_keeper
 from launch.umount import unmount
-from tests.support.command import able, output_of
+from tests.support.command import able, call, output_of
 from tests.system.busybox_image import BUSYBOX, write_layout
 
 pytestmark = pytest.mark.system
@@ -47,14 +47,6 @@ TIME = 1_600_000_000
 # linux/capability.h: VFS_CAP_REVISION_2 with the bit "effective"; CAP_DAC_READ_SEARCH permitted.
 CAPABLE = struct.pack("<5I", 0x0200_0001, 1 << 2, 0, 0, 0)
 CAPABILITIES = ["CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETGID"]
-
-
-def call(*words: str | Path) -> str:
-    done = subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=90, check=False
-    )
-    assert done.returncode == 0, (words, done.stderr[-2000:])
-    return done.stdout
 
 
 def contents() -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import pytest
 
 from launch import mounts, overlay
 from launch.umount import unmount
-from tests.support.command import nopull, output_of
+from tests.support.command import call, nopull, output_of
 from tests.system.busybox_image import BUSYBOX, write_layout
 
 pytestmark = pytest.mark.system
@@ -28,16 +26,6 @@ def needs(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             pytest.skip(f"needs the program {program}")
-
-
-def call(*words: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    """Standard output of a program that must succeed."""
-    done = subprocess.run(
-        [str(word) for word in words],
-        cwd=cwd, capture_output=True, text=True, timeout=90, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def git(repository: Path, *words: str) -> str:

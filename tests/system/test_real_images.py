@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import time
@@ -25,6 +24,7 @@ from bench.tar_difference import write_difference
 from registry_client.platform import host_platform
 from tests.builder.host_tree import differences, host_tree
 from tests.builder.layouts import Published, convert_layout
+from tests.support.command import call
 
 pytestmark = [
     pytest.mark.system,
@@ -62,14 +62,14 @@ def bootstrap(scratch: Path, name: str, *packages: str) -> Path:
     sources.write_text("\n".join(debian_sources()) + "\n")
     release = min(line.split()[2] for line in debian_sources())
     wanted = [f"--include={','.join(packages)}"] if packages else []
-    run("mmdebstrap", "--variant=minbase", *wanted, release, made, sources, TMPDIR=str(scratch))
+    call("mmdebstrap", "--variant=minbase", *wanted, release, made, sources, TMPDIR=str(scratch))
     return made
 
 
 def python_site(scratch: Path) -> Path:
     target = scratch / "site/opt/site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target"]
-    run(*pip, target, "numpy", "pandas")
+    call(*pip, target, "numpy", "pandas")
     return pack(scratch / "site", scratch / "site.tar")
 
 
@@ -80,15 +80,8 @@ def node_application(scratch: Path) -> Path:
     app.mkdir()
     (app / "package.json").write_text('{"name": "app", "version": "1.0.0"}')
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"]
-    run(*install, "react-scripts@5", cwd=app, npm_config_cache=str(scratch / "cache"))
+    call(*install, "react-scripts@5", cwd=app, npm_config_cache=str(scratch / "cache"))
     return pack(app, scratch / "app.tar")
-
-
-def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> None:
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, env={**os.environ, **environment}, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def write_image(where: Path, *layers: Path) -> None:
@@ -112,7 +105,7 @@ def check(layout: Path, scratch: Path, *, files: int) -> None:
     """Fail if the converted image shows anything else than umoci unpacks, or fewer *files* than that."""
     began = int(time.time())
     with ThreadPoolExecutor(1) as beside:
-        unpacked = beside.submit(run, "umoci", "unpack", "--image", f"{layout}:app", scratch / "bundle")
+        unpacked = beside.submit(call, "umoci", "unpack", "--image", f"{layout}:app", scratch / "bundle")
         convert_layout(layout, scratch / "out")
         unpacked.result()
     image = Published(scratch / "out")
@@ -128,7 +121,7 @@ def test_debian_with_a_layer_of_umoci_insert(materials: Materials, tmp_path: Pat
     (tmp_path / "add").mkdir()
     (tmp_path / "add/program").write_text("inserted by a tool that does not end its tars")
     (tmp_path / "add/link").symlink_to("program")
-    run("umoci", "insert", "--image", f"{tmp_path / 'in'}:app", tmp_path / "add", "/opt/added")
+    call("umoci", "insert", "--image", f"{tmp_path / 'in'}:app", tmp_path / "add", "/opt/added")
     check(tmp_path / "in", tmp_path, files=8000)
 
 

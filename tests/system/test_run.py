@@ -10,8 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from chunk_store.keeper_client import KEEPER
 from launch import mounts
 from launch.keeper_start import end_keeper, keeper_status
+from tests.chunk_store.blobs import eventually
 from tests.system.busybox_image import BUSYBOX, write_layout
 from tests.system.test_lazy_kernel_mount import SIGNALLED
 
@@ -72,16 +72,6 @@ def our_processes(root: Path) -> list[str]:
     return found
 
 
-def until(condition: Callable[[], bool]) -> bool:
-    """Whether *condition* comes true in good time."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def leftovers(root: Path) -> list[str]:
     containers = [f"directory {path}" for path in (root / "containers").glob("*")]
     mounts = [f"mount {line}" for line in Path("/proc/mounts").read_text().splitlines() if str(root) in line]
@@ -126,8 +116,8 @@ def run(image: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[
     yield runner
     # The keeper and the filler of a store stay for some seconds, for whom comes next.
     assert not (runner.root / KEEPER).exists() or end_keeper(runner.root)
-    assert until(lambda: not leftovers(runner.root)), leftovers(runner.root)
-    assert until(lambda: not groups()), groups()
+    assert eventually(lambda: not leftovers(runner.root)), leftovers(runner.root)
+    assert eventually(lambda: not groups()), groups()
 
 
 def test_the_images_command_runs_and_its_output_and_code_come_back(run: Runner) -> None:
@@ -358,7 +348,7 @@ def test_interrupted_before_the_container_runs_it_leaves_nothing(run: Runner, tm
         [sys.executable, "-m", "nopull", *run.arguments("--runtime", str(slow), run.image, "true")],
         cwd=CHECKOUT,
     )
-    assert until((tmp_path / "started").exists)
+    assert eventually((tmp_path / "started").exists)
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=PATIENCE) == 128 + signal.SIGINT
 

@@ -29,6 +29,7 @@ from tests.support.debian_registry import DebianRegistry
 from tests.support.hand_http import Reply, Request
 from tests.support.scripted_registry import ScriptedRegistry
 from tests.system.fault_scene import HELD, KIB, Scene, scene, small_file_system
+from tests.system.kept_store import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -70,7 +71,7 @@ def whole(path: Path) -> bool:
 
 def test_what_is_absent_is_an_error_until_the_fuse_side_has_it(made: Scene) -> None:
     made.look(HELD)
-    made.until(lambda: len(made.reads(HELD)) > 5)
+    until(lambda: len(made.reads(HELD)) > 5)
     assert {verdict for verdict, _ in made.reads(HELD)} == {str(errno.EIO)}
     assert read_error(made.place(HELD) / "f0") == errno.EIO
     made.assert_shows("one")
@@ -150,7 +151,7 @@ def test_a_window_taken_away_or_replaced_is_fetched_again_and_a_mount_made_then_
     made.unmount()
     made.mount()
     made.assert_shows("one")
-    made.until(lambda: made.complete)
+    until(lambda: made.complete)
     assert not any(made.window(number).is_symlink() for number in range(len(made.windows)))
     # The old mount holds the old files, whose bytes are right as far as they go.
     made.assert_shows(HELD)
@@ -186,7 +187,7 @@ def test_flipped_bits_and_garbage_after_a_power_cut_are_dropped_before_anybody_r
     """Held by no mount: a machine that was off has none."""
     with scene(able(tmp_path)) as made:
         made.assert_shows("one")
-        made.until(lambda: made.complete)
+        until(lambda: made.complete)
         made.unmount()  # with a checkpoint
     before = {number: made.window(number).read_bytes() for number in range(len(made.windows))}
     source = random.Random(11)
@@ -250,10 +251,10 @@ def test_windows_whose_write_back_failed_are_emptied_and_fetched_again(made: Sce
         patch.setattr(os, "fsync", _failing_for_windows(made, os.fsync))
         made.mount()
     made.assert_shows("one")
-    made.until(lambda: made.complete)
+    until(lambda: made.complete)
     made.unmount()  # with a checkpoint, which fails
     assert failed.exists()
-    made.until(lambda: not made.complete)
+    until(lambda: not made.complete)
     made.assert_right()
 
 
@@ -339,7 +340,7 @@ def test_full_inodes_cost_no_reader_a_byte(tmp_path: Path) -> None:
         made.unmount()
         made.mount()
         made.assert_shows("one")
-        made.until(lambda: made.complete)
+        until(lambda: made.complete)
 
 
 def test_a_disk_that_turns_read_only_and_back_costs_no_reader_a_byte(tmp_path: Path) -> None:
@@ -347,8 +348,8 @@ def test_a_disk_that_turns_read_only_and_back_costs_no_reader_a_byte(tmp_path: P
         disk = made.store.parent
         made.look("one", HELD)
         (made.place("one") / "f0").read_bytes()
-        made.until(lambda: ask(made.records["one"].control)["progress"]["windows_awaited"] == 0)
-        made.until(lambda: remounted(disk, "ro"))
+        until(lambda: ask(made.records["one"].control)["progress"]["windows_awaited"] == 0)
+        until(lambda: remounted(disk, "ro"))
         made.drop_pages("one")
         made.assert_shows("one")
         made.await_reads("one", 5)
@@ -382,10 +383,10 @@ def test_a_registry_that_hangs_lets_readers_go_in_time_and_is_used_again_when_it
         try:
             made.look("one", HELD)
             assert read_error(made.place("one") / "f0") == errno.EIO
-            made.until(lambda: len(made.reads("one")) > 0)
+            until(lambda: len(made.reads("one")) > 0)
         finally:
             os.kill(registry.pid, signal.SIGCONT)
-        made.until(lambda: read_error(made.place("one") / "f0") is None)
+        until(lambda: read_error(made.place("one") / "f0") is None)
         made.await_reads("one", 5)
         made.assert_right()
 
@@ -401,7 +402,7 @@ def test_a_registry_that_is_gone_fails_reads_at_once_or_in_time_and_is_used_agai
         assert read_error(made.place("one") / "f0") == errno.EIO
         registry.start()
         # Reads that were begun before may still run out of time.
-        made.until(lambda: all(whole(made.place("one") / name) for name in made.files))
+        until(lambda: all(whole(made.place("one") / name) for name in made.files))
         made.assert_right()
 
 
@@ -439,10 +440,10 @@ def test_a_registry_that_lies_gives_errors_and_right_bytes_when_it_is_honest_aga
         found = {read_error(path, 256 * KIB) for path in files}
         # Of a reply that is wrong in one place, the rest is right, and is taken.
         assert found == {errno.EIO} or (lie in (cut_short, flip_a_bit) and found <= {errno.EIO, None})
-        made.until(lambda: len(made.reads("one")) > 0)
+        until(lambda: len(made.reads("one")) > 0)
         registry.honest()
         # Whoever joined a fill that was lied to gets its error, too.
-        made.until(lambda: all(whole(path) for path in files))
+        until(lambda: all(whole(path) for path in files))
         made.assert_right()
 
 
