@@ -11,10 +11,12 @@ from typing import Any
 
 from builder.bootstrap_layer import write_bootstrap_layer
 from builder.image_documents import NYDUS_BLOB, NYDUS_BOOTSTRAP, NYDUS_VERSION
+from launch.images import LazyImage, open_image
 from registry_client import open_destination
 from registry_client.digest import Digest, digest_of
 from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
+from registry_client.platform import Platform
 from registry_client.reference import parse_reference
 from tests.support.images import Image
 
@@ -80,3 +82,10 @@ def publish(
         destination.close()
         made.content.close()
     return Published(reference, put, raw)
+
+
+def opened(reference: str, root: Path, platform: Platform | None = None) -> LazyImage:
+    """The image, whose connections are closed again."""
+    found = open_image(parse_reference(reference), RegistryOptions(), root, platform)
+    found.close()
+    return found

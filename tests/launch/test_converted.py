@@ -16,14 +16,13 @@ from builder.convert_verb import convert
 from builder.image_documents import NYDUS_VERSION
 from launch import converted
 from launch.errors import ImageNotConverted
-from launch.images import LazyImage, open_image
 from registry_client import open_destination, open_source
 from registry_client.digest import digest_of
 from registry_client.manifest import Descriptor, Manifest, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.builder.layouts import Layout
-from tests.launch.published import publish
+from tests.launch.published import opened, publish
 from tests.support.images import image_of
 from tests.support.scripted_registry import Reply, ScriptedRegistry
 from tests.support.trees import file, layer_tar, tree
@@ -35,12 +34,6 @@ REFERRERS = "GET /v2/app/referrers/"
 def server() -> Iterator[ScriptedRegistry]:
     with ScriptedRegistry() as started:
         yield started
-
-
-def opened(reference: str, root: Path) -> LazyImage:
-    found = open_image(parse_reference(reference), RegistryOptions(), root)
-    found.close()
-    return found
 
 
 def ordinary_image(server: ScriptedRegistry, directory: Path) -> Descriptor:

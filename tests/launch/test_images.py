@@ -24,7 +24,7 @@ from erofs_fs.errors import CacheTooSmall
 from launch import images
 from launch.chunk_tables import read_tables
 from launch.errors import ImageInvalid, ImageNotConverted
-from launch.images import LazyImage, open_image
+from launch.images import open_image
 from launch.room import require_room
 from rafs.blob_meta import BlobMeta
 from rafs.errors import FormatInvalid
@@ -36,7 +36,7 @@ from registry_client.options import RegistryOptions
 from registry_client.platform import Platform, parse_platform
 from registry_client.reference import parse_reference
 from tests.builder.tar_bytes import END, member, octal
-from tests.launch.published import CONFIG, Published, publish
+from tests.launch.published import CONFIG, Published, opened, publish
 from tests.rafs.test_toc import tar_header, with_toc
 from tests.support.fixtures import fixture
 from tests.support.images import Image, image_of
@@ -49,12 +49,6 @@ AMD = parse_platform("linux/amd64")
 @pytest.fixture
 def image() -> Image:
     return image_of(tree(file(b"a", os.urandom(300_000)), directory(b"d", file(b"b", b"text", blob=1))))
-
-
-def opened(reference: str, root: Path, platform: Platform | None = None) -> LazyImage:
-    found = open_image(parse_reference(reference), RegistryOptions(), root, platform)
-    found.close()
-    return found
 
 
 def test_opens_what_a_tag_names_and_keeps_its_documents(image: Image, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,23 @@ def destination(server: ScriptedRegistry, options: RegistryOptions) -> Iterator[
     assert isinstance(opened, RegistryDestination)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def opened(
+    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions, request: pytest.FixtureRequest
+) -> Callable[..., RegistrySource]:
+    """Opens *image* with changed options, at *server* or another host; closed at the end."""
+    host = store(image, server).partition("/")[0]
+
+    def open_it(at: str = host, **changes: object) -> RegistrySource:
+        changed = replace(options, **changes)  # type: ignore[arg-type]
+        source = open_source(parse_reference(f"{at}/demo/py:v1"), changed)
+        assert isinstance(source, RegistrySource)
+        request.addfinalizer(source.close)
+        return source
+
+    return open_it
 
 
 @pytest.fixture(scope="session")

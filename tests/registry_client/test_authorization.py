@@ -7,44 +7,25 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from registry_client import open_source
 from registry_client.authorization import Authorization
 from registry_client.bearer import is_internal
 from registry_client.connections import Origin, Pools
 from registry_client.deadline import Deadline
 from registry_client.errors import ResponseInvalid, Unauthorized, Unreachable
 from registry_client.options import RegistryOptions
-from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, publish, read, store
+from tests.registry_client.sample import SampleImage, publish, read
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 ACCOUNT = ("alice", 'pa:ss,wo"rd')
 TOKEN = "(GET|POST) /token"
 
 Opener = Callable[..., RegistrySource]
-
-
-@pytest.fixture
-def opened(
-    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions, request: pytest.FixtureRequest
-) -> Opener:
-    """Opens *image* with changed options; closed at the end."""
-    reference = store(image, server)
-
-    def open_it(**changes: object) -> RegistrySource:
-        source = open_source(parse_reference(reference), replace(options, **changes))  # type: ignore[arg-type]
-        assert isinstance(source, RegistrySource)
-        request.addfinalizer(source.close)
-        return source
-
-    return open_it
 
 
 CLOCK = time.monotonic

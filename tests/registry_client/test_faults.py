@@ -15,36 +15,16 @@ from email.utils import format_datetime
 
 import pytest
 
-from registry_client import open_source
 from registry_client.deadline import Deadline
 from registry_client.errors import ResponseInvalid, Unreachable
-from registry_client.options import RegistryOptions
-from registry_client.reference import parse_reference
 from registry_client.registry_source import RegistrySource
 from registry_client.retrying import Attempts, parse_retry_after
 from tests.registry_client.cases import Server, case
-from tests.registry_client.sample import SampleImage, read, store
+from tests.registry_client.sample import SampleImage, read
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 BLOBS = "GET /v2/.*/blobs/"
 Opener = Callable[..., RegistrySource]
-
-
-@pytest.fixture
-def opened(
-    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions, request: pytest.FixtureRequest
-) -> Opener:
-    """Opens *image* with changed options, at *server* or another host; closed at the end."""
-    host = store(image, server).partition("/")[0]
-
-    def open_it(at: str = host, **changes: object) -> RegistrySource:
-        changed = replace(options, **changes)  # type: ignore[arg-type]
-        source = open_source(parse_reference(f"{at}/demo/py:v1"), changed)
-        assert isinstance(source, RegistrySource)
-        request.addfinalizer(source.close)
-        return source
-
-    return open_it
 
 
 class Resetting:

@@ -176,11 +176,19 @@ def test_flipped_bits_are_found_by_verify_and_fetched_again_under_mounts(made: S
     assert (path.stat().st_ino, path.read_bytes()) == (inode, content)
 
 
-def after_boot(made: Scene) -> None:
-    """Mount under another boot, in which the store is checked first."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunk_store.store, "current_boot", lambda: f"boot-{time.monotonic_ns()}")
-        made.mount()
+def assert_right_after_boot(made: Scene) -> None:
+    """Mount under another boot, in which the store is checked first, read, and leave nothing mounted."""
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chunk_store.store, "current_boot", lambda: f"boot-{time.monotonic_ns()}")
+            made.mount()
+        made.look("one")
+        made.await_reads("one", 10)
+        made.assert_shows("one")
+        made.unmount()
+        made.stop_looking()
+    finally:
+        made.clear()
 
 
 def test_flipped_bits_and_garbage_after_a_power_cut_are_dropped_before_anybody_reads(tmp_path: Path) -> None:
@@ -204,15 +212,7 @@ def test_flipped_bits_and_garbage_after_a_power_cut_are_dropped_before_anybody_r
             path.unlink()
             if fate != "gone":
                 path.write_bytes(lost[fate])
-        try:
-            after_boot(made)
-            made.look("one")
-            made.await_reads("one", 10)
-            made.assert_shows("one")
-            made.unmount()
-            made.stop_looking()
-        finally:
-            made.clear()
+        assert_right_after_boot(made)
         assert {n: made.window(n).read_bytes() for n in before} == before, round_number
 
 
@@ -225,15 +225,7 @@ def test_a_power_cut_in_the_middle_of_a_fill_loses_nothing_but_time(tmp_path: Pa
         path = made.window(number)
         if path.stat().st_size:
             path.write_bytes(random.Random(number).randbytes(path.stat().st_size))
-    try:
-        after_boot(made)
-        made.look("one")
-        made.await_reads("one", 10)
-        made.assert_shows("one")
-        made.unmount()
-        made.stop_looking()
-    finally:
-        made.clear()
+    assert_right_after_boot(made)
 
 
 def test_windows_whose_write_back_failed_are_emptied_and_fetched_again(made: Scene) -> None:
