@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chunk_store.doorway import DIRECTORY_MODE
 from chunk_store.keeper_client import KEEPER
-from chunk_store.seldom import Seldom
 from erofs_fs import handover
 from erofs_fs.cgroups import leave_bounds
 from erofs_fs.errors import KeeperFailed, PostTaken
@@ -34,7 +33,7 @@ from launch.forking import Report, bound_memory
 from launch.image_request import ImageRequest, from_json
 from launch.keeper_start import ensure_keeper, keeper_program, take_filler_lock
 from launch.later import Later
-from launch.log_lines import TEXT, formatter
+from launch.log_lines import TEXT, formatter, log_to_stderr
 from launch.opening import open_early
 from launch.root import state_directory
 
@@ -147,7 +146,6 @@ class _Answers:
 
     def __init__(self, filler: Filler) -> None:
         self._filler = filler
-        self._lines = Seldom()
 
     def __call__(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
         asked, mount_id = question.get("ask"), str(question.get("mount"))
@@ -164,7 +162,7 @@ class _Answers:
             return {"made": made_json(self._filler.make_mount(request, str(question["id"])))}
         # Raised again where it was asked.
         except Exception as error:
-            if not is_known(error) and self._lines.passes("defects", time.monotonic()) is not None:
+            if not is_known(error):
                 log.exception("making a mount failed")
             return {"error": describe(error)}
 
@@ -177,8 +175,7 @@ def main(arguments: list[str]) -> int:
     out = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     for target in (1, 2):
         os.dup2(out, target)
-    logging.basicConfig(stream=sys.stderr)
-    logging.getLogger().handlers[0].setFormatter(formatter(TEXT, LOG_NAME))
+    log_to_stderr(formatter(TEXT, LOG_NAME))
     bound_memory()
     with suppress(PostTaken):
         be_filler(place, root, given=given)

@@ -22,7 +22,7 @@ from launch.awaiting import await_words
 from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ServerFailed
 from launch.held_signals import ENDING
-from launch.log_lines import drop_if_empty, formatter
+from launch.log_lines import drop_if_empty, formatter, log_to_stderr
 
 log = logging.getLogger("nopull.server")
 
@@ -182,8 +182,7 @@ def _settle(log_path: Path, writing: int, lines: logging.Formatter) -> None:
     )
     # Dropped, not closed: what they write to has been closed above.
     logging.getLogger().handlers.clear()
-    logging.basicConfig(stream=sys.stderr)
-    logging.getLogger().handlers[0].setFormatter(lines)
+    log_to_stderr(lines)
 
 
 def _bind_to(parent: int) -> None:

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chunk_store.seldom import Seldom
 from rafs.printable import printable
 
 TEXT, JSON = "text", "json"
 # What our code hands to the logger besides the sentence (`extra=`), by the names it has there.
 FIELDS = ("path",)
+
+
+# From one place of the code in a minute. Whoever knows what repeats itself lets less of it through; this is
+# for what a registry, a disk or whoever reads may provoke that nobody has thought of.
+MOST = 100
+
+
+def log_to_stderr(lines: logging.Formatter) -> None:
+    """Have this process's log on its standard error, in that form, and nothing repeated without end."""
+    logging.basicConfig(stream=sys.stderr)
+    output = logging.getLogger().handlers[0]
+    output.setFormatter(lines)
+    output.addFilter(Bounded())
+
+
+class Bounded(logging.Filter):
+    """Lets MOST lines of each place in the code pass in a minute; the next says how many were left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seldom = Seldom(MOST)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        left_out = self._seldom.passes(f"{record.pathname}:{record.lineno}", time.monotonic())
+        if left_out:
+            record.msg = f"{record.getMessage()} ({left_out} more like it were left out before it)"
+            record.args = None
+        return left_out is not None
 
 
 def formatter(kind: str, mount_id: str) -> logging.Formatter:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from launch.log_lines import JSON, TEXT, formatter
+from chunk_store.seldom import SECONDS
+from launch import log_lines
+from launch.log_lines import JSON, MOST, TEXT, Bounded, formatter
 from launch.server_options import server_options
+from tests.support.clock import Clock
+from tests.support.command import CHECKOUT
 
 
 def line(kind: str, message: str, **extra: object) -> str:
@@ -43,6 +48,36 @@ def test_a_line_stays_one_and_moves_no_cursor_whatever_is_in_the_message() -> No
     shown = formatter(TEXT, "").format(record).splitlines()
     assert shown[-1] == r"ValueError: no\x1b[2J"
     assert all(one.isprintable() for one in shown)
+
+
+def test_no_line_is_repeated_without_end_and_those_left_out_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(log_lines, "time", clock)
+    bounded = Bounded()
+
+    def passes(place: int, message: str, *what: object) -> str | None:
+        record = logging.LogRecord("nopull.fuse", logging.WARNING, __file__, place, message, what, None)
+        return record.getMessage() if bounded.filter(record) else None
+
+    said = [passes(1, "%s calls it %s", "host", number) for number in range(10 * MOST)]
+    assert said == [*(f"host calls it {number}" for number in range(MOST)), *[None] * (9 * MOST)]
+    assert passes(2, "something else") == "something else"
+    clock.now += SECONDS
+    left_out = f"({9 * MOST} more like it were left out before it)"
+    assert passes(1, "%s calls it %s", "host", "%") == f"host calls it % {left_out}"
+
+
+def test_logs_of_servers_are_bounded() -> None:
+    repeating = (
+        "import logging\nfrom launch.log_lines import *\nlog_to_stderr(formatter(TEXT, ''))\n"
+        f"for number in range({10 * MOST}): logging.warning('line %s', number)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", repeating], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert len(done.stderr.splitlines()) == MOST
 
 
 @click.command()
