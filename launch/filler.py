@@ -92,7 +92,7 @@ class Filler:
             if self._quitting:
                 return
             if said is None:
-                self._log("gone", logging.WARNING, "the keeper is gone; having another one started")
+                log.warning("the keeper is gone; having another one started")
                 self._asking.lose()
                 with self._changed:
                     self._leaving = False
@@ -239,7 +239,8 @@ class Filler:
         elif "late" in said:
             self._needs.late(str(said["late"]), said["bytes"], said["seconds"])
         elif "line" in said:
-            self._log("keeper", logging.WARNING, "keeper: %s", said["line"])
+            if self._lines.passes("keeper", time.monotonic()) is not None:
+                log.warning("keeper: %s", said["line"])
         elif "left" in said:
             with self._changed:
                 self._leaving = False
@@ -338,11 +339,8 @@ class Filler:
 
     def _cannot_fill(self, reference: Reference, error: Exception) -> None:
         # Said again whenever a reader comes and the image cannot be opened.
-        self._log("open", logging.ERROR, "what is mounted of %s cannot be filled: %s", reference, error)
-
-    def _log(self, kind: str, level: int, line: str, *what: object) -> None:
-        if self._lines.passes(kind, time.monotonic()) is not None:
-            log.log(level, line, *what)
+        if self._lines.passes("open", time.monotonic()) is not None:
+            log.error("what is mounted of %s cannot be filled: %s", reference, error)
 
     def _is_idle(self) -> bool:
         return not self._making and not self._needs.waiting and not self._fillings.busy
