@@ -12,7 +12,6 @@ from typing import NamedTuple
 from chunk_store.boot import current_boot
 from chunk_store.keeper_client import KEEPER
 from erofs_fs.errors import ErofsMissing
-from launch.errors import MountImpossible
 from launch.whole_file import read_json_object, write_whole
 
 PROBE_VERSION = 1  # raised when `erofs_fs.probe` asks for more
@@ -39,19 +38,17 @@ def choose_driver(asked: str, place: Path, *, metrics: bool) -> Choice:
 
     "auto" takes the kernel where it does all that is relied on, else FUSE. "erofs" takes the kernel in any
     case; if it cannot be filled while it is read, it is filled before. *metrics*: somebody wants to watch a
-    server, which only FUSE has for each mount.
+    server, which only FUSE has for each mount; not with "erofs".
 
     If it is not known what the kernel does, it is taken to do all: `require_events` finds out, and refuses.
 
     Raises:
         ErofsError: "erofs" was asked for, and this machine cannot do it at all.
-        MountImpossible: "erofs" was asked for, and metrics.
     """
     if asked == "fuse":
         return Choice(Driver.FUSE, "asked for")
     if metrics:
-        if asked == "erofs":
-            raise MountImpossible("--metrics-address is for the driver fuse: others have no server per mount")
+        assert asked == "auto", "the command line refuses the other"
         return Choice(Driver.FUSE, "metrics of a server were asked for")
     if os.geteuid() != 0:
         if asked == "erofs":

@@ -25,6 +25,7 @@ def server_options(function: Function) -> Function:
         ),
         click.option(
             "--driver", type=click.Choice(["auto", "fuse", "erofs"]), default="auto", show_default=True,
+            is_eager=True,  # `_address` looks at it
             help="What shows the image: a server of ours (fuse), which works everywhere, or the kernel "
             "itself (erofs), which auto takes where it does all that is relied on.",
         ),
@@ -33,9 +34,11 @@ def server_options(function: Function) -> Function:
     return function
 
 
-def _address(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, int] | None:
+def _address(ctx: click.Context, _: click.Parameter, text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
+    if ctx.params["driver"] == "erofs":
+        raise click.BadParameter("it is for the driver fuse: others have no server per mount")
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise click.BadParameter(f"{text!r} is not HOST:PORT, as in 127.0.0.1:9100")

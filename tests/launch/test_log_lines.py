@@ -105,3 +105,11 @@ def test_options_of_servers(words: list[str], said: str) -> None:
 def test_an_address_without_host_or_port_is_refused(text: str) -> None:
     done = CliRunner().invoke(shown, ["--metrics-address", text])
     assert done.exit_code == 2 and "HOST:PORT" in done.output
+
+
+def test_metrics_are_for_the_driver_with_a_server_per_mount() -> None:
+    metrics, driver = ["--metrics-address", "127.0.0.1:0"], ["--driver", "erofs"]
+    for words in ([*metrics, *driver], [*driver, *metrics]):
+        done = CliRunner().invoke(shown, words)
+        assert done.exit_code == 2
+        assert "for the driver fuse" in done.output
