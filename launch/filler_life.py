@@ -29,7 +29,7 @@ from erofs_fs.namespace import leave_starters_namespace
 from launch.control import ControlServer
 from launch.driver_choice import require_events
 from launch.error_relay import describe, is_known
-from launch.forking import Report, bound_memory
+from launch.forking import Report, prepare_to_serve
 from launch.image_request import ImageRequest, from_json
 from launch.keeper_start import ensure_keeper, keeper_program, take_filler_lock
 from launch.later import Later
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
     for target in (1, 2):
         os.dup2(out, target)
     log_to_stderr(formatter(TEXT, LOG_NAME))
-    bound_memory()
+    prepare_to_serve()
     with suppress(PostTaken):
         be_filler(place, root, given=given)
     return 0

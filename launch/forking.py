@@ -31,6 +31,7 @@ Report = Callable[[Mapping[str, Any]], None]
 _PR_SET_PDEATHSIG = 1
 # malloc.h: M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (bytes).
 _MALLOC_OPTIONS = {-8: 2, -1: 1 << 20, -3: 1 << 20}
+_SWITCH_SECONDS = 0.0005
 LOG_TAIL = 300  # characters of a server's log in an error message
 
 
@@ -107,14 +108,19 @@ class Forked:
         os.waitpid(self.pid, 0)
 
 
-def bound_memory() -> None:
-    """Have glibc give freed memory back: else every thread that ever read keeps its own share of it.
+def prepare_to_serve() -> None:
+    """Have this process answer readers soon although it fetches, and glibc give freed memory back: else every
+    thread that ever read keeps its own share of it.
 
-    Measured after an image of 9 000 files and 100 MB was read whole: 44 MB resident instead of 68. Lower
+    By default a thread waits up to 5 ms for the interpreter. While an image was filled at full speed and two
+    other programs kept both processors busy, a read of what was here took 0.34 ms, one in ten 7.5 ms; now
+    0.29 and 6.1, and the fill as long as before. Without the other programs there was no difference.
+    Memory, after an image of 9 000 files and 100 MB was read whole: 44 MB resident instead of 68. Lower
     thresholds save 4 MB more and cost a tenth of the speed of cold reads.
     """
     import ctypes
 
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with suppress(AttributeError):  # another C library
         for option, value in _MALLOC_OPTIONS.items():
             ctypes.CDLL(None).mallopt(option, value)
@@ -142,7 +148,7 @@ def _be_child(
     code = 1
     try:
         _settle(log_path, writing, lines)
-        bound_memory()
+        prepare_to_serve()
         if parent is not None:
             _bind_to(parent)
         work(lambda report: say("report", report))

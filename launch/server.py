@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch import mounts
 from launch.errors import ServerFailed
-from launch.forking import Forked, Report
+from launch.forking import Forked, Report, prepare_to_serve
 from launch.log_lines import TEXT, formatter
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, new_id
@@ -69,6 +69,7 @@ def _serve_here(
     if request.log_format != TEXT:
         for output in logging.getLogger().handlers:
             output.setFormatter(formatter(request.log_format, mount_id))
+    prepare_to_serve()
     run_session(request, mount_id, log_path, report)
     if not ready:
         raise ServerFailed(f"{request.mountpoint} was unmounted before it was ready")
