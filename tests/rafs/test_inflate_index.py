@@ -77,6 +77,24 @@ def test_every_stretch_gives_its_chunks_however_it_was_compressed(
     assert found == [content[start : start + size] for start, size in places]
 
 
+@pytest.mark.parametrize("bits", [0, 5])
+@pytest.mark.parametrize("step", [1, 11, 100_000])
+def test_a_stretch_may_begin_where_a_gzip_member_has_ended_in_front_of_its_trailer(
+    step: int, bits: int
+) -> None:
+    members = [CONTENT[:20_000], CONTENT[20_000:40_000], CONTENT[40_000:]]
+    packed = gzip_members(members)
+    start = len(gzip_members(members[:1])) - 8
+    point = InflatePoint(start, len(packed) - start, 40_000, bits, 0, CONTENT[:20_000])
+    stored = packed[start:]
+    stream = InflateStream(point)
+    found = [
+        stream.feed(stored[at : at + step], last=at + step >= len(stored))
+        for at in range(0, len(stored), step)
+    ]
+    assert (b"".join(found), stream.finished) == (CONTENT[20_000:], True)
+
+
 def test_points_between_bytes_occur_and_stretches_overlap() -> None:
     blob = _blob()
     index = InflateIndex(blob.array[24 * len(PLACES) :])
