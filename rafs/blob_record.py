@@ -41,7 +41,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NEEDS_V2 = BlobFeature.BATCH | BlobFeature.ZRAN | BlobFeature.ENCRYPTED
 _UNREAD = (
     (BlobFeature.TARFS, "tarfs"),
-    (BlobFeature.EXTERNAL, "external blob"),
     (BlobFeature.SEPARATED_WITH_PREFETCH_FILES, "separate prefetch blob"),
     (BlobFeature.IS_CHUNKDICT_GENERATED, "generated chunk dictionary"),
 )

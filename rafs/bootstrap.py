@@ -47,7 +47,7 @@ class Bootstrap:
 
         Raises:
             FormatInvalid: a rule without which nothing can be read is broken.
-            FormatUnsupported: RAFS v5.
+            FormatUnsupported: RAFS v5, or external blobs.
         """
         # Indexed, sliced, searched and unpacked from.
         self._raw = raw = bytes(raw) if isinstance(raw, memoryview | bytearray) else raw

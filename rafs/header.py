@@ -29,6 +29,7 @@ from .codes import (
     SUPERBLOCK_OFFSET,
     TARFS_BLOCK,
     V5_MAGIC,
+    BlobFeature,
     RafsFlag,
 )
 from .errors import FormatInvalid, FormatUnsupported
@@ -90,7 +91,7 @@ def read_header(raw: bytes, report: Report) -> Header | None:
     Each broken rule goes to *report*, which may raise.
 
     Raises:
-        FormatUnsupported: a bootstrap of RAFS v5.
+        FormatUnsupported: a bootstrap of RAFS v5, or one that names an external blob.
     """
 
     def fatal(rule: str, where: str, message: str) -> None:
@@ -272,6 +273,10 @@ def _read_blobs(table: bytes, chunk_size: int, report: Report) -> tuple[BlobReco
         except FormatInvalid as error:
             report(Finding("blob-entry", where, str(error), fatal=True))
             return None
+        if record.features & BlobFeature.EXTERNAL:
+            # Its row and its chunks keep few of the rules, and nothing vouches for its bytes: judging them
+            # would say everything but this.
+            raise FormatUnsupported("external blob", f"the chunks of blob {record.id} cannot be read")
         if record.index != index:
             report(Finding("blob-index", where, f"calls itself blob {record.index}", fatal=True))
         for rule, message in broken_rules(record, chunk_size):

@@ -298,7 +298,6 @@ def test_a_record_that_does_not_fit_is_refused(changes: dict[str, Any], message:
     ("features", "compressor", "name"),
     [
         (BlobFeature.TARFS, Compressor.NONE, "tarfs"),
-        (BlobFeature.EXTERNAL, Compressor.NONE, "external blob"),
         (BlobFeature.SEPARATED_WITH_PREFETCH_FILES, Compressor.ZSTD, "separate prefetch blob"),
         (BlobFeature.IS_CHUNKDICT_GENERATED, Compressor.ZSTD, "generated chunk dictionary"),
         (BlobFeature(0), Compressor.GZIP, "eStargz reference"),

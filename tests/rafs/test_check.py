@@ -302,6 +302,16 @@ def test_images_of_nydus_have_no_findings(image: Vector) -> None:
         )
 
 
+def test_an_external_blob_is_refused_by_that_name_alone_whatever_else_is_odd_about_its_row() -> None:
+    features = BlobFeature.EXTERNAL | BlobFeature.CAP_TAR_TOC
+    raw = edited(_image().bootstrap, lambda editor: editor.blob(0, features=features, ci_offset=0))
+    assert [(finding.rule, "external blob" in finding.message) for finding in check_bootstrap(raw)] == [
+        ("unsupported", True)
+    ]
+    with pytest.raises(FormatUnsupported, match="external blob is not supported"):
+        Bootstrap(raw)
+
+
 def test_rows_that_contradict_the_chunk_info_are_found() -> None:
     image = _image()
     metas = [
