@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from rafs.records import CHUNK_INFO_HEADER
+
 BOOTSTRAP: Final = "image/image.boot"
 RECORD: Final = "image/nopull.layers"
 # Ten times the bootstrap of a million files, and what a server can hold.
@@ -34,6 +36,11 @@ class BootstrapParts:
     bootstrap: bytes
     metas: Mapping[str, bytes]  # chunk info in cache form, by the digest (hex) of the blob's object
     record: bytes | None = None  # see `layer_record`
+
+    @property
+    def whole_metas(self) -> Mapping[str, bytes]:
+        """The *metas* that tell chunks: `nydusify convert --compressor lz4_block` stores a header alone."""
+        return {blob_id: form for blob_id, form in self.metas.items() if len(form) != CHUNK_INFO_HEADER.size}
 
 
 def meta_name(blob_id: str) -> str:

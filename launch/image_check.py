@@ -37,6 +37,7 @@ from rafs.check import check_blob_meta, check_bootstrap, check_chunks, check_con
 from rafs.counted import counted
 from rafs.errors import ChunkInvalid, RafsError
 from rafs.findings import Finding
+from rafs.records import CHUNK_INFO_HEADER
 from rafs.units import decode_unit
 from registry_client import open_source
 from registry_client.digest import digest_of, encoded
@@ -292,7 +293,12 @@ class ImageCheck:
             self._add("blob", where, _about_the_image(error))
             return
         if given is not None and given != own:
-            self._add("meta-differs", where, "the bootstrap layer has other chunk info than the blob itself")
+            message = "the bootstrap layer has other chunk info than the blob itself"
+            if len(given) == CHUNK_INFO_HEADER.size:
+                message = (
+                    "the bootstrap layer has its chunk info without the array: nydusd cannot read the blob"
+                )
+            self._add("meta-differs", where, message)
         try:
             digests, unknown = read_digests(bootstrap, record, own, fetched)
         except RafsError as error:

@@ -237,7 +237,7 @@ def _fetch(source: ImageSource, manifest: Manifest, reference: Reference) -> Doc
     bootstrap = Bootstrap(parts.bootstrap)
     if bootstrap.is_tarfs:
         raise FormatUnsupported("tarfs in a registry", "such an image is local: use rafs:BOOTSTRAP")
-    forms, digests = _tables(bootstrap, ImageBlobs(source, manifest, bootstrap.blobs), parts.metas)
+    forms, digests = _tables(bootstrap, ImageBlobs(source, manifest, bootstrap.blobs), parts.whole_metas)
     return Documents(manifest, config.result(), parts.bootstrap, forms, digests)
 
 

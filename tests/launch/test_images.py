@@ -24,6 +24,7 @@ from erofs_fs.errors import CacheTooSmall
 from launch import images
 from launch.chunk_tables import read_tables
 from launch.errors import ImageInvalid, ImageNotConverted
+from launch.image_check import ImageCheck
 from launch.images import open_image
 from launch.room import require_room
 from rafs.blob_meta import BlobMeta
@@ -75,6 +76,23 @@ def test_reads_chunk_info_out_of_the_blobs_where_the_layer_lacks_it(image: Image
     kept = next((tmp_path / "root" / "images").iterdir())
     forms = {made.id: (kept / f"{made.id}.blob.meta").read_bytes() for made in image.blobs}
     assert forms == {made.id: made.cache_form() for made in image.blobs}
+
+
+def test_reads_chunk_info_out_of_the_blobs_where_the_layer_has_its_header_alone(
+    image: Image, tmp_path: Path
+) -> None:
+    forms = {f"image/{blob.id}.blob.meta": blob.cache_form()[-4096:] for blob in image.blobs}
+    layer = packed(("image/image.boot", image.bootstrap), *forms.items())
+    published = publish(image, f"oci:{tmp_path / 'layout'}:v1", tmp_path, bootstrap_layer=layer)
+    found = opened(published.reference, tmp_path / "root")
+    assert [blob.chunk(0).digest for blob in found.blobs] == [made.digest(0) for made in image.blobs]
+    looking = ImageCheck(parse_reference(published.reference), RegistryOptions())
+    looking.shallow()
+    looking.close()
+    told = [finding.message for finding in looking.verdict.findings if finding.rule == "meta-differs"]
+    assert told == [
+        "the bootstrap layer has its chunk info without the array: nydusd cannot read the blob"
+    ] * len(image.blobs)
 
 
 def test_blob_ranges_come_from_the_image(image: Image, tmp_path: Path) -> None:
@@ -136,7 +154,11 @@ def add_index(layout: Path, entries: list[Descriptor], tag: str) -> Descriptor:
 def entry(published: Published, platform: Platform | None, **changes: object) -> Descriptor:
     described = published.manifest
     return Descriptor(
-        described.media_type, described.digest, described.size, platform=platform, **changes  # type: ignore[arg-type]
+        described.media_type,
+        described.digest,
+        described.size,
+        platform=platform,
+        **changes,  # type: ignore[arg-type]
     )
 
 
