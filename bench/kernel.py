@@ -1,7 +1,8 @@
 """`nopull bench kernel`: what kernel mounts cost, each figure beside the cost of its parts in the same run.
 
-- *miss*: a page of an absent window is read through the mount, and the same window is fetched by a store of
-  this process, in turns: what is more is the way through kernel, keeper and filler.
+- *miss*: a page of an absent window is read through the mount; what it takes beyond the filler's own fetch of
+  that window is the way from kernel to keeper to filler and back. Beside it, what as many wake-ups of another
+  process take, and fetches by a store of this process.
 - *mount*: an image whose windows exist, and one whose windows have to be made, beside making them alone;
   asked of a filler that runs, as any mount but the first.
 - *many*: memory and processor time of keeper and filler with a hundred mounts that all lack something.
@@ -12,7 +13,10 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -35,6 +39,7 @@ from launch.held_signals import HeldSignals
 from launch.image_request import ImageRequest
 from launch.images import open_image
 from launch.keeper_start import end_keeper, keeper_status
+from launch.kernel_facts import kernel_facts
 from launch.kernel_mount import KernelMount
 from launch.localised_image import kept_image
 from launch.mount_request import MountRequest
@@ -79,7 +84,7 @@ def measure(runs: int, say: Say) -> dict[str, Any]:
         scratch = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nopull-bench-")))
         registry = undo.enter_context(RegistryServer(scratch / "registry"))
         stage = _Stage(scratch, registry.host, say)
-        misses = stage.misses()
+        misses = {"four_wake_ups_us": [2 * two for two in _round_trips(MISSES)], **stage.misses()}
         mounting = stage.mounting(runs)
         many = stage.many()
         ahead = stage.readahead()
@@ -93,7 +98,7 @@ def measure(runs: int, say: Say) -> dict[str, Any]:
         "many": many,
         "readahead": ahead,
         "figures": {
-            "miss_overhead_p50_us": medians["miss_us"] - medians["fetch_alone_us"],
+            "miss_overhead_p50_us": medians["beyond_us"],
             "mount_ms": medians["mount_ms"],
             "new_windows_ratio": medians["mount_new_windows_ms"] / medians["make_windows_ms"],
             "hundred_mounts_anon_mb": many["anon_mb"],
@@ -131,12 +136,13 @@ class _Stage:
         self._say(f"{MISSES} misses, and {MISSES} fetches alone")
         files = list(incompressible(MISSES, MIB, 1))
         reference = self._publish(files, "misses", "--chunk-size", "1M", "--batch-size", "1M")
-        through, alone = [], []
+        through: list[float] = []
+        fetched: list[float] = []
+        alone: list[float] = []
         with ExitStack() as undo:
             root = undo.enter_context(self._root("misses"))
             record = self._mounted(root, reference)  # it forks, and a store has threads
             store = undo.enter_context(ChunkStore(self._scratch / "alone"))
-            here = WindowDirectory(root)
             image = open_image(parse_reference(reference), self._options, self._scratch / "alone")
             attachment = store.attach(image.blobs, image.blob_source, background=False)
             windows = [window for meta in image.blobs for window in cut_windows(meta)]
@@ -147,7 +153,8 @@ class _Stage:
                 os.pread(descriptor, 1, 0)
                 through.append(1e6 * (time.perf_counter() - began))
                 os.close(descriptor)
-                _await(lambda: here.size(windows[number].id) == windows[number].length)
+                _await(lambda: _demanded(record)["windows"] == len(through))
+                fetched.append(1e6 * _demanded(record)["seconds"] - sum(fetched))
 
             def fetch(number: int) -> None:
                 arrived = threading.Event()
@@ -165,7 +172,12 @@ class _Stage:
             attachment.close()
             image.close()
             detach(record.mountpoint, lazy=True)
-        return {"miss_us": through, "fetch_alone_us": alone}
+        return {
+            "miss_us": through,
+            "its_fetch_us": fetched,
+            "beyond_us": [miss - own for miss, own in zip(through, fetched, strict=True)],
+            "fetch_alone_us": alone,
+        }
 
     def mounting(self, runs: int) -> dict[str, list[float]]:
         self._say(f"mounts of {NAMES} names, and over {NEW_WINDOWS} new windows")
@@ -307,6 +319,30 @@ class _Stage:
             return kept_image(image, root, WindowDirectory(root))[0]
         finally:
             image.close()
+
+
+def _round_trips(count: int) -> list[float]:
+    """Microseconds until an idle process has answered, each time: it is woken for it, and we are."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = "import socket; s = socket.socket(fileno=0)\nwhile word := s.recv(8): s.send(word)"
+    child = subprocess.Popen([sys.executable, "-S", "-c", program], stdin=there.fileno())
+    there.close()
+    found = []
+    with here:
+        for _ in range(count):
+            time.sleep(0.005)  # as long as the registry lets us wait
+            began = time.perf_counter()
+            here.send(b"x")
+            here.recv(8)
+            found.append(1e6 * (time.perf_counter() - began))
+    child.wait()
+    return found[1:]  # the first waits for the program's start
+
+
+def _demanded(record: MountRecord) -> dict[str, float]:
+    """What readers' misses have cost so far; nothing while the image's tables are still being read."""
+    progress = kernel_facts(record).progress
+    return dict(progress["demand"]) if progress else {"windows": 0, "seconds": 0.0}
 
 
 def _await(condition: Callable[[], bool]) -> None:

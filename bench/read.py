@@ -2,7 +2,7 @@
 
 - *miss*: a page of an absent window, in turns with the parts of bringing it alone (`read_parts`).
 - *parallel*: 64 readers of distinct absent windows, against the processor time of the parts.
-- *warm*: a file that is in the page cache already.
+- *warm*: a file that is in the page cache already, read from the disk before.
 - *names*: 20 000 names looked at for the first time and again, and what the server was asked for.
 - *base*: an image over a base that is here: what travels, and what has to.
 """
@@ -26,6 +26,7 @@ from bench.read_parts import Cost, parts_at, percentile
 from bench.read_times import (
     NAMES,
     READERS,
+    forget_pages,
     half_compressible,
     last_places,
     read_all,
@@ -55,6 +56,7 @@ from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 
 FUSE, EROFS, EXT4, TMPFS = "fuse", "erofs", "ext4", "tmpfs"
+EXT4_WRITTEN = "ext4 written"
 MISSES: Final = 100  # of each kind
 EACH: Final = 4  # windows of one reader
 WARM_BYTES: Final = 64 * MIB
@@ -221,8 +223,11 @@ class _Stage:
         reference = self._publish(content, "warm")
         rates: dict[str, list[float]] = {}
         with ExitStack() as undo:
-            places = {EXT4: self._scratch / "large"}
-            places[EXT4].write_bytes(content[0][1])
+            places = {name: self._scratch / name.replace(" ", "-") for name in (EXT4, EXT4_WRITTEN)}
+            for path in places.values():
+                path.write_bytes(content[0][1])
+            # As a mount has them: pages that were written lie in larger pieces than any that were read.
+            forget_pages(places[EXT4])
             for driver in (FUSE, EROFS):
                 record = undo.enter_context(self._mounted(reference, driver, f"warm-{driver}"))
                 if record is not None:

@@ -85,6 +85,16 @@ def read_in_threads(files: list[str]) -> None:
     print(time.perf_counter() - began)
 
 
+def forget_pages(path: Path) -> None:
+    """Have the file at *path* read from its disk next time."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 def time_whole(path: Path) -> float:
     buffer = bytearray(MIB)
     descriptor = os.open(path, os.O_RDONLY)

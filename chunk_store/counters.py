@@ -18,11 +18,14 @@ _PAGE = 4096
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """What one reason to fetch has cost: requests, compressed bytes, windows completed with them."""
+    """What one reason to fetch has cost: requests, compressed bytes, windows completed with them, and seconds
+    from when each window that was completed was asked for, summed.
+    """
 
     requests: int
     compressed_bytes: int
     windows: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +122,10 @@ class Counters:
 
     def by_class(self, priority: Priority, in_flight: int) -> ClassCount:
         """The tallies of *priority* now, with *in_flight* bytes of windows that are not settled."""
+        seconds = self._fills[priority].now.seconds
         with self._lock:
             received = self._bytes[priority] + in_flight
-            return ClassCount(self._requests[priority], received, self._windows[priority])
+            return ClassCount(self._requests[priority], received, self._windows[priority], seconds)
 
     def touched_totals(self) -> tuple[int, int]:
         """(windows, bytes) that readers asked for so far."""

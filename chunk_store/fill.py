@@ -20,8 +20,8 @@ Listener = Callable[[StoreError | None], None]
 class Fill:
     """The filling of window *number*; lives from the first request for it until it is settled.
 
-    `priority`, `received` and `needs_file` belong to the scheduler's lock; the rest is guarded by the fill's
-    own condition.
+    `priority`, `received` and `needs_file` belong to the scheduler's lock; `began` and `advanced`, seconds of
+    the monotonic clock, to who fills; the rest is guarded by the fill's own condition.
     """
 
     __slots__ = (
@@ -31,6 +31,7 @@ class Fill:
         "_memory",
         "_needed",
         "_verified",
+        "advanced",
         "began",
         "in_memory",
         "needs_file",
@@ -43,7 +44,7 @@ class Fill:
 
     def __init__(self, number: int, priority: Priority, *, in_memory: bool = False) -> None:
         self.number = number
-        self.began = time.monotonic()
+        self.began = self.advanced = time.monotonic()
         self.priority = priority
         self.in_memory = in_memory  # never written to the store: its file cannot be read back
         self.needs_file = False  # somebody waits who reads the window's file himself
@@ -61,6 +62,7 @@ class Fill:
     def advance(self, verified: int) -> None:
         """The first *verified* bytes of the window can be read now."""
         self.obstacle = None
+        self.advanced = time.monotonic()
         with self._changed:
             self._verified = max(self._verified, verified)
             # Not for every chunk: a wake-up of somebody who needs more costs more than the chunk.

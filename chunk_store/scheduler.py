@@ -369,7 +369,7 @@ class Scheduler:
                 outcome in (Outcome.PRESENT, Outcome.IN_MEMORY) and fill.received > 0,
             )
             if outcome is Outcome.PRESENT:
-                self._counters.filled(fill.priority, time.monotonic() - fill.began)
+                self._counters.filled(fill.priority, fill.advanced - fill.began)
             message = self._place(fill, settled, refusal)
             complete = self._plan.complete
             self._hire()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -250,6 +251,17 @@ def test_progress_counts_exactly_by_reason(store: ChunkStore) -> None:
     assert sum(count.windows for count in by_class) == len(BLOB.windows)
     assert progress.demand.windows + progress.hot.windows == 2
     assert (progress.touched_windows, progress.touched_bytes) == (2, 4096 + 8192)
+
+
+def test_seconds_are_those_from_the_question_to_the_last_byte(store: ChunkStore) -> None:
+    source = ScriptedSource(BLOB)
+    source.on_request = lambda _: time.sleep(0.05)
+    attachment = store.attach([BLOB.meta], source, background=False)
+    began = time.monotonic()
+    attachment.read(0, 0, BLOB.windows[0].length)
+    assert eventually(lambda: attachment.progress().demand.windows == 1)
+    assert 0.05 <= attachment.progress().demand.seconds <= time.monotonic() - began
+    assert attachment.progress().background.seconds == 0
 
 
 def test_a_window_asked_for_while_it_is_in_flight_counts_as_demand(store: ChunkStore) -> None:
