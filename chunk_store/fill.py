@@ -62,9 +62,9 @@ class Fill:
     def advance(self, verified: int) -> None:
         """The first *verified* bytes of the window can be read now."""
         self.obstacle = None
-        self.advanced = time.monotonic()
         with self._changed:
-            self._verified = max(self._verified, verified)
+            if verified > self._verified:
+                self._verified, self.advanced = verified, time.monotonic()
             # Not for every chunk: a wake-up of somebody who needs more costs more than the chunk.
             if self._needed and min(self._needed) <= self._verified:
                 self._changed.notify_all()
