@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from random import Random
+
+import pytest
 
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_writer import BlobWriter, pack_unit
@@ -95,6 +98,21 @@ def eventually(holds: Callable[[], bool], seconds: float = 20.0) -> bool:
             return False
         time.sleep(0.002)
     return True
+
+
+def page_cache(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Has the page cache hold every file or none, as the first element says: tests also lie on file systems
+    that do not tell (tmpfs). The real one is asked in tests/system.
+    """
+    cached, read = [True], os.preadv
+
+    def preadv(descriptor: int, into: list[memoryview], offset: int, flags: int) -> int:
+        if flags & os.RWF_NOWAIT and not cached[0]:
+            raise BlockingIOError
+        return read(descriptor, into, offset, flags & ~os.RWF_NOWAIT)
+
+    monkeypatch.setattr("os.preadv", preadv)
+    return cached
 
 
 def unmount(place: Path) -> None:

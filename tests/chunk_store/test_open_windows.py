@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from chunk_store.open_windows import OpenWindows
 from chunk_store.window_file import WindowDirectory
+from tests.chunk_store.blobs import page_cache
 
 IDS = [f"{n:064x}" for n in range(40)]
 
@@ -66,6 +66,7 @@ def test_what_the_page_cache_has_is_read_without_waiting_and_nothing_else(
     windows: OpenWindows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     into = memoryview(bytearray(97))
+    cached = page_cache(monkeypatch)
 
     def is_read(offset: int, size: int, *, from_disk: bool) -> bool:
         into[:] = bytes(97)
@@ -76,14 +77,7 @@ def test_what_the_page_cache_has_is_read_without_waiting_and_nothing_else(
     assert is_read(0, 10, from_disk=True)
     assert is_read(4000, 96, from_disk=False)
     assert not is_read(4000, 97, from_disk=False) and not is_read(4000, 97, from_disk=True), "it ends there"
-    read = os.preadv
-
-    def uncached(descriptor: int, into: list[memoryview], offset: int, flags: int) -> int:
-        if flags & os.RWF_NOWAIT:
-            raise BlockingIOError
-        return read(descriptor, into, offset, flags)
-
-    monkeypatch.setattr("os.preadv", uncached)
+    cached[0] = False
     assert not is_read(0, 10, from_disk=False) and is_read(0, 10, from_disk=True)
 
 

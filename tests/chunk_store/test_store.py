@@ -17,6 +17,7 @@ from tests.chunk_store.blobs import (
     blob_of,
     chunk_of,
     eventually,
+    page_cache,
     random_blob,
     wait_for,
 )
@@ -74,7 +75,10 @@ def test_whether_bytes_are_local_is_told_without_fetching_them(store: ChunkStore
     assert len(source.asked) == 1
 
 
-def test_what_is_local_is_read_without_the_remote_and_what_is_not_is_left(store: ChunkStore) -> None:
+def test_what_is_local_is_read_without_the_remote_and_what_is_not_is_left(
+    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page_cache(monkeypatch)
     source = ScriptedSource(BLOB)
     attachment = store.attach([BLOB.meta], source, background=False)
     first, second = BLOB.windows[:2]

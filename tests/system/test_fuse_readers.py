@@ -11,6 +11,10 @@ import time
 
 import pytest
 
+from bench.read_times import forget_pages
+from chunk_store.doorway import window_place
+from chunk_store.open_windows import OpenWindows
+from chunk_store.window_file import WindowDirectory
 from launch.control import ask
 from tests.launch.published import publish
 from tests.support.debian_registry import DebianRegistry
@@ -45,6 +49,25 @@ def test_what_is_here_is_read_while_a_thousand_wait_for_what_is_not(place: Place
             finally:
                 waiting.kill()
                 os.kill(registry.pid, signal.SIGCONT)
+
+
+def test_the_page_cache_tells_what_would_wait_for_the_disk(place: Place) -> None:
+    window_id, content = "0f" * 32, random.Random(3).randbytes(1 << 20)
+    directory = WindowDirectory(place.base)
+    window = directory.try_lock(window_id, len(content))
+    assert window is not None
+    window.write(0, [content])
+    window.close()
+    windows, into = OpenWindows(directory), memoryview(bytearray(len(content)))
+
+    def is_read(*, from_disk: bool) -> bool:
+        into[:] = bytes(len(content))
+        return windows.read_into(into, window_id, len(content), 0, from_disk=from_disk) and into == content
+
+    assert is_read(from_disk=True) and is_read(from_disk=False)
+    forget_pages(directory.path / window_place(window_id))
+    assert not is_read(from_disk=False) and is_read(from_disk=True)
+    windows.close()
 
 
 # Readers of two pages each, behind the first thousand pages, where nothing is here.
