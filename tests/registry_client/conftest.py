@@ -95,13 +95,18 @@ def destination(server: ScriptedRegistry, options: RegistryOptions) -> Iterator[
 
 
 @pytest.fixture
-def opened(
-    server: ScriptedRegistry, image: SampleImage, options: RegistryOptions, request: pytest.FixtureRequest
-) -> Callable[..., RegistrySource]:
-    """Opens *image* with changed options, at *server* or another host; closed at the end."""
-    host = store(image, server).partition("/")[0]
+def image_host(server: ScriptedRegistry, image: SampleImage) -> str:
+    """Where *image* is called `demo/py:v1`."""
+    return store(image, server).partition("/")[0]
 
-    def open_it(at: str = host, **changes: object) -> RegistrySource:
+
+@pytest.fixture
+def opened(
+    image_host: str, options: RegistryOptions, request: pytest.FixtureRequest
+) -> Callable[..., RegistrySource]:
+    """Opens the image with changed options, at *image_host* or another host; closed at the end."""
+
+    def open_it(at: str = image_host, **changes: object) -> RegistrySource:
         changed = replace(options, **changes)  # type: ignore[arg-type]
         source = open_source(parse_reference(f"{at}/demo/py:v1"), changed)
         assert isinstance(source, RegistrySource)

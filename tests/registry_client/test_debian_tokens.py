@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from registry_client import open_destination, open_source
+from registry_client import open_destination
 from registry_client.authorization import FAILURE_MEMORY
 from registry_client.errors import Unauthorized
 from registry_client.manifest import MediaType
@@ -56,17 +56,8 @@ def registry(
 
 
 @pytest.fixture
-def opened(registry: DebianRegistry, options: RegistryOptions, request: pytest.FixtureRequest) -> Opener:
-    """Opens the image with changed options; closed at the end."""
-
-    def open_it(**changes: object) -> RegistrySource:
-        changed = replace(options, **changes)  # type: ignore[arg-type]
-        source = open_source(parse_reference(f"{registry.host}/demo/py:v1"), changed)
-        assert isinstance(source, RegistrySource)
-        request.addfinalizer(source.close)
-        return source
-
-    return open_it
+def image_host(registry: DebianRegistry) -> str:
+    return registry.host
 
 
 def refuses(registry: DebianRegistry, token: str) -> bool:
