@@ -106,14 +106,14 @@ class Session:
                 continue
             length, request, unique, node, _, _, asker, *_ = IN_HEADER.unpack_from(message)
             if length != size:
-                self._refuse(unique, errno.EINVAL)
+                self._reply(unique, number=errno.EINVAL)
                 continue
             self._asked[request] = self._asked.get(request, 0) + 1
             if request == Request.READ:
                 body = bytes(message[IN_HEADER.size : size])
                 if (content := self._read_here(node, body)) is None:
                     return lambda: self._answer_read(unique, node, asker, body)
-                self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
+                self._reply(unique, content)
             elif request not in UNANSWERED:
                 self._answer(request, unique, node, message[IN_HEADER.size : size])
 
@@ -123,9 +123,9 @@ class Session:
         # Whatever escaped would leave a process waiting for ever.
         except BaseException as error:  # noqa: BLE001
             self._log(request, node, error)
-            self._refuse(unique, errno_of(error))
+            self._reply(unique, number=errno_of(error))
             return
-        self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
+        self._reply(unique, content)
         if request == Request.INIT:
             self._on_ready()
 
@@ -139,9 +139,9 @@ class Session:
                 # Not before the log, which may take its time: the kernel asks again after the reply.
                 _, offset, size, *_ = READ_IN.unpack_from(body)
                 self._failed.note(node, asker, offset, offset + size, since)
-            self._refuse(unique, errno_of(error))
+            self._reply(unique, number=errno_of(error))
             return
-        self._reply(OUT_HEADER.pack(OUT_HEADER.size + len(content), 0, unique), content)
+        self._reply(unique, content)
 
     def _read(self, node: int, asker: int, body: bytes, now: float) -> bytes:
         """*asker*: the thread that reads, as seen from here, 0 if it is not. Readahead names it, too."""
@@ -167,20 +167,18 @@ class Session:
             return None
         return None if found is None else self._content[:found]
 
-    def _refuse(self, unique: int, number: int) -> None:
-        self._reply(OUT_HEADER.pack(OUT_HEADER.size, -number, unique), b"")
-
-    def _reply(self, header: bytes, content: bytes | memoryview) -> None:
+    def _reply(self, unique: int, content: bytes | memoryview = b"", *, number: int = 0) -> None:
+        """Answer the request *unique*: with *content*, or with the errno *number*."""
+        size = OUT_HEADER.size + len(content)
         try:
-            os.writev(self._device, [header, content])
+            os.writev(self._device, [OUT_HEADER.pack(size, -number, unique), content])
         except OSError as error:
             if error.errno in _NOT_WANTED:
                 return
-            size = len(header) + len(content)
             self._complain("the kernel does not take a reply of %d bytes: %s", size, error)
             if content:
                 # Too long for the request, say: the reader gets an error, and does not wait for ever.
-                self._reply(OUT_HEADER.pack(OUT_HEADER.size, -errno.EIO, OUT_HEADER.unpack(header)[2]), b"")
+                self._reply(unique, number=errno.EIO)
 
     def _complain(self, line: str, *what: object) -> None:
         self._lines.limit(line, lambda: log.error(line, *what))
