@@ -136,8 +136,7 @@ class Attachment:
             deadline = min(deadline, until)
         originals = [self._index.original[number] for number, _, _ in pieces]
         for number in originals:
-            if self._counters.touched_window(number):
-                self._scheduler.touched(number)
+            self._touch(number)
             if len(originals) > 1 and not self._scheduler.is_present(number):
                 self._scheduler.want(number)
         found = [
@@ -163,8 +162,7 @@ class Attachment:
             numbers.append(original)
         self._counters.touched(blob_index, offset, size)
         for number in numbers:
-            if self._counters.touched_window(number):
-                self._scheduler.touched(number)
+            self._touch(number)
         return True
 
     def is_local(self, blob_index: int, offset: int, size: int) -> bool:
@@ -190,8 +188,7 @@ class Attachment:
 
     def _when_local(self, number: int, end: int, listener: Listener, since: float) -> None:
         window, original = self._index[number], self._index.original[number]
-        if self._counters.touched_window(original):
-            self._scheduler.touched(original)
+        self._touch(original)
         try:
             if self._scheduler.is_present(original):
                 if self._shared.directory.size(window.id) == window.length:
@@ -324,6 +321,11 @@ class Attachment:
 
     def _has_time(self, since: float) -> bool:
         return time.monotonic() < since + self._shared.limits.read_seconds
+
+    def _touch(self, number: int) -> None:
+        """A reader came to this window."""
+        if self._counters.touched_window(number):
+            self._scheduler.touched(number)
 
     def _read_here(self, into: memoryview, number: int, begin: int, *, from_disk: bool) -> bool:
         window, shared = self._index[number], self._shared
