@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -28,13 +25,13 @@ from typing import Any, Final
 from bench.errors import BenchError, RootNeeded
 from bench.kernel_images import MIB, incompressible, many_names, publish, repetitive
 from bench.machine import describe_machine
+from bench.processor import cpu_seconds, round_trips
 from bench.registry_server import RegistryServer
 from chunk_store import ChunkStore
 from chunk_store.doorway import WINDOWS as SHELVES
 from chunk_store.window_file import WindowDirectory
 from erofs_fs import readahead
 from erofs_fs.localised_file import devices_of
-from erofs_fs.pids import stat_fields
 from launch.held_signals import HeldSignals
 from launch.image_request import ImageRequest
 from launch.images import open_image
@@ -59,7 +56,6 @@ IDLE_SECONDS: Final = 10.0
 READAHEADS: Final = (0, 32, 64, 128, 256, 512)  # KiB
 _FILES, _FILE_BYTES, _LOCAL_BYTES = 24, 8 * MIB, 4 * MIB
 _WALKS, _STEPS, _PAGE = 150, 32, 4096
-_TICK: Final = os.sysconf("SC_CLK_TCK")
 
 WANTED: Final = {
     "miss_overhead_p50_us": 150.0,
@@ -84,7 +80,7 @@ def measure(runs: int, say: Say) -> dict[str, Any]:
         scratch = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nopull-bench-")))
         registry = undo.enter_context(RegistryServer(scratch / "registry"))
         stage = _Stage(scratch, registry.host, say)
-        misses = {"four_wake_ups_us": [2 * two for two in _round_trips(MISSES)], **stage.misses()}
+        misses = {"four_wake_ups_us": [2 * two for two in round_trips(MISSES)], **stage.misses()}
         mounting = stage.mounting(runs)
         many = stage.many()
         ahead = stage.readahead()
@@ -226,9 +222,9 @@ class _Stage:
             status = keeper_status(root)
             assert status is not None
             pids = [status["pid"], status["filler"]]
-            before = _cpu_ticks(pids)
+            before = sum(map(cpu_seconds, pids))
             time.sleep(IDLE_SECONDS)
-            spent = _cpu_ticks(pids) - before
+            spent = sum(map(cpu_seconds, pids)) - before
             anon = {name: _anon_kib(pid) / 1024 for name, pid in zip(("keeper", "filler"), pids, strict=True)}
             for record in records:
                 detach(record.mountpoint, lazy=True)
@@ -239,7 +235,7 @@ class _Stage:
             "keeper_anon_mb": anon["keeper"],
             "filler_anon_mb": anon["filler"],
             "idle_seconds": IDLE_SECONDS,
-            "idle_cpu_ms": 1000 * spent / _TICK,
+            "idle_cpu_ms": round(1000 * spent, 3),
         }
 
     def readahead(self) -> list[dict[str, float]]:
@@ -321,24 +317,6 @@ class _Stage:
             image.close()
 
 
-def _round_trips(count: int) -> list[float]:
-    """Microseconds until an idle process has answered, each time: it is woken for it, and we are."""
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = "import socket; s = socket.socket(fileno=0)\nwhile word := s.recv(8): s.send(word)"
-    child = subprocess.Popen([sys.executable, "-S", "-c", program], stdin=there.fileno())
-    there.close()
-    found = []
-    with here:
-        for _ in range(count):
-            time.sleep(0.005)  # as long as the registry lets us wait
-            began = time.perf_counter()
-            here.send(b"x")
-            here.recv(8)
-            found.append(1e6 * (time.perf_counter() - began))
-    child.wait()
-    return found[1:]  # the first waits for the program's start
-
-
 def _demanded(record: MountRecord) -> dict[str, float]:
     """What readers' misses have cost so far; nothing while the image's tables are still being read."""
     progress = kernel_facts(record).progress
@@ -384,14 +362,6 @@ def _events(root: Path) -> int:
     status = keeper_status(root)
     assert status is not None
     return int(status["counts"]["events"])
-
-
-def _cpu_ticks(pids: list[int]) -> int:
-    total = 0
-    for pid in pids:
-        fields = stat_fields(pid)
-        total += int(fields[11]) + int(fields[12])
-    return total
 
 
 def _anon_kib(pid: int) -> int:

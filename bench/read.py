@@ -22,6 +22,7 @@ from typing import Any, Final
 from bench.errors import RootNeeded
 from bench.kernel_images import MIB, many_names, publish
 from bench.machine import describe_machine
+from bench.processor import cpu_seconds
 from bench.read_parts import Cost, parts_at, percentile
 from bench.read_times import (
     NAMES,
@@ -37,7 +38,7 @@ from bench.read_times import (
     time_whole,
 )
 from bench.registry_server import RegistryServer
-from erofs_fs.pids import await_end, stat_fields
+from erofs_fs.pids import await_end
 from launch.control import ask
 from launch.errors import LaunchError
 from launch.held_signals import HeldSignals
@@ -61,7 +62,6 @@ MISSES: Final = 100  # of each kind
 EACH: Final = 4  # windows of one reader
 WARM_BYTES: Final = 64 * MIB
 _MEMORY: Final = "/dev/shm"  # a tmpfs wherever there is a Linux
-_TICK: Final = os.sysconf("SC_CLK_TCK")
 
 # Figure: ("at most" or "at least", the limit that the project has set itself).
 WANTED: Final[Mapping[str, tuple[str, float]]] = {
@@ -202,12 +202,12 @@ class _Stage:
             kept = self._scratch / f"alone-{run}"
             kept.mkdir()
             with parts_at(self._registry.host, "parallel", kept) as parts:
-                before = time.process_time() + _cpu_seconds(self._registry.pid)
+                before = time.process_time() + cpu_seconds(self._registry.pid)
                 size = 0
                 for meta, window in windows:
                     parts.bring(meta, window)
                     size += window.length
-                cpu.append((time.process_time() + _cpu_seconds(self._registry.pid) - before) / size)
+                cpu.append((time.process_time() + cpu_seconds(self._registry.pid) - before) / size)
         cores = len(os.sched_getaffinity(0))
         could = cores / statistics.median(cpu) / 1e6
         return {
@@ -362,8 +362,3 @@ def _unique_bytes(meta: BlobMeta, known: set[bytes]) -> int:
         new = sum(chunk.size for chunk in chunks if chunk.digest not in known)
         total += unit.compressed_size * new / unit.uncompressed_size
     return int(total)
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = stat_fields(pid)
-    return (int(fields[11]) + int(fields[12])) / _TICK
