@@ -10,7 +10,7 @@ import json
 from typing import Final
 
 from builder.image_documents import NYDUS_BLOB
-from launch.oci_spec import ImageConfig
+from launch.image_config import ImageConfig
 from rafs.findings import Finding
 from registry_client.digest import encoded, shorten
 from registry_client.manifest import Descriptor

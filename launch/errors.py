@@ -35,6 +35,10 @@ class ImageInvalid(LaunchError):
     """A converted image whose parts contradict each other. Only converting it again helps."""
 
 
+class ConfigInvalid(LaunchError):
+    """The image's config is not what the OCI image specification says."""
+
+
 class MountImpossible(LaunchError):
     """The place or this machine does not allow the mount; the image is fine."""
 

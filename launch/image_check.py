@@ -23,12 +23,11 @@ from launch.chunk_tables import fetch_digests, fetch_form, lacks_digests, read_d
 from launch.contents_check import check_contents
 from launch.converted import find_converted
 from launch.document_check import check_blob_layer, check_diff_id, config_differences
-from launch.errors import ImageInvalid
+from launch.errors import ConfigInvalid, ImageInvalid
+from launch.image_config import ImageConfig, load_config, parse_config
 from launch.image_request import refuse_blob_dir
 from launch.object_digest import ObjectDigest
-from launch.oci_spec import ImageConfig, load_config, parse_config
 from launch.remote import FileBlobs, ImageBlobs
-from launch.run_errors import ConfigInvalid
 from launch.verdict import Verdict
 from rafs.blob_meta import BlobMeta, parse_blob_meta
 from rafs.blob_record import BlobRecord

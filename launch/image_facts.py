@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from chunk_store.byte_size import human_size
+from launch.errors import ConfigInvalid
+from launch.image_config import load_config, parse_config
 from launch.images import LazyImage
-from launch.oci_spec import load_config, parse_config
 from launch.ordinary_image import OrdinaryImage
-from launch.run_errors import ConfigInvalid
 from rafs.blob_meta import BlobMeta
 from rafs.blob_record import BlobRecord
 from rafs.bootstrap import Bootstrap

@@ -7,15 +7,14 @@ capabilities, what is hidden in /proc. Not docker's: the network is the host's.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.image_documents import DEFAULT_PATH
-from launch.run_errors import ConfigInvalid, RunError
+from launch.image_config import ImageConfig
+from launch.run_errors import RunError
 from launch.users import ContainerUser
 
 SPEC_VERSION = "1.0.2"
@@ -64,20 +63,7 @@ MOUNTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("tmpfs", "/dev/shm", ("nosuid", "noexec", "nodev", "mode=1777", "size=65536k")),
 )
 
-_NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # JSON may say either
-
 BIND_OPTIONS = ("rbind", "ro", "nosuid", "nodev", "noexec")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
-    """The `config` object of an OCI image config, as far as running needs it."""
-
-    entrypoint: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    working_dir: str = ""
-    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,42 +89,6 @@ class Host:
     filesystems: frozenset[str]
     bound_files: tuple[str, ...]
     own_cgroup_view: bool = False
-
-
-def load_config(raw: bytes) -> dict[str, Any]:
-    """An image's config document.
-
-    Raises:
-        ConfigInvalid: it is not a JSON object.
-    """
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ConfigInvalid(f"cannot use the image's config: it is not JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise ConfigInvalid("cannot use the image's config: it is not a JSON object")
-    return document
-
-
-def parse_config(document: Mapping[str, Any]) -> ImageConfig:
-    """The running part of an image config document (the whole JSON object, with `config` inside).
-
-    Raises:
-        ConfigInvalid: a field is not of the type the OCI image specification gives it, or has text that
-            neither paths nor arguments can have.
-    """
-    section = document.get("config")
-    if section is None:
-        return ImageConfig()
-    if not isinstance(section, Mapping):
-        raise _invalid("config", section, "an object")
-    return ImageConfig(
-        entrypoint=_strings(section, "Entrypoint"),
-        command=_strings(section, "Cmd"),
-        env=_strings(section, "Env"),
-        working_dir=_string(section, "WorkingDir"),
-        user=_string(section, "User"),
-    )
 
 
 def arguments(config: ImageConfig, wanted: Wanted) -> tuple[str, ...]:
@@ -236,34 +186,3 @@ def _mounts(host: Host) -> list[dict[str, Any]]:
         for file in host.bound_files
     ]
     return mounts
-
-
-def _strings(section: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    found = section.get(field)
-    if found is None:
-        return ()
-    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-        raise _invalid(field, found, "a list of strings")
-    if not all(map(_is_plain, found)):
-        raise _invalid(field, found, "text without NUL and surrogates")
-    return tuple(found)
-
-
-def _string(section: Mapping[str, Any], field: str) -> str:
-    found = section.get(field)
-    if found is None:
-        return ""
-    if not isinstance(found, str):
-        raise _invalid(field, found, "a string")
-    if not _is_plain(found):
-        raise _invalid(field, found, "text without NUL and surrogates")
-    return found
-
-
-def _is_plain(text: str) -> bool:
-    return not _NO_TEXT.search(text)
-
-
-def _invalid(field: str, found: object, expected: str) -> ConfigInvalid:
-    shown = repr(found) if len(repr(found)) <= 60 else f"{repr(found)[:60]}…"
-    return ConfigInvalid(f"cannot use the image's config: `{field}` is {shown}, expected {expected}")

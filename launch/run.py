@@ -25,19 +25,11 @@ from launch import containers, overlay
 from launch.driver_choice import Choice, Driver
 from launch.errors import LaunchError, NotMounted
 from launch.held_signals import HeldSignals
+from launch.image_config import ImageConfig, load_config, parse_config
 from launch.kernel_mount import KernelMount
 from launch.log_lines import TEXT
 from launch.mountpoint import real_path
-from launch.oci_spec import (
-    Host,
-    ImageConfig,
-    Wanted,
-    arguments,
-    load_config,
-    parse_config,
-    runtime_spec,
-    working_dir,
-)
+from launch.oci_spec import Host, Wanted, arguments, runtime_spec, working_dir
 from launch.run_errors import RootNeeded, RunError
 from launch.runtime import WATCHED, find_runtime, run_container
 

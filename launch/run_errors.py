@@ -20,10 +20,6 @@ class RuntimeMissing(RunError):
     """There is no OCI runtime (runc, crun) to run the container with."""
 
 
-class ConfigInvalid(RunError):
-    """The image's config is not what the OCI image specification says."""
-
-
 class UserNotFound(RunError):
     """A user or group is not in the image's /etc/passwd or /etc/group."""
 

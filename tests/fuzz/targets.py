@@ -27,8 +27,8 @@ from builder.layer_stream import plain_pieces
 from builder.python_source import imported_names
 from builder.tar_index import read_entries
 from builder.tar_stream import TarStream
-from launch.oci_spec import parse_config
-from launch.run_errors import ConfigInvalid
+from launch.errors import ConfigInvalid
+from launch.image_config import parse_config
 from rafs.blob_meta import BlobMeta, parse_blob_meta, read_chunk_info
 from rafs.blob_record import blob_record, broken_rules
 from rafs.bootstrap import Bootstrap

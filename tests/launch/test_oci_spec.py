@@ -8,19 +8,18 @@ from typing import Any
 import pytest
 
 from builder.image_documents import DEFAULT_PATH
+from launch.errors import ConfigInvalid
+from launch.image_config import ImageConfig, load_config, parse_config
 from launch.oci_spec import (
     CAPABILITIES,
     Host,
-    ImageConfig,
     Wanted,
     arguments,
     environment,
-    load_config,
-    parse_config,
     runtime_spec,
     working_dir,
 )
-from launch.run_errors import ConfigInvalid, RunError
+from launch.run_errors import RunError
 from launch.users import ContainerUser
 
 ALL_CAPABILITIES = (1 << 41) - 1
