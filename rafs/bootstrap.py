@@ -21,7 +21,7 @@ from .codes import (
     MAX_SYMLINK,
     BlobFeature,
 )
-from .directory import entry_count, entry_name
+from .directory import entry_count, entry_name, find_entry
 from .entry_words import LOW_BITS
 from .errors import FormatInvalid, FormatUnsupported
 from .findings import refuse
@@ -97,32 +97,20 @@ class Bootstrap:
             FormatInvalid: *directory* is none, or a block of it is broken.
         """
         self._require_directory(directory)
-        raw = self._raw
-        low, high, found = 0, -(-directory.size // self.block_size) - 1, -1
-        while low <= high:
-            middle = (low + high) // 2
-            start, end = self._block(directory, middle)
-            count = entry_count(raw, start, end, directory.nid)
-            if entry_name(raw, start, end, directory.nid, 0, count) <= name:
-                found, low = middle, middle + 1
-            else:
-                high = middle - 1
-        if found < 0:
+        raw, nid = self._raw, directory.nid
+        low, high = 0, -(-directory.size // self.block_size) - 1
+        if high < 0:
             return None
-        start, end = self._block(directory, found)
-        count = entry_count(raw, start, end, directory.nid)
-        low, high = 0, count - 1
-        while low <= high:
-            middle = (low + high) // 2
-            here = entry_name(raw, start, end, directory.nid, middle, count)
-            if here == name:
-                nid: int = DIRENT.struct.unpack_from(raw, start + middle * DIRENT.size)[0]
-                return Nid(nid)
-            if here < name:
-                low = middle + 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            start, end = self._block(directory, middle)
+            if entry_name(raw, start, end, nid, 0, entry_count(raw, start, end, nid)) <= name:
+                low = middle
             else:
                 high = middle - 1
-        return None
+        start, end = self._block(directory, low)
+        place = find_entry(raw, start, end, nid, name)
+        return None if place is None else Nid(DIRENT.struct.unpack_from(raw, place)[0])
 
     def entries(self, directory: Inode) -> Iterator[tuple[bytes, Nid, int]]:
         """Yield (name, nid, file type) in stored order, "." and ".." among them.
