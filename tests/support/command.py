@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -67,3 +68,20 @@ def clear(base: Path, root: Path) -> None:
             os.kill(record.server, signal.SIGKILL)
     if (root / KEEPER).exists():
         end_keeper(root)
+
+
+def await_last_writer(base: Path) -> None:
+    """Return when no process of ours works below *base*: one whose mount or command is gone may still write
+    there, and a directory that is removed meanwhile is left.
+    """
+    deadline = time.monotonic() + 20
+    while writers := [pid for pid in Path("/proc").glob("[0-9]*") if _logs_below(pid, base)]:
+        assert time.monotonic() < deadline, f"{writers} work below {base}"
+        time.sleep(0.02)
+
+
+def _logs_below(process: Path, base: Path) -> bool:
+    try:
+        return (process / "fd" / "2").readlink().is_relative_to(base)
+    except OSError:
+        return False

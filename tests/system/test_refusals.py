@@ -16,13 +16,12 @@ from pathlib import Path
 import pytest
 
 from chunk_store import ChunkStore
-from erofs_fs.mount_table import mount_table
 from launch.mountpoint import detach, mount_at
 from registry_client.options import RegistryOptions
 from tests.launch.published import publish
 from tests.registry_client.sample import noise, sample_image
 from tests.registry_client.sample import publish as publish_plain
-from tests.support.command import COMMAND
+from tests.support.command import COMMAND, await_last_writer, clear
 from tests.support.debian_registry import DebianRegistry
 from tests.support.images import image_of
 from tests.support.reachable import AS_NOBODY, reachable_command
@@ -87,12 +86,12 @@ def place() -> Iterator[Place]:
     # Not `tmp_path`: the directories above that are root's alone.
     with (
         reachable_command() as command,
-        tempfile.TemporaryDirectory(prefix="nopull-refusals-", ignore_cleanup_errors=True) as base,
+        tempfile.TemporaryDirectory(prefix="nopull-refusals-") as base,
     ):
-        yield Place(Path(base), command)
-        for entry in reversed(mount_table()):
-            if entry.mountpoint.is_relative_to(base):
-                detach(entry.mountpoint, lazy=True)
+        made = Place(Path(base), command)
+        yield made
+        clear(made.base, made.root)
+        await_last_writer(made.base)
 
 
 @pytest.fixture
