@@ -296,7 +296,7 @@ class Attachment:
         Waits only: without `background` or `start_background`, readers alone complete an image.
 
         Raises:
-            StoreFull: the file system takes no more.
+            StoreFull, StoreUnusable: the file system takes no more.
             ChunkCorrupt: all is local but what is wrong at its source.
             ChunkUnavailable: the remote refuses for good, or the attachment was closed.
         """

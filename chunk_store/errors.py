@@ -40,7 +40,9 @@ class WindowsWrong(StoreError):
 
 
 class StoreUnusable(StoreError):
-    """The store's directory cannot be created, locked or checked; nothing was attached."""
+    """The store's directory cannot be created, locked or checked, or takes no window though it has
+    room.
+    """
 
 
 class StoreForbidden(StoreUnusable):

@@ -219,7 +219,7 @@ class Scheduler:
         """Wait until every window is present; False after *timeout* seconds.
 
         Raises:
-            StoreFull: the file system takes no more.
+            StoreFull, StoreUnusable: the file system takes no more.
             ChunkCorrupt: everything else is present, but at least one window is wrong at its source.
             ChunkUnavailable: the remote failed in a way that trying again cannot mend, or the attachment was
             closed.
@@ -346,7 +346,7 @@ class Scheduler:
 
     def _settle(self, settled: Settled) -> None:
         fill, outcome = settled.fill, settled.outcome
-        message: str | None = None
+        message: StoreError | None = None
         refusal = self._refusal(settled)
         if settled.record is not None:
             # First, so that whoever sees the window complete can count on its being in the next checkpoint.
@@ -385,14 +385,14 @@ class Scheduler:
             log.log(logging.DEBUG if fill.wanted else self._level, "%s", failure)
             fill.fail(failure)
 
-    def _refusal(self, settled: Settled) -> str | None:
+    def _refusal(self, settled: Settled) -> StoreError | None:
         """Why the store does not keep the window, if so. Looks at the file system: under no lock."""
         error = settled.error
         if not isinstance(error, OSError) or settled.outcome not in (Outcome.IN_MEMORY, Outcome.REFUSED):
             return None
         return self._readers.refusal(self._index[settled.fill.number].id, error, self._fetch.place)
 
-    def _place(self, fill: Fill, settled: Settled, refusal: str | None) -> str | None:
+    def _place(self, fill: Fill, settled: Settled, refusal: StoreError | None) -> StoreError | None:
         """Move the window to the state its outcome means; what to log, if anything."""
         outcome, error = settled.outcome, settled.error
         if outcome is Outcome.PRESENT:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from enum import Enum
 from pathlib import Path
 
-from chunk_store.errors import ChunkCorrupt, ChunkUnavailable, StoreError, StoreFull
+from chunk_store.errors import (
+    ChunkCorrupt,
+    ChunkUnavailable,
+    StoreError,
+    StoreForbidden,
+    StoreFull,
+    StoreUnusable,
+)
 from chunk_store.free_room import FULL_ERRNOS, free_room
 from rafs.counted import counted
 
@@ -24,28 +31,31 @@ class Readers(Enum):
     OF_FILES = "kernel mounts meanwhile answer reads of absent data with errors"
     NONE = ""  # it is fetched for later
 
-    def refusal(self, window_id: str, error: OSError, place: Path) -> str:
+    def refusal(self, window_id: str, error: OSError, place: Path) -> StoreError:
         """That the window is not kept in *place*, because of *error*, what follows for them and what can be
         done; for people.
         """
-        follows = self.value
-        advice = room = ""
+        follows, room = self.value, ""
+        kind: type[StoreError] = StoreFull
+        advice = "choose another place with --root"
         if isinstance(error, LimitReached):
             if self is Readers.OF_FILES:
                 follows = "what is read of kernel mounts goes beyond it"
             advice = "unmount what is not needed, or give it more with --cache-size"
         elif error.errno in FULL_ERRNOS:
             room = free_room(place)
-            advice = "free some there (`nopull cache gc` may), or choose another place with --root"
+            advice = f"free some there (`nopull cache gc` may), or {advice}"
+        else:
+            kind = StoreForbidden if isinstance(error, PermissionError) else StoreUnusable
         said = f"cannot keep window {window_id[:16]} in {place}: {error.strerror or error}{room}"
-        return "; ".join(filter(None, (said, follows, advice)))
+        return kind("; ".join(filter(None, (said, follows, advice))))
 
 
 class Standstill:
     """Nothing stands in the way at first."""
 
     def __init__(self) -> None:
-        self.full: StoreFull | None = None
+        self.full: StoreError | None = None  # the disk, or its limit
         self._at_limit = False  # it is the store's own limit, for what nobody waits for
         self._trouble: StoreError | None = None  # with the remote
 
@@ -54,11 +64,11 @@ class Standstill:
         """What stands in the way."""
         return self.full or self._trouble
 
-    def disk_refused(self, reason: str, *, at_limit: bool = False) -> None:
+    def disk_refused(self, refusal: StoreError, *, at_limit: bool = False) -> None:
         """The file system takes no more; *at_limit*: it would, but the store's limit keeps out what nobody
         waits for.
         """
-        self.full = StoreFull(reason)
+        self.full = refusal
         self._at_limit = at_limit
 
     def remote_failed(self, error: StoreError) -> None:
@@ -78,12 +88,12 @@ class Standstill:
         """Raise if *missing* windows will not come by waiting; *broken* of them are wrong at their source.
 
         Raises:
-            StoreFull: the file system takes no more.
+            StoreFull, StoreUnusable: the file system takes no more.
             ChunkCorrupt: all that are missing are broken.
             ChunkUnavailable: the remote failed in a way that trying again cannot mend.
         """
         if self.full is not None:
-            raise StoreFull(*self.full.args)
+            raise type(self.full)(*self.full.args)
         if broken and broken == missing:
             raise ChunkCorrupt(f"wrong at the source: {counted(broken, 'window')}: {self._trouble}")
         if isinstance(self._trouble, ChunkUnavailable) and not self._trouble.temporary:

@@ -305,6 +305,24 @@ def test_a_read_only_disk_for_what_is_converted_is_no_matter_of_permission(
     place.refuse("convert", place.lazy, f"oci:{disk}/new:v1", code=1, says=told)
 
 
+def test_a_store_that_can_only_be_read_is_not_full_for_who_pulls(
+    place: Place, small_disk: Callable[[int], Path]
+) -> None:
+    disk = small_disk(2000)
+    root = disk / "root"
+    subprocess.run([*COMMAND, "pull", place.lazy, "--root", str(root)], check=True, capture_output=True)
+    for window in (root / "windows").glob("*/*"):
+        window.unlink()
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    words = [*COMMAND, "pull", place.lazy, "--root", str(root)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done
+    told = r"nopull: cannot keep window \w+ in .*/windows: Read-only file system; choose another place"
+    assert re.match(told, done.stderr.splitlines()[-1]), done.stderr
+    told = r"opening the store .*other: Read-only file system; choose another with --root"
+    place.refuse("pull", place.lazy, "--root", disk / "other", code=1, says=told)
+
+
 @pytest.mark.parametrize("kibibytes", [8, 24, 40, 64])
 def test_a_disk_without_room_for_what_a_mount_needs(
     place: Place, small_disk: Callable[[int], Path], kibibytes: int
