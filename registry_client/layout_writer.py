@@ -7,6 +7,7 @@ writers lose nothing.
 died when                    -> found what                     -> who repairs it
 copying a blob               -> `.partial-*` in blobs/<alg>    -> nobody needs to; never read, safe to delete
 before index.json renamed    -> blobs no manifest leads to     -> the next run finds and uses them
+taking an empty layout away  -> index.json without its marker  -> the next run makes the marker anew
 """
 
 from __future__ import annotations
@@ -38,17 +39,20 @@ class LayoutDestination:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._tree = DirectoryTree(root)
+        self._new = False  # the layout is ours, and what is in it
+        self._made: list[Path] = []
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with _locked(root):
-                if not (root / MARKER).exists():
-                    _refuse_strangers(root)
-                    if not (root / INDEX).exists():
-                        _write_file(root / INDEX, json.dumps(EMPTY_INDEX).encode())
-                    _write_file(root / MARKER, MARKER_TEXT)
-        except OSError as error:
-            raise write_error(f"cannot write an image layout to {root}", error) from error
-        read_index(self._tree)
+            try:
+                self._made = [path for path in (root, *root.parents) if not path.exists()]
+                root.mkdir(parents=True, exist_ok=True)
+                with _locked(root):
+                    self._begin()
+            except OSError as error:
+                raise write_error(f"cannot write an image layout to {root}", error) from error
+            read_index(self._tree)
+        except BaseException:
+            self.close()
+            raise
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         region = self._tree.find(blob_name(descriptor.digest))
@@ -68,13 +72,41 @@ class LayoutDestination:
         with self._translated(f"manifest {digest}"):
             _write_file(self._root / blob_name(digest), raw)
             with _locked(self._root):
+                self._begin()  # who made it and put nothing may have taken it away
                 index = read_index(self._tree)
                 index["manifests"] = replace_entry(index["manifests"], document.descriptor(), tag, document)
                 _write_file(self._root / INDEX, json.dumps(index).encode())
         return descriptor
 
     def close(self) -> None:
-        """Everything was complete already."""
+        """Take a new layout away in which nothing is: else everything was complete already."""
+        with suppress(OSError):
+            if self._new:
+                with _locked(self._root):
+                    self._remove_if_empty()
+            for path in self._made:
+                with suppress(FileNotFoundError):
+                    path.rmdir()
+
+    def _begin(self) -> None:
+        """Make the directory a layout, unless it is one. Under its lock."""
+        if (self._root / MARKER).exists():
+            return
+        _refuse_strangers(self._root)
+        self._new = True
+        if not (self._root / INDEX).exists():
+            _write_file(self._root / INDEX, json.dumps(EMPTY_INDEX).encode())
+        _write_file(self._root / MARKER, MARKER_TEXT)
+
+    def _remove_if_empty(self) -> None:
+        """Under the lock."""
+        blobs = self._root / "blobs"
+        for directory in (*blobs.glob("*"), blobs):
+            with suppress(FileNotFoundError):
+                directory.rmdir()  # fails where a blob is, which the next conversion finds
+        # In this order: a marker alone would be a broken layout.
+        for name in (MARKER, INDEX):
+            (self._root / name).unlink(missing_ok=True)
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

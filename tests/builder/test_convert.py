@@ -358,12 +358,14 @@ def test_the_config_is_read_once_also_where_a_platform_was_asked_for(
 
 
 def refuse(tmp_path: Path, error: type[Exception], said: str) -> None:
-    """Converting what is in `tmp_path/in` fails, and nothing is named in the destination then."""
+    """Converting what is in `tmp_path/in` fails, and what is left then are at most blobs without a name."""
     work_dir = tmp_path / "work"
     work_dir.mkdir(exist_ok=True)
     with pytest.raises(error, match=said):
         convert_layout(tmp_path / "in", tmp_path / "out", replace(SMALL, work_dir=work_dir))
-    assert json.loads((tmp_path / "out/index.json").read_text())["manifests"] == []
+    if (tmp_path / "out").exists():
+        assert json.loads((tmp_path / "out/index.json").read_text())["manifests"] == []
+        assert any((tmp_path / "out/blobs/sha256").iterdir())
     assert list(work_dir.iterdir()) == []
 
 
