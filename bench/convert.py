@@ -23,9 +23,9 @@ from bench.convert_variants import Layers, write_variant
 from bench.errors import BenchError
 from bench.machine import describe_machine, describe_versions
 from builder.discovery import find_ordinary
-from builder.progress import megabytes
 from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client import open_source
+from registry_client.free_room import megabytes
 from registry_client.options import RegistryOptions
 from registry_client.platform import host_platform
 from registry_client.reference import parse_reference

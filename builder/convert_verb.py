@@ -289,8 +289,8 @@ def _warn(report: ConvertReport) -> None:
 
 
 def _summary(report: ConvertReport) -> list[str]:
-    from builder.progress import megabytes
     from rafs.counted import counted
+    from registry_client.free_room import megabytes
 
     if report.already_converted:
         return ["converted already, copied as it is"]

@@ -32,7 +32,7 @@ from builder.layer_reader import ReadLayer, read_layer
 from builder.layer_record import ANNOTATION, LayerFacts, Record, UndoMissing, encode, note
 from builder.overlay import empty_tree, merge_layer
 from builder.prefetch_list import find_wished
-from builder.progress import Progress, megabytes
+from builder.progress import Progress
 from builder.publishing import Publishing
 from builder.report import ImageReport, LayerReport
 from builder.reuse import Dictionary, Start, repository_of, start_from_dictionaries, start_from_shelf, way
@@ -42,6 +42,7 @@ from rafs.bootstrap_writer import BootstrapDraft
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node
 from registry_client.digest import Digest
+from registry_client.free_room import megabytes
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import host_platform
 from registry_client.source import ImageDestination, ImageSource

@@ -15,10 +15,11 @@ from builder.errors import SourceUnsupported
 from builder.image_documents import SourceConfig, check_layers, is_converted, read_config
 from builder.layer_reader import read_layer
 from builder.overlay import empty_tree, merge_layer
-from builder.progress import Progress, megabytes
+from builder.progress import Progress
 from rafs.codes import DIGEST_SIZE, Digester
 from rafs.digests import digest_of
 from rafs.tree import Node
+from registry_client.free_room import megabytes
 from registry_client.manifest import Manifest
 from registry_client.selection import config_bytes
 from registry_client.source import ImageSource

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol, TextIO
 
 from rafs.printable import printable
+from registry_client.free_room import megabytes
 
 
 class Progress(Protocol):
@@ -80,6 +81,3 @@ def shown_progress(stream: TextIO) -> Iterator[Progress]:
         yield bars
 
 
-def megabytes(count: int) -> str:
-    """*count* bytes for people, in one unit: steps and layers are compared."""
-    return f"{count / 1e6:.1f} MB"

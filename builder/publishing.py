@@ -24,9 +24,10 @@ from builder.image_documents import (
 )
 from builder.known_image import KnownBlob
 from builder.layer_blob import LayerBlob
-from builder.progress import Progress, megabytes
+from builder.progress import Progress
 from rafs.finished_blob import FinishedBlob
 from registry_client.digest import digest_of
+from registry_client.free_room import megabytes
 from registry_client.manifest import Descriptor, Manifest, MediaType
 from registry_client.source import ImageDestination
 

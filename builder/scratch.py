@@ -6,7 +6,6 @@ and safe from any thread; appending is one thread's. Not for anything that has t
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from builder.errors import BuildError, SpoolFailed, SpoolFull
+from registry_client.free_room import FULL_ERRNOS, megabytes, room_left
 
 
 class ScratchFile:
@@ -97,9 +97,10 @@ class ScratchFile:
             raise self._explained(error) from error
 
     def _explained(self, error: OSError) -> BuildError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_ERRNOS:
             return SpoolFull(
-                f"writing temporary files in {self._where}: no space left; the unpacked layers and their "
-                "blobs have to fit there, so free some or name another place with --work-dir"
+                f"writing temporary files in {self._where}: no space left{room_left(self._where)} behind "
+                f"{megabytes(self.size)} of one of them; the unpacked layers and their blobs have to fit "
+                "there, so free some or name another place with --work-dir"
             )
         return SpoolFailed(f"using temporary files in {self._where}: {error.strerror}")

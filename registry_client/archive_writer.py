@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from registry_client.digest import VerifyingReader, digest_of
 from registry_client.errors import write_error
+from registry_client.free_room import megabytes
 from registry_client.layout import INDEX, MARKER, blob_name
 from registry_client.layout_writer import EMPTY_INDEX, MARKER_TEXT, replace_entry, sync_directory
 from registry_client.manifest import Descriptor, parse_manifest
@@ -44,7 +45,7 @@ class ArchiveDestination:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             descriptor, self._partial = tempfile.mkstemp(prefix=f".{file.name}.partial-", dir=file.parent)
         except OSError as error:
-            raise write_error(f"cannot write the archive {file}", error) from error
+            raise write_error(f"cannot write the archive {file}", error, file.parent) from error
         self._out = os.fdopen(descriptor, "wb")
         self._append(MARKER, len(MARKER_TEXT), io.BytesIO(MARKER_TEXT))
 
@@ -96,7 +97,7 @@ class ArchiveDestination:
             Path(self._partial).rename(self._file)
             sync_directory(self._file.parent)
         except OSError as error:
-            raise write_error(f"cannot finish the archive {self._file}", error) from error
+            raise write_error(f"cannot finish the archive {self._file}", error, self._file.parent) from error
 
     def _append(self, name: str, size: int, reader: BinaryIO | VerifyingReader) -> None:
         """Add one member, or nothing at all."""
@@ -110,7 +111,8 @@ class ArchiveDestination:
             self._out.write(bytes(-size % tarfile.BLOCKSIZE))
         except OSError as error:
             self._cut(start)
-            raise write_error(f"cannot write {name} to {self._file}", error) from error
+            doing = f"cannot write {name} ({megabytes(size)}) to {self._file}"
+            raise write_error(doing, error, self._file.parent) from error
         except BaseException:
             self._cut(start)
             raise

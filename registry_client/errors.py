@@ -7,7 +7,9 @@ translate foreign exceptions into these and keep the cause.
 
 from __future__ import annotations
 
-import errno
+from pathlib import Path
+
+from registry_client.free_room import FULL_ERRNOS, room_left
 
 
 class RegistryError(Exception):
@@ -90,12 +92,13 @@ def layout_error(doing: str, error: OSError) -> LayoutInvalid:
     said = f"{doing}: {(error.strerror or str(error)).lower()}"
     if isinstance(error, PermissionError):
         return LayoutForbidden(f"{said}; run it as a user who may, or name another place")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return LayoutFull(f"{said}; free some there, or name another place")
     return LayoutInvalid(said)
 
 
-def write_error(doing: str, error: OSError) -> LayoutInvalid:
-    """As `layout_error`, of what was to be written."""
+def write_error(doing: str, error: OSError, directory: Path) -> LayoutInvalid:
+    """As `layout_error`, of what was to be written into *directory*."""
+    if error.errno in FULL_ERRNOS:
+        said = f"{doing}: {(error.strerror or str(error)).lower()}{room_left(directory)}"
+        return LayoutFull(f"{said}; free some there, or name another place")
     found = layout_error(doing, error)
     return found if type(found) is not LayoutInvalid else LayoutUnusable(f"{found}; name another place")

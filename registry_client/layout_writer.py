@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from registry_client.digest import VerifyingReader, digest_of
 from registry_client.errors import LayoutUnusable, write_error
+from registry_client.free_room import megabytes
 from registry_client.layout import INDEX, MARKER, REF_NAME, VERSION, blob_name, read_index
 from registry_client.manifest import Descriptor, Index, MediaType, parse_manifest
 from registry_client.region import PIECE, DirectoryTree
@@ -48,7 +49,7 @@ class LayoutDestination:
                 with _locked(root):
                     self._begin()
             except OSError as error:
-                raise write_error(f"cannot write an image layout to {root}", error) from error
+                raise write_error(f"cannot write an image layout to {root}", error, root) from error
             read_index(self._tree)
         except BaseException:
             self.close()
@@ -61,7 +62,8 @@ class LayoutDestination:
     def put_blob(self, descriptor: Descriptor, open_blob: Callable[[], BinaryIO]) -> None:
         if self.has_blob(descriptor):
             return
-        with open_blob() as opened, self._translated(f"blob {descriptor.digest}"):
+        what = f"blob {descriptor.digest} ({megabytes(descriptor.size)})"
+        with open_blob() as opened, self._translated(what):
             reader = VerifyingReader(opened, descriptor.digest, descriptor.size)
             _write_stream(self._root / blob_name(descriptor.digest), reader)
 
@@ -113,7 +115,7 @@ class LayoutDestination:
         try:
             yield
         except OSError as error:
-            raise write_error(f"cannot write {what} to {self._root}", error) from error
+            raise write_error(f"cannot write {what} to {self._root}", error, self._root) from error
 
 
 def _refuse_strangers(root: Path) -> None:

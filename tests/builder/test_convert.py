@@ -452,7 +452,7 @@ def test_a_full_disk_says_what_has_to_fit(tmp_path: Path, monkeypatch: pytest.Mo
 
     Layout(tmp_path / "in").add_image(LAYERS)
     monkeypatch.setattr("builder.scratch.os.write", write)
-    refuse(tmp_path, SpoolFull, "no space left; the unpacked layers and their blobs have to fit")
+    refuse(tmp_path, SpoolFull, r"no space left \(.* free\) behind .* MB of .*; the unpacked layers and ")
 
 
 CHILD = """

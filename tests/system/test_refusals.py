@@ -345,12 +345,13 @@ def test_a_disk_without_room_for_what_is_converted(
 ) -> None:
     source = place.plain()
     disk = small_disk(100)
-    told = r"cannot write blobs?.* to .*disk/new.*: no space left on device; free some there, or name another"
+    room = r"no space left on device \(0\.\d MB free\); free some there, or name another"
+    told = rf"cannot write blob .* \(0\.\d MB\) to .*disk/new.*: {room}"
     place.refuse("convert", place.lazy, f"oci:{disk}/new:v1", code=9, says=told)
-    told = r"cannot write .*disk/new.tar.*: no space left on device; free some there, or name another"
+    told = rf"cannot write blobs/.* \(0\.\d MB\) to .*disk/new.tar.*: {room}"
     place.refuse("convert", place.lazy, f"oci-archive:{disk}/new.tar", code=9, says=told)
     assert not (disk / "new.tar").exists()
-    told = r"writing temporary files in .*disk: no space left; .*--work-dir"
+    told = r"files in .*disk: no space left \(0\.0 MB free\) behind 0\.\d MB of one of them; .*--work-dir"
     place.refuse("convert", "--work-dir", disk, source, f"oci:{place.base}/new:v1", code=9, says=told)
 
 
