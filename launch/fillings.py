@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from chunk_store import Attachment, ChunkStore, Readers
+from launch.errors import FillerEnds
 from launch.hot_list import hot_ranges
 from launch.images import LazyImage
 from launch.later import Later
@@ -19,6 +21,8 @@ from launch.window_reads import WindowReads
 from registry_client.source import ImageSource
 
 log = logging.getLogger("nopull.filler")
+
+_REST_SECONDS = 0.5  # between two attempts to open an image: each reader that comes asks for one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,15 +49,19 @@ class Fillings:
         self._store = store
         self._on_present = on_present
         self._on_change = on_change
-        # Protects the two below. A leaf; images are opened and closed outside.
+        self._closing = threading.Event()
+        # Protects the three below. A leaf; images are opened and closed outside.
         self._lock = threading.Lock()
         self._open: dict[str, Filling] = {}
         self._opening: dict[str, Later[Filling]] = {}
+        self._failed: dict[str, float] = {}  # when, of those whose last opening did
 
     def begin(self, name: str, open_it: Callable[[], LazyImage], *, background: bool) -> Later[Filling]:
         """The filling of *name*, soon; it is begun with what *open_it* returns unless it was before.
 
-        The image's source is the filling's then. In the background it is filled as soon as one asks for that.
+        The image's source is the filling's then. What could not be opened just now rests first, and whoever
+        asks meanwhile waits with it: refused at once, readers would ask as fast as they can, and fail again
+        when the remote is back. In the background it is filled as soon as one asks for that.
         """
         with self._lock:
             known = self._open.get(name)
@@ -111,11 +119,13 @@ class Fillings:
 
     def close(self) -> None:
         """Fill nothing any more."""
+        self._closing.set()
         for name in list(self._open):
             self.let_go(name)
 
     def _begin(self, name: str, open_it: Callable[[], LazyImage], background: bool) -> Filling:
         try:
+            self._rest(name)
             image = open_it()
             attachment = self._store.attach(
                 image.blobs,
@@ -129,11 +139,22 @@ class Fillings:
             filling = Filling(attachment, attachment.window_numbers(), image.source, WindowReads())
             with self._lock:
                 self._open[name] = filling
+                self._failed.pop(name, None)
             return filling
+        except BaseException:
+            with self._lock:
+                self._failed[name] = time.monotonic()
+            raise
         finally:
             with self._lock:
                 self._opening.pop(name, None)
             self._on_change()
+
+    def _rest(self, name: str) -> None:
+        failed = self._failed.get(name)
+        rest = 0.0 if failed is None else failed + _REST_SECONDS - time.monotonic()
+        if rest > 0 and self._closing.wait(rest):
+            raise FillerEnds("the filler ends")
 
     def _present(self, name: str, window_id: str) -> None:
         self._on_present(window_id)

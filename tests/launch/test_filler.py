@@ -8,7 +8,7 @@ import pytest
 
 from chunk_store import ChunkStore
 from erofs_fs.keeper_words import NEED, Word
-from launch import filler
+from launch import filler, fillings
 from launch.filler import Filler
 from launch.image_request import ImageRequest
 from registry_client.options import RegistryOptions
@@ -20,6 +20,7 @@ def test_an_image_that_readers_ask_for_in_vain_again_and_again_is_a_few_lines_in
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(filler, "_MOST_LINES", 3)
+    monkeypatch.setattr(fillings, "_REST_SECONDS", 0.0)
     with ChunkStore(tmp_path / "store") as store:
         made = Filler(store, tmp_path / "root")
         missing = ImageRequest(parse_reference(f"oci:{tmp_path}/nothing:v1"), RegistryOptions())

@@ -6,7 +6,9 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import pytest
 
 from chunk_store import ChunkStore
 from chunk_store.window_file import LockedWindow
-from launch.errors import ImageInvalid
+from launch import fillings
+from launch.errors import FillerEnds, ImageInvalid
 from launch.fillings import Fillings
 from launch.images import LazyImage, open_image
 from rafs.windows import cut_windows
@@ -146,6 +149,46 @@ def test_what_cannot_be_opened_is_an_error_to_all_who_wait_and_opened_by_the_nex
     assert bench.changes == 1  # somebody may wait for it to be open
     assert not bench.fillings.opening and bench.fillings.of("image") is None
     assert bench.fillings.begin("image", opening, background=False).result().numbers
+
+
+def test_what_cannot_be_opened_is_not_tried_for_each_reader_and_soon_again(bench: Bench) -> None:
+    opening, attempts = bench.published("image"), 0
+
+    def failing() -> LazyImage:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 3:
+            return opening()
+        raise ImageInvalid("broken")
+
+    began = time.monotonic()
+    while bench.fillings.of("image") is None:
+        begun = [bench.fillings.begin("image", failing, background=False) for _ in range(20)]
+        for later in begun:
+            with suppress(ImageInvalid):
+                later.result()
+    assert attempts == 4
+    # Three rests; what is open, or another image, has none.
+    assert 1.5 <= time.monotonic() - began < 10
+    bench.fillings.begin("image", failing, background=False).result()
+    assert attempts == 4
+
+
+def test_closing_ends_the_rest_of_what_could_not_be_opened(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fillings, "_REST_SECONDS", 1000.0)
+
+    def failing() -> LazyImage:
+        raise ImageInvalid("broken")
+
+    with pytest.raises(ImageInvalid):
+        bench.fillings.begin("image", failing, background=False).result()
+    again = bench.fillings.begin("image", failing, background=False)
+    assert not again.ended
+    bench.fillings.close()
+    with pytest.raises(FillerEnds):
+        again.result()
 
 
 def test_letting_go_closes_the_images_connections_once(bench: Bench) -> None:
