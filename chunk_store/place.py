@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import pwd
+from contextlib import suppress
 from pathlib import Path
+
+from chunk_store.errors import StoreUnusable
 
 ENVIRONMENT = "NOPULL_ROOT"
 ISOLATED = "isolated"
 
 
 def default_root() -> Path:
-    """`$NOPULL_ROOT`, else /var/lib/nopull for root and the XDG cache folder for everybody else."""
+    """`$NOPULL_ROOT`, else /var/lib/nopull for root and the XDG cache folder for everybody else.
+
+    Raises:
+        StoreUnusable: there is none of them.
+    """
     named = os.environ.get(ENVIRONMENT)
     if named:
         return Path(named).absolute()
@@ -18,7 +26,21 @@ def default_root() -> Path:
         return Path("/var/lib/nopull")
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # By its specification a relative one is to be ignored: it would be another root in every directory.
-    return (cache if cache.is_absolute() else Path.home() / ".cache") / "nopull"
+    return (cache if cache.is_absolute() else _home() / ".cache") / "nopull"
+
+
+def _home() -> Path:
+    """Of this user; absolute, for the same reason.
+
+    Raises:
+        StoreUnusable: none is known.
+    """
+    home = Path(os.environ.get("HOME", ""))
+    if home.is_absolute():
+        return home
+    with suppress(KeyError):
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    raise StoreUnusable("the user has no home directory ($HOME) to keep a store in; name a place with --root")
 
 
 def isolated_root(root: Path, owner: str) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -250,6 +252,21 @@ def test_the_root_is_named_by_the_environment_or_the_user(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert default_root() == Path("/home/somebody/.cache/nopull")
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_a_user_without_a_home_is_asked_for_a_root(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    for name in ("NOPULL_ROOT", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    listed = pwd.getpwnam("nobody")
+    monkeypatch.setattr(os, "geteuid", lambda: listed.pw_uid)
+    assert default_root() == Path(listed.pw_dir) / ".cache/nopull"
+    users = {one.pw_uid for one in pwd.getpwall()}
+    monkeypatch.setattr(os, "geteuid", lambda: next(uid for uid in count(50000) if uid not in users))
+    with pytest.raises(StoreUnusable, match=r"no home directory \(\$HOME\).*; name a place with --root$"):
+        default_root()
 
 
 def test_state_is_for_its_owner_only_and_never_inside_a_file(tmp_path: Path) -> None:
