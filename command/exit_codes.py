@@ -16,6 +16,7 @@ DISK_FULL: Final = 9
 RUN_FAILED: Final = 125
 COMMAND_NOT_EXECUTABLE: Final = 126
 COMMAND_NOT_FOUND: Final = 127
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
@@ -65,6 +66,7 @@ EXIT_CODES: Final[dict[str, int]] = {
     "launch.errors.RegistryRefuses": UNAUTHORISED,
     "launch.errors.RegistrySilent": UNREACHABLE,
     "launch.errors.ImageIncomplete": MOUNT_IMPOSSIBLE,
+    "launch.errors.MountpointForbidden": NO_PERMISSION,
     "launch.errors.MountImpossible": MOUNT_IMPOSSIBLE,
     "launch.errors.ServerFailed": MOUNT_IMPOSSIBLE,
     "launch.errors.MetricsMissing": MOUNT_IMPOSSIBLE,

@@ -51,6 +51,10 @@ class MountBusy(MountImpossible):
     """Something is mounted there, or still uses what is mounted there."""
 
 
+class MountpointForbidden(MountImpossible):
+    """This user may not look at the place."""
+
+
 class MetricsMissing(LaunchError):
     """Metrics were asked for, and what serves them is not installed."""
 

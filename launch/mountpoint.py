@@ -19,7 +19,7 @@ from erofs_fs.mount_table import MountEntry, mount_table
 from erofs_fs.pids import await_end
 from fuse_fs.errors import MountpointInvalid
 from fuse_fs.mount_options import FUSE_TYPE
-from launch.errors import MountBusy, MountImpossible, NotMounted
+from launch.errors import MountBusy, MountImpossible, MountpointForbidden, NotMounted
 
 MOUNT_TABLE = "/proc/{}/mountinfo"
 
@@ -75,7 +75,7 @@ def prepare(path: Path) -> Path:
     Raises:
         MountpointInvalid: missing, not a directory, not empty, or not writable for this user.
         MountBusy: something living is mounted there.
-        PermissionError: it may not be looked at.
+        MountpointForbidden: it may not be looked at.
     """
     mountpoint = real_path(path)
     for _ in range(_STACKED):
@@ -97,6 +97,10 @@ def prepare(path: Path) -> Path:
         raise MountpointInvalid(f"cannot mount on {path}: no such directory; make it with mkdir") from error
     except NotADirectoryError as error:
         raise MountpointInvalid(f"cannot mount on {path}: it is not a directory") from error
+    except PermissionError as error:
+        raise MountpointForbidden(
+            f"cannot mount on {path}: permission denied; run it as a user who may, or name another directory"
+        ) from error
     if first is not None:
         raise MountpointInvalid(
             f"cannot mount on {path}: it is not empty (it has {first.name!r}), and the mount would hide that"

@@ -258,6 +258,11 @@ def test_no_permission(place: Place) -> None:
     theirs = place.base / "theirs"
     theirs.mkdir()
     theirs.chmod(0o777)
+    (mine / "mountpoint").mkdir()
+    told = r"cannot mount on .*/mine.*: permission denied; run it as a user who may, or name another dir"
+    for unseen in (mine, mine / "mountpoint"):
+        denied = (*FUSE, place.lazy, unseen, "--root", theirs)
+        place.refuse(*denied, before=(*AS_NOBODY,), code=8, says=told)
     told = r"cannot mount on .*mountpoint: without root it must be a directory you can write"
     place.refuse(*words, "--root", theirs, before=(*AS_NOBODY,), code=7, says=told)
     (place.base / "lazy").chmod(0o700)
