@@ -16,7 +16,11 @@ from command.verbs import Invocation, cli
 
 
 class Terminated(BaseException):
-    """SIGTERM came; a BaseException, so that every `finally` tidies up and no `except Exception` stops it."""
+    """A signal came; a BaseException, so that every `finally` tidies up and no `except` keeps it."""
+
+    def __init__(self, code: int = exit_codes.TERMINATED) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 def start(args: Sequence[str] | None = None) -> int:
@@ -26,11 +30,11 @@ def start(args: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     _open_standard_streams()
     try:
-        _raise_on_sigterm()
+        _raise_on_signals()
         returned = cli.main(args, "nopull", standalone_mode=False, obj=invocation)
         code = returned if isinstance(returned, int) else 0
-    except Terminated:
-        code = exit_codes.TERMINATED
+    except Terminated as ended:
+        code = ended.code
     except (KeyboardInterrupt, click.Abort):
         code = exit_codes.INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as asked:
@@ -65,15 +69,22 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
-def _raise_on_sigterm() -> None:
+def _raise_on_signals() -> None:
     import signal
     import threading
 
     def terminate(signum: int, frame: Any) -> None:
         raise Terminated
 
+    def hang_up(signum: int, frame: Any) -> None:
+        # Shell and kernel both tell that a terminal is gone; the second must not end the tidying up.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise Terminated(exit_codes.HUNG_UP)
+
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, hang_up)
 
 
 def _flushed(code: int) -> int:

@@ -67,7 +67,7 @@ Exit codes:
   4  not authorised                9  disk full
   `nopull run` exits as its container does; 125 when nopull itself failed,
   126 when the command cannot be executed, 127 when it is not there.
-  130 interrupted, 143 terminated.
+  129 terminal closed, 130 interrupted, 143 terminated.
 
 \b
 Environment:

@@ -118,6 +118,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
         (OSError(28, "No space left on device"), 9),
         (KeyboardInterrupt(), 130),
         (Terminated(), 143),
+        (Terminated(129), 129),
         (click.UsageError("wrong"), 2),
         (SystemExit(77), 77),
         (KeyError("defect"), 1),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,34 @@ def test_a_terminal_gets_bars() -> None:
         progress.advance("push layer 1/1", 60)
         progress.finish("push layer 1/1", "done")
     assert "push layer 1/1" in stream.getvalue()
+
+
+HANGS_UP = """
+import os, signal, sys
+import builder.convert
+import nopull
+
+def hang_up(*_, **__):
+    os.kill(os.getpid(), signal.SIGHUP)
+
+builder.convert.convert = hang_up
+sys.exit(nopull.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["oci", "oci-archive"])
+def test_a_terminal_that_is_closed_leaves_nothing_of_a_conversion(
+    source: str, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    words = [sys.executable, "-c", HANGS_UP, "convert", source, f"{kind}:{place}/out"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (129, "")
+    assert list(place.iterdir()) == []
+
+
+def test_a_conversion_that_was_told_to_survive_its_terminal_does(source: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", HANGS_UP, "convert", source, f"oci:{tmp_path}/out"]
+    done = subprocess.run(["nohup", *words], capture_output=True, timeout=60, check=False)
+    assert done.returncode != 129
