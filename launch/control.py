@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -22,11 +23,13 @@ from chunk_store.seldom import Seldom
 from chunk_store.short_name import short_name
 from launch.awaiting import await_words
 from launch.errors import ServerSilent
+from launch.later import Later
 
 log = logging.getLogger("nopull.control")
 
 QUESTION_LIMIT = 64 << 10  # bytes
 ANSWER_LIMIT = 16 << 20  # bytes
+_LOOK_SECONDS = 0.5  # between looks whether who asked is still there
 SECONDS = 5.0  # for a whole exchange, on both sides, unless said otherwise
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -35,7 +38,7 @@ Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 class ControlServer:
     """Answers on the socket *path*, each question in a thread of its own, until it is closed.
 
-    *unheard* is called with a question whose answer did not reach who had asked.
+    *unheard* is called with a question whose answer did not, or will not, reach who had asked; perhaps twice.
     """
 
     def __init__(
@@ -96,7 +99,13 @@ class ControlServer:
         except ValueError:
             return
         if isinstance(question, dict):
-            answer = json.dumps(self._answer(question)).encode()
+            answering = Later(lambda: self._answer(question))
+            # It may take long, and until then nothing is sent that would tell that nobody is there any more.
+            while not answering.wait(_LOOK_SECONDS):
+                if _has_gone(connection):
+                    self._unheard(question)
+                    break
+            answer = json.dumps(answering.result()).encode()
             try:
                 connection.sendall(answer + b"\n")
             except OSError:
@@ -132,6 +141,13 @@ def ask(
     if not isinstance(answer, dict):
         raise ServerSilent(f"asking the mount server at {path}: the answer is not an object")
     return answer
+
+
+def _has_gone(connection: socket.socket) -> bool:
+    """Whether who asked has closed it, or was killed; nobody sends more than the question."""
+    looked = select.poll()
+    looked.register(connection, select.POLLRDHUP)
+    return bool(looked.poll(0))
 
 
 def _read_line(connection: socket.socket, limit: int) -> bytes:

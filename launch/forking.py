@@ -12,6 +12,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +34,7 @@ _PR_SET_PDEATHSIG = 1
 # malloc.h: M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (bytes).
 _MALLOC_OPTIONS = {-8: 2, -1: 1 << 20, -3: 1 << 20}
 _SWITCH_SECONDS = 0.0005
+_LOOK_SECONDS = 0.5
 LOG_TAIL = 300  # characters of a server's log in an error message
 
 
@@ -42,6 +45,7 @@ class Forked:
         log_path: where its output goes; removed again if there was none.
         log_format, log_id: of its lines, see `log_lines.formatter`.
         bound: it goes when this process does, however that ends.
+        bound_until_ready: the same, until it has reported.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Forked:
         log_format: str,
         log_id: str,
         bound: bool = False,
+        bound_until_ready: bool = False,
     ) -> None:
         self._log_path = log_path
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -60,7 +65,9 @@ class Forked:
         parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
-            _be_child(work, log_path, writing, formatter(log_format, log_id), parent if bound else None)
+            lines = formatter(log_format, log_id)
+            tied, tied_until_ready = parent if bound else None, parent if bound_until_ready else None
+            _be_child(work, log_path, writing, lines, tied, tied_until_ready)
         os.close(writing)
         self._reading = reading
 
@@ -135,7 +142,12 @@ def give_back_memory() -> None:
 
 
 def _be_child(
-    work: Callable[[Report], None], log_path: Path, writing: int, lines: logging.Formatter, parent: int | None
+    work: Callable[[Report], None],
+    log_path: Path,
+    writing: int,
+    lines: logging.Formatter,
+    parent: int | None,
+    parent_until_ready: int | None,
 ) -> NoReturn:
     """The rest of the child's life. Never returns: what the parent has on its stack is not ours to unwind."""
     said: list[str] = []
@@ -151,6 +163,9 @@ def _be_child(
         prepare_to_serve()
         if parent is not None:
             _bind_to(parent)
+        if parent_until_ready is not None:
+            watch = threading.Thread(target=_end_if_unheard, args=(parent_until_ready, said), daemon=True)
+            watch.start()
         work(lambda report: say("report", report))
         drop_if_empty(log_path)
         code = 0
@@ -198,6 +213,18 @@ def _bind_to(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     if os.getppid() != parent:
         raise ServerFailed(f"process {parent} ended while its mount server started")
+
+
+def _end_if_unheard(parent: int, said: list[str]) -> None:
+    """Have SIGTERM sent to us if *parent* ends before something was *said*.
+
+    Not as `_bind_to` does: only the main thread could undo that, which serves by then.
+    """
+    while not said:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        time.sleep(_LOOK_SECONDS)
 
 
 def _tail(log_path: Path) -> str:

@@ -46,7 +46,12 @@ def start_mount(
         run_session(request, mount_id, log_path, lambda record: report(record.to_json()))
 
     server = Forked(
-        serve, log_path, log_format=request.log_format, log_id=mount_id, bound=request.bound
+        serve,
+        log_path,
+        log_format=request.log_format,
+        log_id=mount_id,
+        bound=request.bound,
+        bound_until_ready=True,
     )
     record = mounts.from_json(server.await_report(meanwhile))
     try:

@@ -156,7 +156,7 @@ sys.exit(nopull.main(sys.argv[4:]))
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, -signal.SIGHUP)]
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
 @pytest.mark.parametrize(
     ("module", "name"), [("launch.kernel_mount", "attach"), ("launch.mounts", "write_record")]

@@ -182,7 +182,7 @@ def test_another_mount_namespace_is_refused(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, -1), (signal.SIGQUIT, -3)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, -3)],
 )
 def test_a_mount_that_is_given_up_while_it_is_made_is_taken_away(
     place: Place, number: int, code: int
@@ -219,6 +219,22 @@ def test_a_mount_that_is_given_up_while_its_image_is_opened_leaves_its_place_at_
             assert starting.wait(15) == 143
         assert not is_claimed(where)
         assert place.mount("two").server == record.server and place.right("two")
+
+
+@pytest.mark.parametrize("kind", ["--shared", "--driver=fuse"])
+def test_a_mount_whose_command_is_killed_while_its_image_is_opened_leaves_its_place(
+    place: Place, kind: str
+) -> None:
+    where = place.base / "at-two"
+    where.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        image = f"docker://127.0.0.1:{silent.getsockname()[1]}/app:v1"
+        with subprocess.Popen([*COMMAND, "mount", image, where, kind, "--root", place.root]) as starting:
+            until(lambda: is_claimed(where))
+            starting.kill()
+        until(lambda: not is_claimed(where), 5)
+        place.mount("two")
+        assert place.right("two")
 
 
 def test_a_mount_whose_command_is_killed_while_it_is_made_is_taken_away(place: Place) -> None:
