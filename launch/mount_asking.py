@@ -65,7 +65,8 @@ class MountAsking:
         with self._changed:
             for mount_id, answer in self._answers.items():
                 if answer is None:
-                    self._answers[mount_id] = {"refused": "the keeper was killed meanwhile; try again"}
+                    said = "the keeper was killed meanwhile, or stopped and replaced; try again"
+                    self._answers[mount_id] = {"refused": said}
             self._changed.notify_all()
 
     def _await(self, mount_id: str) -> Mapping[str, Any] | None:
