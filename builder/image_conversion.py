@@ -277,7 +277,8 @@ class _Conversion:
     def _copy_hot(self, nodes: Sequence[Node]) -> int | None:
         """The key of a blob with the chunks of *nodes*, to which all files refer now; None: there is none."""
         wanted = self._options.hot_blob is not HotBlob.NONE and nodes != [self._root]
-        refs = hot_chunks(nodes) if wanted else []
+        # A chunk that was stored again stays where it is: the next version could not tell whose copy it was.
+        refs = [ref for ref in hot_chunks(nodes) if not self._packer.is_spare(ref)] if wanted else []
         if not refs:
             return None
         known = self._start.image.hot if self._start.image is not None else None

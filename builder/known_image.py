@@ -64,6 +64,10 @@ class KnownBlob:
         chunk = self._meta.chunk(index)
         return self._last[1][chunk.unit_offset : chunk.unit_offset + chunk.size]
 
+    def unit_of(self, index: int) -> int:
+        """The number of the unit that has one chunk."""
+        return self._meta.unit_of_chunk(index)
+
 
 class KnownImage:
     """One converted image. Its source stays the caller's."""
@@ -196,6 +200,7 @@ class KnownImage:
             return {}
         copies = {hot.tables.digest(index): index for index in range(hot.tables.chunk_count)}
         found: dict[int, int] = {}
+        # By ascending keys: of a chunk that several blobs have, only the first is ever copied.
         for key, blob in zip(keys, self.blobs.values(), strict=True):
             if blob is hot:
                 continue

@@ -2,8 +2,8 @@
 
 Which chunks a blob has and where its units end is decided first, from digests alone; then units are
 compressed by any thread in any order, and written in theirs. Chunks that an earlier layer of the same image
-has are not stored again, so a blob depends on its layer and on those below it, never on what lies above, on
-timing or on the number of workers. Memory is bounded by the units in flight.
+has are not stored again (but for `neighbours`), so a blob depends on its layer and on those below it, never
+on what lies above, on timing or on the number of workers. Memory is bounded by the units in flight.
 
 Not here: which chunks share a unit (`unit_plan`), compression and the blob's tables (`rafs`), and uploading.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from builder.chunk_spool import ChunkSpool
 from builder.digest_runs import runs_of
 from builder.layer_record import packed_refs
 from builder.layer_room import CHUNKS_LIMIT
+from builder.neighbours import NOWHERE, moved_chunks
 from builder.scratch import ScratchFile
 from builder.tar_index import TarEntry
 from builder.unit_plan import planned_units
@@ -64,6 +66,9 @@ class StoredBlob(Protocol):
     def chunk(self, index: int) -> bytes:
         """The bytes of one chunk; those of an old blob are fetched."""
 
+    def unit_of(self, index: int) -> int:
+        """The number of the unit that has one chunk."""
+
 
 class LayerBlob:
     """A blob that is being written by the threads that compress its units."""
@@ -72,6 +77,7 @@ class LayerBlob:
         self.tables: ChunkLists = ChunkLists(options.chunk_size)
         self.content = content  # the blob object, owned by whoever has this
         self.places = array("Q")  # per chunk: where it lies in the spool
+        self._firsts = array("I")  # per unit: its first chunk
         self._spool = spool  # not owned
         self._level = options.level
         self._writer = BlobWriter(chunk_size=options.chunk_size)
@@ -95,6 +101,10 @@ class LayerBlob:
         """The bytes of one chunk."""
         return self._spool.read(self.places[index : index + 1], self.tables.sizes[index : index + 1])
 
+    def unit_of(self, index: int) -> int:
+        """The number of the unit that has one chunk."""
+        return bisect_right(self._firsts, index) - 1
+
     def add(self, unit: Sequence[bytes], sizes: Mapping[bytes, int]) -> int:
         """Number the chunks of *unit*, given as digests; the number of the first.
 
@@ -102,6 +112,7 @@ class LayerBlob:
             ImageTooLarge: there are more than the format can number.
         """
         first = len(self.tables.sizes)
+        self._firsts.append(first)
         for digest in unit:
             self.places.append(self._spool.places[digest])
             self.tables.add(sizes[digest], digest)
@@ -180,16 +191,22 @@ class ImagePacker:
         self._submit = submit
         self._directory = directory
         self.known: dict[bytes, int] = {}  # references by digest; others may look things up meanwhile
+        self._spares: dict[bytes, list[int]] = {}  # further ones, ascending
         self.blobs: list[StoredBlob] = []  # by key
         self.chunks_shared = 0
         self._room = CHUNKS_LIMIT  # chunks that further files may have
 
     def adopt(self, stored: StoredBlob) -> None:
         """Give a blob the next key; its chunks are referred to, not stored again."""
-        first = chunk_ref(len(self.blobs), 0)
-        digests = bytes(stored.tables.digests)
-        for index in range(len(stored.tables.sizes)):
-            self.known.setdefault(digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE], first + index)
+        known, first = self.known, chunk_ref(len(self.blobs), 0)
+        raw, count, before = bytes(stored.tables.digests), len(stored.tables.sizes), len(known)
+        digests = [raw[at : at + DIGEST_SIZE] for at in range(0, count * DIGEST_SIZE, DIGEST_SIZE)]
+        for ref, digest in enumerate(digests, first):
+            known.setdefault(digest, ref)
+        if len(known) < before + count:
+            for ref, digest in enumerate(digests, first):
+                if known[digest] != ref:
+                    self._spares.setdefault(digest, []).append(ref)
         self.blobs.append(stored)
 
     def pack(
@@ -203,6 +220,7 @@ class ImagePacker:
         Raises:
             SpoolFull, SpoolFailed: no room for the blob's scratch file.
             ImageTooLarge: the blob has more chunks than the format can number, or all layers' files together.
+            What reading chunks of adopted blobs does.
         """
         self._room -= sum(len(entry.digests) for entry in files)
         if self._room < 0:
@@ -210,13 +228,17 @@ class ImagePacker:
                 f"the files of all layers have more than {CHUNKS_LIMIT} chunks of {self._options.chunk_size} "
                 "bytes, which no image has room for"
             )
+        known = self.known
+        moved = moved_chunks(files, known, self._spares, self._in_one_unit) if self.blobs else {}
+        usual = {digest: known[digest] for digest in moved}
+        known.update(moved)
+        self._bring([digest for digest, ref in moved.items() if ref == NOWHERE], usual, spool)
         sizes, continued = self._news(files)
         made = None
         if sizes:
             made = LayerBlob(self._options, spool, ScratchFile(self._directory))
             self._fill(made, planned_units(sizes, self._options.batch_size, continued), sizes, proceed)
             self.adopt(made)
-        known = self.known
         self.chunks_shared -= len(sizes)
         for entry in files:
             assert entry.node is not None
@@ -225,6 +247,11 @@ class ImagePacker:
                 refs += (known[digest],) * count
             self.chunks_shared += len(refs)
             entry.node.chunks = packed_refs(refs)
+        # Further layers find what they would in an image whose blobs were all adopted.
+        for digest, ref in usual.items():
+            if moved[digest] == NOWHERE:
+                self._spares.setdefault(digest, []).append(known[digest])
+            known[digest] = ref
         return made
 
     def pack_copies(
@@ -268,6 +295,10 @@ class ImagePacker:
         self.blobs.append(made)
         return made, moved
 
+    def is_spare(self, ref: int) -> bool:
+        """Whether a blob of a lower key has the chunk, too."""
+        return bool(self._spares) and ref in self._spares.get(self._digest(ref), ())
+
     def read(self, node: Node, offset: int, size: int) -> bytes:
         """Bytes of a regular file that was packed, for a look inside."""
         chunk_size = self._options.chunk_size
@@ -299,6 +330,21 @@ class ImagePacker:
                     before = digest
                 left -= chunk_size * count
         return new, continued
+
+    def _in_one_unit(self, ref: int, other: int) -> bool:
+        (key, index), (other_key, other_index) = split_ref(ref), split_ref(other)
+        stored = self.blobs[key]
+        return key == other_key and stored.unit_of(index) == stored.unit_of(other_index)
+
+    def _bring(self, digests: Sequence[bytes], usual: Mapping[bytes, int], spool: ChunkSpool) -> None:
+        """Copy chunks from where they *usual*ly are into *spool*, unknown to all."""
+        for digest in digests:
+            del self.known[digest]
+        # In the order in which they lie, since a blob in a registry is read unit by unit.
+        for ref in sorted(usual[digest] for digest in digests):
+            key, index = split_ref(ref)
+            spool.take(self.blobs[key].chunk(index))
+        spool.flush()
 
     def _fill(
         self,

@@ -336,7 +336,9 @@ def test_a_dictionarys_record_decides_which_undos_are_left_out(tmp_path: Path) -
     assert sum(layer.reused for layer in report.images[0].layers) == 2
 
 
-def with_dictionary(source: Path, destination: Path, *dictionaries: Path) -> ConvertReport:
+def with_dictionary(
+    source: Path, destination: Path, *dictionaries: Path, options: ConvertOptions = SMALL
+) -> ConvertReport:
     with ExitStack() as owned:
         opened = open_source(parse_reference(f"oci:{source}:app"), RegistryOptions())
         published = open_destination(parse_reference(f"oci:{destination}:lazy"), RegistryOptions())
@@ -345,7 +347,7 @@ def with_dictionary(source: Path, destination: Path, *dictionaries: Path) -> Con
             Dictionary(open_source(parse_reference(f"oci:{path}:lazy"), RegistryOptions()))
             for path in dictionaries
         ]
-        return convert(opened, published, tag="lazy", options=SMALL, dictionaries=known)
+        return convert(opened, published, tag="lazy", options=options, dictionaries=known)
 
 
 def test_chunks_of_a_dictionary_are_referred_to_and_its_blobs_come_along(tmp_path: Path) -> None:
