@@ -17,9 +17,10 @@ from bench.child import command_in
 from bench.containerd import Containerd
 from bench.result import FULL_PULL, NOPULL, NOPULL_FUSE, Counters, Fetched
 from bench.stage import Route, Stage, nopull_command, remove_scratch
-from launch import containers, control, mounts
-from launch.keeper_start import end_keeper
-from launch.kernel_facts import kernel_facts
+from launch import control, mounts
+from launch.containers import containers
+from launch.kernel_mounts.keeper_start import end_keeper
+from launch.kernel_mounts.kernel_facts import kernel_facts
 
 Commands = Sequence[Sequence[str]]
 

@@ -25,10 +25,10 @@ from bench.machine import describe_machine, describe_versions
 from builder.discovery import find_ordinary
 from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client import open_source
-from registry_client.free_room import megabytes
 from registry_client.options import RegistryOptions
 from registry_client.platform import host_platform
 from registry_client.reference import parse_reference
+from registry_client.sizes import megabytes
 from registry_client.source import ImageSource
 
 # Its own peak, told as the last line: what wait4 says of a child includes the parent it was forked from.

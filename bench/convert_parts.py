@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from builder.layer_stream import plain_pieces
+from builder.layers.layer_stream import plain_pieces
 from rafs.blob_writer import pack_unit
 from rafs.digests import chunk_digest
 from registry_client.manifest import Manifest

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bench.oci_directory import write_oci_directory
-from builder.layer_stream import plain_pieces
+from builder.layers.layer_stream import plain_pieces
 from registry_client.manifest import Manifest
 from registry_client.platform import host_platform
 from registry_client.source import ImageSource

@@ -33,12 +33,12 @@ from chunk_store.window_file import WindowDirectory
 from erofs_fs import readahead
 from erofs_fs.localised_file import devices_of
 from launch.held_signals import HeldSignals
-from launch.image_request import ImageRequest
-from launch.images import open_image
-from launch.keeper_start import end_keeper, keeper_status
-from launch.kernel_facts import kernel_facts
-from launch.kernel_mount import KernelMount
-from launch.localised_image import kept_image
+from launch.images.image_request import ImageRequest
+from launch.images.lazy_image import open_image
+from launch.images.localised_image import kept_image
+from launch.kernel_mounts.keeper_start import end_keeper, keeper_status
+from launch.kernel_mounts.kernel_facts import kernel_facts
+from launch.kernel_mounts.kernel_mount import KernelMount
 from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord

@@ -28,7 +28,7 @@ from bench.registry_server import RegistryServer
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.localised_file import devices_of
 from erofs_fs.mount import mount
-from launch.images import open_image
+from launch.images.lazy_image import open_image
 from launch.mountpoint import detach
 from rafs.blob_meta import BlobMeta
 from rafs.localise import localise

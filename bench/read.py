@@ -41,16 +41,16 @@ from bench.registry_server import RegistryServer
 from erofs_fs.pids import await_end
 from launch.control import ask
 from launch.errors import LaunchError
+from launch.fuse_mounts.server import start_mount
 from launch.held_signals import HeldSignals
-from launch.image_request import ImageRequest
-from launch.images import LazyImage, open_image
-from launch.keeper_start import end_keeper
-from launch.kernel_facts import kernel_facts
-from launch.kernel_mount import KernelMount
+from launch.images.image_request import ImageRequest
+from launch.images.lazy_image import LazyImage, open_image
+from launch.kernel_mounts.keeper_start import end_keeper
+from launch.kernel_mounts.kernel_facts import kernel_facts
+from launch.kernel_mounts.kernel_mount import KernelMount
 from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord
-from launch.server import start_mount
 from rafs.blob_meta import BlobMeta
 from rafs.windows import Window, cut_windows
 from registry_client.options import RegistryOptions

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.kernel_images import MIB, many_names
-from launch.images import LazyImage
+from launch.images.lazy_image import LazyImage
 from rafs.windows import cut_windows, find_window
 
 READERS: Final = 64

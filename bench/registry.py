@@ -30,7 +30,7 @@ from registry_client.digest import Digest
 from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_source import RegistrySource
 
 SMALL = 4096
 THREADS = 16

@@ -35,7 +35,7 @@ from bench.stage import (
     publish,
 )
 from bench.startup import Comparison, compare
-from registry_client.free_room import megabytes
+from registry_client.sizes import megabytes
 
 DEMO_READY = f"^{demo_image.READY} "
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

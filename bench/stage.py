@@ -27,8 +27,8 @@ from bench.proxy_link import open_proxy
 from bench.registry_server import RegistryServer
 from bench.result import Image
 from chunk_store.keeper_client import KEEPER, SOCKET
-from launch.keeper_start import end_keeper
-from registry_client.site import is_loopback, split_port
+from launch.kernel_mounts.keeper_start import end_keeper
+from registry_client.transport.site import is_loopback, split_port
 
 LOOPBACK = "loopback"
 DEMO_ROUTE = "20ms-200mbit"

@@ -60,7 +60,7 @@ def read_bootstrap_layer(
         and what iterating *pieces* raises.
     """
     # Imported here: while the first bytes travel there is time for it, before there is none.
-    from registry_client.tar_members import MemberKind, TarInvalid, tar_members
+    from registry_client.layouts.tar_members import MemberKind, TarInvalid, tar_members
 
     packed = bytearray()
     for piece in pieces:

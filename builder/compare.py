@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from builder.merged_image import MergedImage
+from builder.layers.merged_image import MergedImage
 from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
 from rafs.errors import RafsError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.discovery import Spelling
-from builder.hot_blob import HotBlob
+from builder.hot.hot_blob import HotBlob
 from rafs.defaults import BATCH_SIZE, CHUNK_SIZE, COMPRESSION_LEVEL
 from registry_client.platform import Platform
 

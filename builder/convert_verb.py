@@ -155,8 +155,8 @@ def convert(
     from builder.convert import convert as convert_images
     from builder.convert_options import ConvertOptions
     from builder.discovery import Spelling
-    from builder.hot_blob import HotBlob
-    from builder.prefetch_list import read_wishes
+    from builder.hot.hot_blob import HotBlob
+    from builder.hot.prefetch_list import read_wishes
     from builder.progress import shown_progress
     from registry_client import open_destination, open_source
     from registry_client.platform import parse_platform
@@ -290,7 +290,7 @@ def _warn(report: ConvertReport) -> None:
 
 def _summary(report: ConvertReport) -> list[str]:
     from rafs.counted import counted
-    from registry_client.free_room import megabytes
+    from registry_client.sizes import megabytes
 
     if report.already_converted:
         return ["converted already, copied as it is"]

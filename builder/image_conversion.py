@@ -22,16 +22,16 @@ from builder.bootstrap_layer import BootstrapLayer, write_bootstrap_layer
 from builder.chunk_spool import ChunkSpool
 from builder.convert_options import ConvertOptions
 from builder.crew import Crew
-from builder.file_looks import FileLooks
-from builder.hot_blob import HotBlob, continued, hot_chunks, refer
-from builder.hot_list import find_hot_files
+from builder.hot.file_looks import FileLooks
+from builder.hot.hot_blob import HotBlob, continued, hot_chunks, refer
+from builder.hot.hot_list import find_hot_files
+from builder.hot.prefetch_list import find_wished
 from builder.image_documents import SourceConfig, check_layers, read_config
 from builder.known_image import KnownBlob
 from builder.layer_blob import ImagePacker, LayerBlob, PackOptions, StoredBlob
-from builder.layer_reader import ReadLayer, read_layer
 from builder.layer_record import ANNOTATION, LayerFacts, Record, UndoMissing, encode, note
-from builder.overlay import empty_tree, merge_layer
-from builder.prefetch_list import find_wished
+from builder.layers.layer_reader import ReadLayer, read_layer
+from builder.layers.overlay import empty_tree, merge_layer
 from builder.progress import Progress
 from builder.publishing import Publishing
 from builder.report import ImageReport, LayerReport
@@ -42,9 +42,9 @@ from rafs.bootstrap_writer import BootstrapDraft
 from rafs.finished_blob import FinishedBlob
 from rafs.tree import Node
 from registry_client.digest import Digest
-from registry_client.free_room import megabytes
 from registry_client.manifest import Descriptor, Manifest
 from registry_client.platform import host_platform
+from registry_client.sizes import megabytes
 from registry_client.source import ImageDestination, ImageSource
 
 _log = logging.getLogger(__name__)

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from builder.chunk_spool import ChunkSpool
-from builder.digest_runs import runs_of
 from builder.layer_record import packed_refs
-from builder.layer_room import CHUNKS_LIMIT
+from builder.layers.digest_runs import runs_of
+from builder.layers.layer_room import CHUNKS_LIMIT
+from builder.layers.tar_index import TarEntry
 from builder.neighbours import NOWHERE, moved_chunks
 from builder.scratch import ScratchFile
-from builder.tar_index import TarEntry
 from builder.unit_plan import planned_units
 from rafs.blob_writer import BlobWriter, PackedUnit, pack_content
 from rafs.chunk_lists import ChunkLists, ChunkTables

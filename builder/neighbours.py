@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from builder.digest_runs import runs_of
-from builder.tar_index import TarEntry
+from builder.layers.digest_runs import runs_of
+from builder.layers.tar_index import TarEntry
 
 NOWHERE: Final = -2  # next to no reference, nor to itself
 

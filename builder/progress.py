@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol, TextIO
 
 from rafs.printable import printable
-from registry_client.free_room import megabytes
+from registry_client.sizes import megabytes
 
 
 class Progress(Protocol):
@@ -79,5 +79,3 @@ def shown_progress(stream: TextIO) -> Iterator[Progress]:
 
     with BarProgress(stream) as bars:
         yield bars
-
-

@@ -27,8 +27,8 @@ from builder.layer_blob import LayerBlob
 from builder.progress import Progress
 from rafs.finished_blob import FinishedBlob
 from registry_client.digest import digest_of
-from registry_client.free_room import megabytes
 from registry_client.manifest import Descriptor, Manifest, MediaType
+from registry_client.sizes import megabytes
 from registry_client.source import ImageDestination
 
 _PUSHERS: Final = 2

@@ -16,7 +16,7 @@ from builder.errors import SourceUnsupported
 from builder.known_image import KnownBlob, KnownImage
 from builder.layer_blob import ImagePacker, PackOptions
 from builder.layer_record import LayerFacts, RecordInvalid
-from builder.overlay import empty_tree
+from builder.layers.overlay import empty_tree
 from builder.shelf import Shelf, open_dictionary
 from rafs.tree import Node
 from registry_client.errors import NotFound

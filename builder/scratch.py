@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from builder.errors import BuildError, SpoolFailed, SpoolFull
-from registry_client.free_room import FULL_ERRNOS, megabytes, room_left
+from registry_client.sizes import FULL_ERRNOS, megabytes, room_left
 
 
 class ScratchFile:

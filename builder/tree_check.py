@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from builder.errors import LayerUnsupported
-from builder.tree_paths import DEPTH_LIMIT
-from builder.xattr_rules import kept_xattrs
+from builder.layers.tree_paths import DEPTH_LIMIT
+from builder.layers.xattr_rules import kept_xattrs
 from rafs.codes import MAX_NAME, MAX_SYMLINK, TYPE_OF_MODE
 from rafs.tree import Node, PlanInvalid, split_ref
 from rafs.xattr_area import pack_xattrs

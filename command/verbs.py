@@ -25,14 +25,18 @@ VERB_GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "mount": ("launch.mount_verbs", "mount", "Show an image as a directory before its data is here."),
         "umount": ("launch.mount_verbs", "umount", "Take such a directory away again."),
         "ps": ("launch.mount_verbs", "ps", "List what is mounted and how much of it is local."),
-        "run": ("launch.run_verb", "run", "Run a container of an image."),
-        "keeper": ("launch.keeper_verbs", "keeper", "Look after what fills kernel mounts; seldom needed."),
+        "run": ("launch.containers.run_verb", "run", "Run a container of an image."),
+        "keeper": (
+            "launch.kernel_mounts.keeper_verbs",
+            "keeper",
+            "Look after what fills kernel mounts; seldom needed.",
+        ),
         "pull": ("launch.pull_verb", "pull", "Fetch all of an image, to mount and run it without network."),
     },
     "Look": {
-        "check": ("launch.check_verb", "check", "Check an image's structure and digests."),
-        "inspect": ("launch.inspect_verb", "inspect", "Tell what an image is made of."),
-        "diff": ("launch.diff_verb", "diff", "Tell how one converted image differs from another."),
+        "check": ("launch.images.check_verb", "check", "Check an image's structure and digests."),
+        "inspect": ("launch.images.inspect_verb", "inspect", "Tell what an image is made of."),
+        "diff": ("launch.images.diff_verb", "diff", "Tell how one converted image differs from another."),
         "explain": ("launch.explain_verb", "explain", "Tell what is lazy, what is not, and why."),
     },
     "Cache and measure": {

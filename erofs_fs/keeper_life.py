@@ -1,7 +1,8 @@
 """The process of a keeper: from its arguments to its end, `python -m erofs_fs.keeper_life ROOT FILLER…`.
 
 Sees to it that there is one keeper per store, that nothing pushes it out of memory or out of the processor,
-and that what it holds is held elsewhere, too. Started by `launch.keeper_start` or by a service manager.
+and that what it holds is held elsewhere, too. Started by `launch.kernel_mounts.keeper_start` or by a service
+manager.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What can keep an image from being opened, mounted or unmounted, one class per decision of the caller.
 
 What the packages below raise (registry, format, store, FUSE) passes through as it is. What can go wrong with
-a container is in `run_errors`.
+a container is in `containers.run_errors`.
 """
 
 from __future__ import annotations

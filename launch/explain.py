@@ -76,7 +76,7 @@ def explain_mount(record: MountRecord, root: Path) -> dict[str, Any]:
         "layers": _kept_layers(record, root),
     }
     if not record.pids:
-        from launch.kernel_facts import kernel_facts
+        from launch.kernel_mounts.kernel_facts import kernel_facts
 
         found = kernel_facts(record)
         facts["progress"] = found.progress
@@ -160,7 +160,7 @@ def _ordinary_reason(media_type: str) -> str:
 
 
 def _kept_layers(record: MountRecord, root: Path) -> list[dict[str, Any]]:
-    from launch import image_cache
+    from launch.images import image_cache
     from registry_client.digest import Digest
 
     if record.image is None:

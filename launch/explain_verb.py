@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chunk_store.root_option import root_option
-from launch.image_options import image_options
+from launch.images.image_options import image_options
 from rafs.printable import printable
 from registry_client.options_cli import registry_options
 
@@ -113,8 +113,8 @@ def _image_facts(
 ) -> dict[str, Any]:
     from launch.errors import ImageNotConverted
     from launch.explain import explain_image
-    from launch.images import open_image
-    from launch.ordinary_image import read_ordinary
+    from launch.images.lazy_image import open_image
+    from launch.images.ordinary_image import read_ordinary
 
     try:
         opened = open_image(reference, registry, root, platform, blob_dir=blob_dir)
@@ -151,7 +151,7 @@ def _explain_trace(record: MountRecord | None, what: str, as_json: bool, root: P
 
 def _explain_registry(host: str, registry: RegistryOptions, as_json: bool) -> None:
     from launch.errors import RegistryRefuses, RegistrySilent
-    from registry_client.diagnosis import diagnose, diagnosis_lines
+    from registry_client.registries.diagnosis import diagnose, diagnosis_lines
 
     facts = diagnose(host, registry)
     lines = map(printable, diagnosis_lines(facts))

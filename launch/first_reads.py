@@ -27,9 +27,9 @@ def first_reads(record: MountRecord, root: Path) -> dict[str, Any]:
 
 
 def _of_kernel(record: MountRecord, root: Path) -> dict[str, Any]:
-    from launch.image_request import from_json
-    from launch.images import open_request
-    from launch.window_reads import files_of, kept_reads
+    from launch.images.image_request import from_json
+    from launch.images.lazy_image import open_request
+    from launch.kernel_mounts.window_reads import files_of, kept_reads
     from rafs.windows import cut_windows
 
     if record.store is None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launch import image_request
-from launch.image_request import ImageRequest, absolute
+from launch.images import image_request
+from launch.images.image_request import ImageRequest, absolute
 from launch.log_lines import TEXT
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chunk_store.root_option import root_option
-from launch.image_options import image_options
-from launch.server_options import server_options
+from launch.fuse_mounts.server_options import server_options
+from launch.images.image_options import image_options
 from launch.store_options import store_options
 from rafs.printable import printable
 from registry_client.options_cli import registry_options
@@ -84,7 +84,7 @@ def mount(
     what is absent, and once all is here no process is needed. Else a server of ours does, through FUSE;
     `nopull explain DIR` says which, and why.
     """
-    from launch.image_request import ImageRequest
+    from launch.images.image_request import ImageRequest
     from launch.mount_request import MountRequest
     from launch.mounting import mount_image
     from registry_client.reference import parse_reference
@@ -162,8 +162,8 @@ def ps(as_json: bool, root: Path) -> None:
 
     Mounts whose server is gone are shown once, and cleaned away.
     """
-    from launch.containers import remove_stale
-    from launch.keeper_start import take_up
+    from launch.containers.containers import remove_stale
+    from launch.kernel_mounts.keeper_start import take_up
     from launch.umount import clean
 
     remove_stale(root)
@@ -191,7 +191,7 @@ def _row(record: MountRecord, state: State) -> dict[str, Any]:
 
     progress = None
     if not record.pids:
-        from launch.kernel_facts import local_share
+        from launch.kernel_mounts.kernel_facts import local_share
 
         progress = local_share(record)
     elif server_lives(record):

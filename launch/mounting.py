@@ -12,8 +12,8 @@ from erofs_fs.holds import hold_path, lives
 from launch.claim import Claim
 from launch.driver_choice import Choice, Driver, choose_driver
 from launch.held_signals import ENDING, HeldSignals
-from launch.kernel_mount import KernelMount
-from launch.kernel_record import withdraw
+from launch.kernel_mounts.kernel_mount import KernelMount
+from launch.kernel_mounts.kernel_record import withdraw
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord
 from launch.store_options import store_root
@@ -38,7 +38,7 @@ def mount_image(
         MountImpossible: a kernel mount has no server of its own that could serve metrics.
     """
     if request.shared:
-        from launch.shared_mount import mount_shared
+        from launch.fuse_mounts.shared_mount import mount_shared
 
         mount_shared(request, on_ready)
         return
@@ -52,14 +52,14 @@ def mount_image(
                 held.release()
                 choice = instead(request, error)
         if choice.driver is Driver.FUSE:
-            from launch.server import start_mount
+            from launch.fuse_mounts.server import start_mount
 
             served = replace(request, driver_reason=choice.reason)
             start_mount(served, foreground=foreground, on_ready=on_ready)
             return
         if choice.driver is Driver.FILLED:
             from builder.progress import shown_progress
-            from launch.filled_mount import mount_filled
+            from launch.kernel_mounts.filled_mount import mount_filled
 
             with shown_progress(sys.stderr) as progress:
                 record = mount_filled(request, choice.reason, progress, held)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chunk_store.root_option import root_option
-from launch.image_options import image_options
+from launch.images.image_options import image_options
 from launch.store_options import store_options, store_root
 from rafs.printable import printable
 from registry_client.options_cli import registry_options
@@ -53,9 +53,9 @@ def pull(
     from builder.progress import shown_progress
     from chunk_store import ChunkStore, Limits
     from chunk_store.byte_size import human_size
-    from launch.filling import fill
-    from launch.images import open_image
-    from launch.silent_keeper import see_to_keeper
+    from launch.images.filling import fill
+    from launch.images.lazy_image import open_image
+    from launch.kernel_mounts.silent_keeper import see_to_keeper
     from registry_client.reference import parse_reference
 
     began = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry_client.free_room import FULL_ERRNOS, room_left
+from registry_client.sizes import FULL_ERRNOS, room_left
 
 
 class RegistryError(Exception):

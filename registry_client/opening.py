@@ -13,19 +13,19 @@ from registry_client.source import ImageDestination, ImageSource
 def source_for(reference: Reference, options: RegistryOptions) -> ImageSource:
     """As `registry_client.open_source`."""
     if reference.transport is Transport.DOCKER:
-        from registry_client.registry_source import RegistrySource
+        from registry_client.registries.registry_source import RegistrySource
 
         return RegistrySource(reference, options)
     if reference.transport is Transport.RAFS:
         raise ReferenceInvalid(f"{reference} is a bare bootstrap, not an image with a manifest")
     path = _existing(reference)
-    from registry_client.region import DirectoryTree, TarTree
+    from registry_client.layouts.region import DirectoryTree, TarTree
 
     if reference.transport is Transport.DOCKER_ARCHIVE:
-        from registry_client.docker_archive import DockerArchiveSource
+        from registry_client.layouts.docker_archive import DockerArchiveSource
 
         return DockerArchiveSource(reference, TarTree(path))
-    from registry_client.layout import LayoutSource
+    from registry_client.layouts.layout import LayoutSource
 
     tree = DirectoryTree(path) if reference.transport is Transport.OCI else TarTree(path)
     return LayoutSource(reference, tree)
@@ -38,15 +38,15 @@ def destination_for(reference: Reference, options: RegistryOptions) -> ImageDest
             f"cannot write to {reference}: a digest says what the content is, name a tag instead"
         )
     if reference.transport is Transport.DOCKER:
-        from registry_client.registry_destination import RegistryDestination
+        from registry_client.registries.registry_destination import RegistryDestination
 
         return RegistryDestination(reference, options)
     if reference.transport is Transport.OCI:
-        from registry_client.layout_writer import LayoutDestination
+        from registry_client.layouts.layout_writer import LayoutDestination
 
         return LayoutDestination(_path(reference))
     if reference.transport is Transport.OCI_ARCHIVE:
-        from registry_client.archive_writer import ArchiveDestination
+        from registry_client.layouts.archive_writer import ArchiveDestination
 
         return ArchiveDestination(_path(reference), reference.tag)
     if reference.transport is Transport.DOCKER_ARCHIVE:

@@ -29,6 +29,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Verbs are loaded by what the table says; of the packages it imports only what prints.
     "command": {"launch", "chunk_store", "rafs"},
 }
+# Room of a package: which others of its package it may import; what lies beside the rooms all may.
+ROOMS: dict[str, set[str]] = {
+    "registry_client.transport": set(),
+    "registry_client.accounts": {"registry_client.transport"},
+    "registry_client.registries": {"registry_client.accounts", "registry_client.transport"},
+    "registry_client.layouts": set(),
+    "builder.layers": set(),
+    "builder.hot": {"builder.layers"},
+    "launch.images": set(),
+    "launch.kernel_mounts": {"launch.images"},
+    "launch.fuse_mounts": {"launch.images", "launch.kernel_mounts"},
+    "launch.containers": {"launch.images", "launch.kernel_mounts", "launch.fuse_mounts"},
+}
 OURS = {*MAY_IMPORT, "nopull", "tests"}
 TYPE_CHECKING = {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
@@ -88,6 +101,18 @@ def test_imports_point_down_only() -> None:
         for path in modules(package)
         for imported, line in imports_of(path)
         if (top := imported.partition(".")[0]) in OURS and top != package and top not in allowed
+    ]
+    assert upward == []
+
+
+def test_rooms_of_a_package_import_each_other_downward_only() -> None:
+    upward = [
+        f"{path.relative_to(ROOT)}:{line}: {room} may not import {imported}"
+        for room, allowed in ROOMS.items()
+        for path in modules(room.replace(".", "/"))
+        for imported, line in imports_of(path)
+        if (other := ".".join(imported.split(".")[:2])) in ROOMS and other not in {room, *allowed}
+        if other.partition(".")[0] == room.partition(".")[0]
     ]
     assert upward == []
 

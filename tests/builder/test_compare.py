@@ -9,7 +9,7 @@ import pytest
 
 import nopull
 from builder.compare import FINDINGS_LIMIT
-from launch.image_check import ImageCheck
+from launch.images.image_check import ImageCheck
 from tests.builder.layouts import Layout, Published, convert_layout
 from tests.builder.tar_bytes import END, member, pax
 from tests.builder.test_convert import LAYERS, SMALL

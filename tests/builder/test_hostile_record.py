@@ -14,7 +14,7 @@ import pytest
 
 from builder.bootstrap_layer_reader import BOOTSTRAP, RECORD
 from builder.layer_record import decode, record_limit
-from builder.overlay import empty_tree
+from builder.layers.overlay import empty_tree
 from builder.tree_check import check_tree
 from builder.tree_undo import Undo, apply_undo
 from rafs.tree import Node, chunk_ref

@@ -9,7 +9,7 @@ import pytest
 
 import nopull
 from builder.convert_options import ConvertOptions
-from builder.hot_blob import HotBlob
+from builder.hot.hot_blob import HotBlob
 from tests.builder.layouts import Published, convert_layout
 from tests.builder.test_convert import SMALL
 from tests.builder.test_reuse import BASE, LAST, MIDDLE, OTHER_TOP, TOP, add_image, convert_beside

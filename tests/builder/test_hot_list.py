@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.elf import Needs, read_needs
 from builder.errors import SpoolFailed
-from builder.file_looks import FileLooks
-from builder.hot_list import find_hot_files
+from builder.hot.elf import Needs, read_needs
+from builder.hot.file_looks import FileLooks
+from builder.hot.hot_list import find_hot_files
 from rafs.tree import Node, walk
 from tests.support.trees import Entry, directory, file, node_tree, symlink, tree
 

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from builder.errors import LayerInvalid
-from builder.layer_stream import PIECE, plain_pieces
+from builder.layers.layer_stream import PIECE, plain_pieces
 
 RANDOM = random.Random(3)
 CONTENT = RANDOM.randbytes(200_000) + b"layer " * 300_000

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from builder.convert_options import ConvertOptions
-from builder.hot_blob import HotBlob
+from builder.hot.hot_blob import HotBlob
+from builder.layers.tar_index import TarEntry
 from builder.neighbours import NOWHERE, moved_chunks
-from builder.tar_index import TarEntry
 from tests.builder.layouts import Published, convert_layout
 from tests.builder.test_reuse import add_image, convert_beside, with_dictionary
 from tests.builder.test_unit_plan import CHUNK, OPTIONS, chunks_of, rows_in_a_unit

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import LayerInvalid, LayerUnsupported
-from builder.overlay import empty_tree, merge_layer
-from builder.tar_index import TarEntry, read_entries
-from builder.tar_stream import TarStream
+from builder.layers.overlay import empty_tree, merge_layer
+from builder.layers.tar_index import TarEntry, read_entries
+from builder.layers.tar_stream import TarStream
 from rafs.digests import chunk_digest
 from rafs.tree import Node, walk
 from tests.builder.tar_bytes import END, long_link, long_name, member, pax

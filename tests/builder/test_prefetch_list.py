@@ -11,7 +11,7 @@ import pytest
 
 import nopull
 from builder.errors import PrefetchInvalid
-from builder.prefetch_list import find_wished, read_wishes
+from builder.hot.prefetch_list import find_wished, read_wishes
 from rafs.tree import Node, walk
 from tests.builder.layouts import Layout, Published, convert_layout
 from tests.builder.test_convert import SMALL

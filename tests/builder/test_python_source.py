@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.python_source import imported_names
+from builder.hot.python_source import imported_names
 
 
 @pytest.mark.parametrize(

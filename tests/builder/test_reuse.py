@@ -17,11 +17,11 @@ from builder.convert_options import ConvertOptions
 from builder.errors import LayerInvalid, SourceUnsupported
 from builder.known_image import KnownImage
 from builder.layer_record import RecordInvalid, decode
-from builder.overlay import empty_tree, merge_layer
+from builder.layers.overlay import empty_tree, merge_layer
+from builder.layers.tar_index import TarEntry
 from builder.report import ConvertReport
 from builder.reuse import Dictionary
 from builder.shelf import Shelf, version_order
-from builder.tar_index import TarEntry
 from builder.tree_undo import apply_undo, snapshot, undo_to
 from rafs.tree import Node, walk
 from registry_client import open_destination, open_source

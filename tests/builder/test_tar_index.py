@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.digest_runs import DigestRuns
 from builder.errors import LayerInvalid, LayerUnsupported
-from builder.layer_room import CHUNKS_LIMIT
+from builder.layers.digest_runs import DigestRuns
+from builder.layers.layer_room import CHUNKS_LIMIT
+from builder.layers.tar_index import TarEntry, normal_path, read_entries
+from builder.layers.tar_stream import TarStream
 from builder.scratch import ScratchFile
-from builder.tar_index import TarEntry, normal_path, read_entries
-from builder.tar_stream import TarStream
 from rafs.digests import chunk_digest
 from rafs.tree import Node, device_number
 from tests.builder.tar_bytes import BLOCK, END, base256, long_link, long_name, member, octal, pax
@@ -390,7 +390,7 @@ def test_values_that_no_image_has_are_not_kept() -> None:
 
 
 def test_the_xattrs_of_a_layer_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.layer_room.XATTRS_LIMIT", 1_000_000)
+    monkeypatch.setattr("builder.layers.layer_room.XATTRS_LIMIT", 1_000_000)
     entry = pax((b"SCHILY.xattr.user.a", bytes(65000))) + member(b"x")
     assert len(read(entry * 15 + END)) == 15
     with pytest.raises(LayerUnsupported, match="the layer's xattrs take more than 1000000 bytes"):

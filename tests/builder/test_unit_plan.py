@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder.convert_options import ConvertOptions
-from builder.hot_blob import HotBlob
+from builder.hot.hot_blob import HotBlob
 from tests.builder.layouts import Layout, Published, convert_layout
 from tests.support.trees import directory, file, layer_tar, tree
 

@@ -14,7 +14,7 @@ import pytest
 from erofs_fs import keeper_life, syscalls
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.keeper_life import refuse_lazy_home
-from launch.keeper_start import keeper_program
+from launch.kernel_mounts.keeper_start import keeper_program
 
 CHECKOUT = Path(__file__).parents[2]
 NETWORK = {"ssl", "_ssl", "http", "urllib.request", "asyncio", "email", "socketserver"}
@@ -38,7 +38,8 @@ def loaded_by_a_keeper() -> dict[str, str]:
 def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         # `keeper_program` makes the directory of logs.
-        patch.setattr("launch.keeper_start.state_directory", lambda *_: tmp_path_factory.mktemp("log"))
+        directory = "launch.kernel_mounts.keeper_start.state_directory"
+        patch.setattr(directory, lambda *_: tmp_path_factory.mktemp("log"))
         return loaded_by_a_keeper()
 
 

@@ -19,16 +19,16 @@ from pathlib import Path
 import zstandard
 
 from builder.bootstrap_layer_reader import BootstrapLayerInvalid, meta_name, read_bootstrap_layer
-from builder.elf import read_needs
 from builder.errors import BuildError
+from builder.hot.elf import read_needs
+from builder.hot.python_source import imported_names
 from builder.image_documents import read_config
 from builder.layer_record import RecordInvalid, decode
-from builder.layer_stream import plain_pieces
-from builder.python_source import imported_names
-from builder.tar_index import read_entries
-from builder.tar_stream import TarStream
+from builder.layers.layer_stream import plain_pieces
+from builder.layers.tar_index import read_entries
+from builder.layers.tar_stream import TarStream
 from launch.errors import ConfigInvalid
-from launch.image_config import parse_config
+from launch.images.image_config import parse_config
 from rafs.blob_meta import BlobMeta, parse_blob_meta, read_chunk_info
 from rafs.blob_record import blob_record, broken_rules
 from rafs.bootstrap import Bootstrap
@@ -48,7 +48,6 @@ from rafs.tarfs import tar_blob, tar_pieces, with_chunks
 from rafs.toc import parse_toc
 from rafs.windows import cut_windows
 from registry_client import open_source
-from registry_client.challenge import parse_challenges
 from registry_client.digest import Digest, digest_of
 from registry_client.errors import RegistryError
 from registry_client.manifest import Manifest, MediaType, parse_manifest
@@ -56,6 +55,7 @@ from registry_client.options import RegistryOptions
 from registry_client.platform import Platform
 from registry_client.reference import parse_reference
 from registry_client.selection import find_manifest
+from registry_client.transport.challenge import parse_challenges
 from tests.builder.tar_bytes import END, long_link, long_name, member, pax
 from tests.builder.test_tar_index import old_sparse, sparse_0_0, sparse_0_1, sparse_1_0
 from tests.support.deflate_blocks import blocks_of

@@ -25,7 +25,7 @@ KEEPER_STEPS = {
     "an access is forgotten": ("erofs_fs.journal", "Journal", "clear", "after"),
 }
 FILLER_STEPS = {
-    "a window is needed": ("launch.needs", "Needs", "need", "before"),
+    "a window is needed": ("launch.kernel_mounts.needs", "Needs", "need", "before"),
     "bytes are fetched": ("chunk_store.window_sink", "WindowSink", "feed", "before"),
     "bytes are verified": ("chunk_store.window_file", "LockedWindow", "write", "before"),
     "bytes are half written": ("chunk_store.window_file", "LockedWindow", "write", "half"),
@@ -40,7 +40,7 @@ _KEEPER = (
 )
 _FILLER = (
     "import sys; from tests.kills.armed import arm_filler; arm_filler(sys.argv.pop(1)); "
-    "from launch.filler_life import run; run()"
+    "from launch.kernel_mounts.filler_life import run; run()"
 )
 
 
@@ -52,12 +52,12 @@ def arm_keeper(control: str) -> None:
 
 def arm_filler(control: str) -> None:
     """Have this process, a filler or what becomes one, stop at its steps, and what it starts at its own."""
-    import launch.filler_life
-    import launch.keeper_start
+    import launch.kernel_mounts.filler_life
+    import launch.kernel_mounts.keeper_start
 
     for name, step in FILLER_STEPS.items():
         _arm(control, name, *step)
-    program, packages = launch.keeper_start.keeper_program, str(Path(__file__).parents[2])
+    program, packages = launch.kernel_mounts.keeper_start.keeper_program, str(Path(__file__).parents[2])
 
     def filler_command(place: Path, root: Path) -> list[str]:
         return ["/usr/bin/env", f"PYTHONPATH={packages}", sys.executable, "-P", "-c", _FILLER, control,
@@ -69,8 +69,8 @@ def arm_filler(control: str) -> None:
         command = [*made.command[: at + 1], _KEEPER, packages, control, *made.command[at + 3 :]]
         return made._replace(command=command)
 
-    launch.keeper_start.filler_command = filler_command
-    for user in (launch.keeper_start, launch.filler_life):
+    launch.kernel_mounts.keeper_start.filler_command = filler_command
+    for user in (launch.kernel_mounts.keeper_start, launch.kernel_mounts.filler_life):
         setattr(user, "keeper_program", keeper_program)  # noqa: B010 - it is an import of one of them
 
 

@@ -124,7 +124,7 @@ class FuseRun:
         remove_store(self.root)
 
     def _windows(self) -> dict[str, int]:
-        from launch.images import open_image
+        from launch.images.lazy_image import open_image
         from registry_client.options import RegistryOptions
         from registry_client.reference import parse_reference
 

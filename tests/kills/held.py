@@ -10,8 +10,8 @@ from pathlib import Path
 
 from chunk_store.window_file import WindowDirectory
 from erofs_fs.mount import mount
-from launch.images import open_image
-from launch.localised_image import kept_image
+from launch.images.lazy_image import open_image
+from launch.images.localised_image import kept_image
 from launch.mountpoint import detach
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference

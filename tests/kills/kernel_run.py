@@ -32,7 +32,7 @@ from bench.link_schedule import LinkShape
 from bench.proxy_link import open_proxy
 from erofs_fs.localised_file import LOCALISED, devices_of
 from erofs_fs.pids import await_end
-from launch.keeper_start import end_keeper, keeper_status
+from launch.kernel_mounts.keeper_start import end_keeper, keeper_status
 from tests.kills.reader import PROGRAM
 from tests.launch.published import publish
 from tests.support.command import CHECKOUT, COMMAND

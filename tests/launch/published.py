@@ -11,7 +11,7 @@ from typing import Any
 
 from builder.bootstrap_layer import write_bootstrap_layer
 from builder.image_documents import NYDUS_BLOB, NYDUS_BOOTSTRAP, NYDUS_VERSION
-from launch.images import LazyImage, open_image
+from launch.images.lazy_image import LazyImage, open_image
 from registry_client import open_destination
 from registry_client.digest import Digest, digest_of
 from registry_client.manifest import Descriptor, MediaType

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from chunk_store.seldom import SECONDS
 from launch import log_lines
+from launch.fuse_mounts.server_options import server_options
 from launch.log_lines import JSON, MOST, TEXT, Bounded, formatter
-from launch.server_options import server_options
 from tests.support.clock import Clock
 from tests.support.command import CHECKOUT
 

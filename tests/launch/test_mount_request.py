@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.image_request import ImageRequest
+from launch.images.image_request import ImageRequest
 from launch.mount_request import MountRequest, from_json
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference

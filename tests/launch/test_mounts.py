@@ -25,7 +25,7 @@ from launch import mountpoint, mounts, umount
 from launch.control import QUESTION_LIMIT, ControlServer, ask
 from launch.error_relay import describe, is_known, rebuild
 from launch.errors import ImageNotConverted, NotMounted, ServerFailed, ServerSilent, StateUnusable
-from launch.hot_list import hot_ranges
+from launch.images.hot_list import hot_ranges
 from launch.later import Later
 from launch.mountpoint import prepare
 from launch.mounts import MountRecord, State
@@ -221,7 +221,8 @@ def test_a_defect_arrives_as_a_failed_server(error: Exception) -> None:
 
 
 def test_nothing_else_is_ever_built_from_a_description() -> None:
-    for module, name in [("os", "system"), ("launch.server", "start_mount"), ("launch.gone", "X")]:
+    functions = [("os", "system"), ("launch.fuse_mounts.server", "start_mount"), ("launch.gone", "X")]
+    for module, name in functions:
         assert isinstance(rebuild({"module": module, "name": name, "message": "m"}), ServerFailed)
 
 

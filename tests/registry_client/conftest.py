@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import open_destination, open_source, retrying
+from registry_client import open_destination, open_source
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_destination import RegistryDestination
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_destination import RegistryDestination
+from registry_client.registries.registry_source import RegistrySource
+from registry_client.transport import retrying
 from tests.registry_client.cases import Server
 from tests.registry_client.sample import SampleImage, sample_image, store
 from tests.support.debian_registry import DebianRegistry

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from registry_client.authorization import Authorization
-from registry_client.bearer import is_internal
-from registry_client.connections import Origin, Pools
-from registry_client.deadline import Deadline
+from registry_client.accounts.authorization import Authorization
+from registry_client.accounts.bearer import is_internal
 from registry_client.errors import ResponseInvalid, Unauthorized, Unreachable
 from registry_client.options import RegistryOptions
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_source import RegistrySource
+from registry_client.transport.connections import Origin, Pools
+from registry_client.transport.deadline import Deadline
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, publish, read
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
@@ -373,8 +373,8 @@ def test_a_realm_that_is_no_place_is_refused(
 
 @case(17, on=Server.NONE)
 def test_accounts_travel_neither_unencrypted_nor_to_internal_addresses() -> None:
-    from registry_client.bearer import _realm
-    from registry_client.connections import Origin
+    from registry_client.accounts.bearer import _realm
+    from registry_client.transport.connections import Origin
 
     public = Origin("https", "registry.example", 443)
     for realm, why in (

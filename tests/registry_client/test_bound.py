@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry_client.bound import FEWEST, START, ConnectionBound
+from registry_client.transport.bound import FEWEST, START, ConnectionBound
 
 MOST = 32
 MEGABYTE = 1_000_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_client.challenge import Challenge, parse_challenges, preferred
+from registry_client.transport.challenge import Challenge, parse_challenges, preferred
 from tests.registry_client.cases import Server, case
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from chunk_store.errors import ChunkUnavailable
 from chunk_store.store import ChunkStore
-from launch.images import open_image
+from launch.images.lazy_image import open_image
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.launch.published import publish

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from registry_client import credentials
-from registry_client.credentials import find_account
+from registry_client.accounts import credentials
+from registry_client.accounts.credentials import find_account
 from registry_client.errors import Unauthorized
 from registry_client.options import RegistryOptions
 from tests.registry_client.cases import Server, case

@@ -17,7 +17,7 @@ from registry_client import open_source
 from registry_client.errors import NotFound, Unauthorized, Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, publish, read
 from tests.support.debian_registry import DebianRegistry

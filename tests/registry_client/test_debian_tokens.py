@@ -14,12 +14,12 @@ from urllib.request import Request, urlopen
 import pytest
 
 from registry_client import open_destination
-from registry_client.authorization import FAILURE_MEMORY
+from registry_client.accounts.authorization import FAILURE_MEMORY
 from registry_client.errors import Unauthorized
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, describe, opener, publish, read
 from tests.support.debian_registry import DebianRegistry

@@ -11,9 +11,9 @@ import pytest
 
 import nopull
 from command import exit_codes
-from registry_client.diagnosis import diagnose, diagnosis_lines
 from registry_client.errors import ReferenceInvalid
 from registry_client.options import RegistryOptions
+from registry_client.registries.diagnosis import diagnose, diagnosis_lines
 from tests.support.debian_registry import DebianRegistry
 from tests.support.scripted_registry import Reply, ScriptedRegistry
 

@@ -14,7 +14,7 @@ from registry_client import open_source
 from registry_client.errors import RegistryError
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_source import RegistrySource
 from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, store
 from tests.support.scripted_registry import Reply, ScriptedRegistry

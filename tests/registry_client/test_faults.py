@@ -15,10 +15,10 @@ from email.utils import format_datetime
 
 import pytest
 
-from registry_client.deadline import Deadline
 from registry_client.errors import ResponseInvalid, Unreachable
-from registry_client.registry_source import RegistrySource
-from registry_client.retrying import Attempts, parse_retry_after
+from registry_client.registries.registry_source import RegistrySource
+from registry_client.transport.deadline import Deadline
+from registry_client.transport.retrying import Attempts, parse_retry_after
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, read
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry

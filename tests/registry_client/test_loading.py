@@ -25,10 +25,16 @@ def loaded(statement: str) -> set[str]:
         ("import registry_client", HEAVY),
         ("from registry_client.reference import parse_reference", HEAVY),
         ("import registry_client.opening, registry_client.selection", HEAVY),
-        ("import registry_client.layout", ("urllib3", "requests", "ssl")),
-        ("import registry_client.registry_source", ("registry_client.authorization", "registry_client.tls")),
-        ("import registry_client.registry_source", ("requests", "click", "subprocess", "tarfile")),
-        ("import registry_client.registry_destination", ("requests", "click", "subprocess", "tarfile")),
+        ("import registry_client.layouts.layout", ("urllib3", "requests", "ssl")),
+        (
+            "import registry_client.registries.registry_source",
+            ("registry_client.accounts.authorization", "registry_client.transport.tls"),
+        ),
+        ("import registry_client.registries.registry_source", ("requests", "click", "subprocess", "tarfile")),
+        (
+            "import registry_client.registries.registry_destination",
+            ("requests", "click", "subprocess", "tarfile"),
+        ),
     ],
 )
 def test_what_is_not_needed_is_not_loaded(statement: str, unwanted: tuple[str, ...]) -> None:

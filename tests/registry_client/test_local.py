@@ -21,11 +21,11 @@ import pytest
 from registry_client import open_destination, open_source
 from registry_client.digest import digest_of
 from registry_client.errors import DigestMismatch, LayoutInvalid, NotFound, RegistryError
-from registry_client.layout import REF_NAME
+from registry_client.layouts.layout import REF_NAME
+from registry_client.layouts.region import DirectoryTree
 from registry_client.manifest import Manifest, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.region import DirectoryTree
 from registry_client.source import ImageDestination, ImageSource
 from tests.registry_client.sample import SampleImage, describe, noise, opener, publish, sample_image
 

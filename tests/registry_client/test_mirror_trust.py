@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import open_source, routes
+from registry_client import open_source
 from registry_client.errors import Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
+from registry_client.registries import routes
 from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, store
 from tests.support.scripted_registry import ScriptedRegistry

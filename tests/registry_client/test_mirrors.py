@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import health, open_source, routes
+from registry_client import open_source
 from registry_client.errors import DigestMismatch, NotFound, Unauthorized
-from registry_client.hosts_file import find_directory, read_sites
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_source import RegistrySource
+from registry_client.registries import health, routes
+from registry_client.registries.hosts_file import find_directory, read_sites
+from registry_client.registries.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, noise, publish, read, sample_image, store
 from tests.support.debian_registry import DebianRegistry
@@ -213,7 +214,7 @@ def test_a_large_blob_that_a_mirror_spoils_is_an_error_once(
     image: SampleImage,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from registry_client import mirrors
+    from registry_client.registries import mirrors
 
     monkeypatch.setattr(mirrors, "HELD", 1000)
     layer = image.layers[0]
@@ -448,7 +449,7 @@ def test_a_fleet_without_its_peers_does_not_fall_upon_the_registry(
     hosts: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from registry_client import mirrors
+    from registry_client.registries import mirrors
 
     monkeypatch.setattr(mirrors, "DIRECT_BURST", 3)
     monkeypatch.setattr(mirrors, "DIRECT_RATE", 20.0)

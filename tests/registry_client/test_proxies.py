@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import proxies
 from registry_client.errors import Unreachable
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
-from registry_client.origin import Origin
-from registry_client.proxies import proxy_for
+from registry_client.transport import proxies
+from registry_client.transport.origin import Origin
+from registry_client.transport.proxies import proxy_for
 from tests.registry_client import sample
 from tests.registry_client.sample import SampleImage, describe, store
 from tests.support.forward_proxy import ForwardProxy

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import blob_upload, open_destination, open_source, referrers
+from registry_client import open_destination, open_source
 from registry_client.digest import digest_of
 from registry_client.errors import DigestMismatch, ManifestInvalid, ResponseInvalid, Unauthorized
-from registry_client.listing import fallback_tag
 from registry_client.manifest import Descriptor, MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_destination import RegistryDestination
-from registry_client.registry_source import RegistrySource
+from registry_client.registries import blob_upload, referrers
+from registry_client.registries.listing import fallback_tag
+from registry_client.registries.registry_destination import RegistryDestination
+from registry_client.registries.registry_source import RegistrySource
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, describe, index_of, noise, opener, publish, sample_image
 from tests.support.debian_registry import DebianRegistry

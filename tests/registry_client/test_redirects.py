@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry_client.connections import Origin
 from registry_client.errors import RegistryError, ResponseInvalid, Unauthorized
-from registry_client.redirect import Location, parse_location
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_source import RegistrySource
+from registry_client.transport.connections import Origin
+from registry_client.transport.redirect import Location, parse_location
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, read
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import credentials, open_source
-from registry_client.auth_file import AuthFile, load_auth_file
+from registry_client import open_source
+from registry_client.accounts import credentials
+from registry_client.accounts.auth_file import AuthFile, load_auth_file
 from registry_client.digest import digest_of
 from registry_client.errors import (
     DigestMismatch,
@@ -35,8 +36,8 @@ from registry_client.manifest import Descriptor, Index, Manifest, MediaType, par
 from registry_client.options import RegistryOptions
 from registry_client.platform import Platform
 from registry_client.reference import parse_reference
-from registry_client.registry_destination import RegistryDestination
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_destination import RegistryDestination
+from registry_client.registries.registry_source import RegistrySource
 from registry_client.selection import find_manifest
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, index_of, noise, publish, sample_image, store

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from registry_client import open_source, tar_members
+from registry_client import open_source
 from registry_client.errors import LayoutInvalid
+from registry_client.layouts import tar_members
+from registry_client.layouts.tar_members import MemberKind, TarInvalid, TarMember
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.tar_members import MemberKind, TarInvalid, TarMember
 from tests.builder.tar_bytes import END, base256, long_link, long_name, member, pax
 from tests.builder.test_tar_index import old_sparse, sparse_0_0, sparse_1_0
 

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from registry_client.errors import Unreachable
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
-from registry_client.site import registry_site
+from registry_client.transport.site import registry_site
 from tests.registry_client import sample
 from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, describe, store

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from registry_client import token_bucket
-from registry_client.token_bucket import TokenBucket
+from registry_client.transport import token_bucket
+from registry_client.transport.token_bucket import TokenBucket
 
 
 @pytest.fixture

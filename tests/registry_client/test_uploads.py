@@ -12,7 +12,7 @@ from registry_client.errors import DigestMismatch, ResponseInvalid, Unauthorized
 from registry_client.manifest import MediaType
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_destination import RegistryDestination
+from registry_client.registries.registry_destination import RegistryDestination
 from tests.registry_client.cases import case
 from tests.registry_client.sample import SampleImage, describe, noise, opener
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry

@@ -17,7 +17,7 @@ from erofs_fs.errors import ErofsMissing
 from erofs_fs.mount_table import mount_table
 from erofs_fs.probe import probe
 from launch import mounts
-from launch.keeper_start import end_keeper
+from launch.kernel_mounts.keeper_start import end_keeper
 from launch.mountpoint import detach
 
 CHECKOUT = Path(__file__).parents[2]

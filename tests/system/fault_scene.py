@@ -25,12 +25,12 @@ from erofs_fs.mount_table import mount_table
 from erofs_fs.pids import await_end
 from fuse_fs.mount_options import FUSE_TYPE
 from launch import mounts
-from launch.image_request import ImageRequest
-from launch.images import open_image
+from launch.fuse_mounts.server import start_mount
+from launch.images.image_request import ImageRequest
+from launch.images.lazy_image import open_image
 from launch.mount_request import MountRequest
 from launch.mountpoint import detach
 from launch.mounts import MountRecord, State
-from launch.server import start_mount
 from launch.umount import unmount
 from rafs.windows import Window, cut_windows
 from registry_client.options import RegistryOptions

@@ -24,7 +24,7 @@ from erofs_fs.keeper_program import KeeperProgram, start_keeper
 from erofs_fs.keeper_words import NEED, Word
 from erofs_fs.mount import attach
 from erofs_fs.mount_table import mount_table
-from launch.keeper_start import keeper_program
+from launch.kernel_mounts.keeper_start import keeper_program
 from launch.mountpoint import detach
 from tests.support.images import Image, image_of
 from tests.support.localised_images import Localised, localised, window_contents

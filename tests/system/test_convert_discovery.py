@@ -16,7 +16,7 @@ from builder.image_documents import NYDUS_BOOTSTRAP
 from registry_client.digest import Digest
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
-from registry_client.registry_source import RegistrySource
+from registry_client.registries.registry_source import RegistrySource
 from tests.builder.layouts import Layout
 from tests.support.debian_registry import DebianRegistry
 from tests.support.trees import directory, file, layer_tar, tree

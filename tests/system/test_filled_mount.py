@@ -27,15 +27,15 @@ from erofs_fs.mount_table import KERNEL_TYPE
 from launch import mounts
 from launch.driver_choice import SEEN, now
 from launch.errors import ImageIncomplete, ImageInvalid, MountBusy, NotMounted
-from launch.filled_mount import mount_filled
+from launch.fuse_mounts.server import start_mount
 from launch.held_signals import HeldSignals
-from launch.image_request import ImageRequest
-from launch.images import open_image
-from launch.localised_image import NAME, kept_image
+from launch.images.image_request import ImageRequest
+from launch.images.lazy_image import open_image
+from launch.images.localised_image import NAME, kept_image
+from launch.kernel_mounts.filled_mount import mount_filled
 from launch.mount_request import MountRequest
 from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord, State
-from launch.server import start_mount
 from launch.umount import clean, unmount
 from rafs.localised import read_devices
 from registry_client.options import RegistryOptions
@@ -299,7 +299,8 @@ def test_a_command_that_is_ended_when_the_mount_has_just_appeared_leaves_none(
     place.ask_nobody()
     words = ["mount", place.publish(SMALL), str(place.mountpoint), "--root", str(place.root)]
     words += ["--driver", "erofs", *(["--foreground"] if foreground else [])]
-    signalled = [sys.executable, "-c", SIGNALLED, "launch.filled_mount", "mount", str(int(signal.SIGTERM))]
+    signalled = [sys.executable, "-c", SIGNALLED, "launch.kernel_mounts.filled_mount", "mount"]
+    signalled += [str(int(signal.SIGTERM))]
     done = subprocess.run([*signalled, *words], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == (0 if foreground else 143), done
     assert mount_at(place.mountpoint) is None

@@ -28,10 +28,10 @@ from fuse_fs.mount import LIBRARY
 from launch import mounts
 from launch.control import ask
 from launch.errors import ImageNotConverted, MountBusy, NotMounted
-from launch.image_request import ImageRequest
+from launch.fuse_mounts.server import start_mount
+from launch.images.image_request import ImageRequest
 from launch.mount_request import MountRequest
 from launch.mounts import MountRecord, State
-from launch.server import start_mount
 from launch.umount import clean, unmount
 from rafs.bootstrap_writer import write_bootstrap
 from registry_client.errors import NotFound, Unreachable

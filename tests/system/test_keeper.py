@@ -25,7 +25,7 @@ from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed, PostTaken
 from erofs_fs.holds import forget_hold
 from erofs_fs.keeper_program import start_keeper
-from launch.keeper_start import keeper_status
+from launch.kernel_mounts.keeper_start import keeper_status
 from launch.mountpoint import detach
 from tests.system.kept_store import (
     KIB,

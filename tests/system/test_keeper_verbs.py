@@ -19,9 +19,9 @@ from erofs_fs import handover
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.keeper_life import take_lock
 from erofs_fs.keeper_program import KeeperProgram, start_keeper
-from launch import keeper_start
-from launch.filler_life import linked
-from launch.keeper_start import end_keeper, ensure_keeper, keeper_status
+from launch.kernel_mounts import keeper_start
+from launch.kernel_mounts.filler_life import linked
+from launch.kernel_mounts.keeper_start import end_keeper, ensure_keeper, keeper_status
 from tests.support.command import COMMAND
 from tests.system.kept_store import KeptStore, Reading, Serving, Shown, until
 from tests.system.test_keeper import pytestmark

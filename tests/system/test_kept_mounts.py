@@ -16,7 +16,7 @@ from erofs_fs.errors import MountFailed
 from erofs_fs.holds import hold_path, lives, living, make_hold
 from erofs_fs.mount import detached
 from erofs_fs.watched import WatchedWindows
-from launch.keeper_start import lacking
+from launch.kernel_mounts.keeper_start import lacking
 from launch.mountpoint import detach, mount_at
 from tests.system.kept_store import (
     KeptStore,

@@ -26,7 +26,7 @@ from erofs_fs.holds import hold_path
 from erofs_fs.keeper_program import start_keeper
 from erofs_fs.mount_table import KERNEL_TYPE, mount_table
 from erofs_fs.probe import probe_events
-from launch.keeper_start import keeper_status
+from launch.kernel_mounts.keeper_start import keeper_status
 from launch.mountpoint import detach
 from tests.support.command import COMMAND
 from tests.support.debian_registry import DebianRegistry

@@ -19,7 +19,7 @@ import pytest
 
 from chunk_store.recent_failures import STILL_FAILED_SECONDS
 from erofs_fs.pids import is_stopped
-from launch.keeper_start import keeper_status
+from launch.kernel_mounts.keeper_start import keeper_status
 from tests.kills.armed import FILLER_STEPS, KEEPER_STEPS
 from tests.support.command import CHECKOUT
 from tests.support.trees import Entry, file, tree

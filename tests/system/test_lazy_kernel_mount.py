@@ -21,7 +21,7 @@ import pytest
 from chunk_store.keeper_client import KEEPER
 from erofs_fs.probe import probe_events
 from launch import mounts
-from launch.keeper_start import end_keeper, keeper_status
+from launch.kernel_mounts.keeper_start import end_keeper, keeper_status
 from launch.mountpoint import detach, mount_at
 from launch.mounts import MountRecord, State
 from tests.launch.published import publish
@@ -159,7 +159,7 @@ sys.exit(nopull.main(sys.argv[4:]))
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
 @pytest.mark.parametrize(
-    ("module", "name"), [("launch.kernel_mount", "attach"), ("launch.mounts", "write_record")]
+    ("module", "name"), [("launch.kernel_mounts.kernel_mount", "attach"), ("launch.mounts", "write_record")]
 )
 @pytest.mark.parametrize("foreground", [False, True])
 def test_a_command_that_is_ended_when_the_mount_has_just_appeared_leaves_none(
@@ -290,7 +290,7 @@ def test_the_keeper_is_killed_while_somebody_waits_and_nobody_notices(place: Pla
 
 def test_a_filler_for_whom_there_is_nothing_to_do_ends(place: Place) -> None:
     place.root.mkdir()
-    filler = [sys.executable, "-m", "launch.filler_life", str(place.root), str(place.root)]
+    filler = [sys.executable, "-m", "launch.kernel_mounts.filler_life", str(place.root), str(place.root)]
     assert subprocess.run(filler, cwd=CHECKOUT, timeout=20, check=False).returncode == 0
     until(lambda: keeper_status(place.root) is None)
 

@@ -11,7 +11,7 @@ import pytest
 
 from chunk_store.place import stores
 from launch import mounts
-from launch.keeper_start import keeper_status
+from launch.kernel_mounts.keeper_start import keeper_status
 from tests.system.kept_store import until
 from tests.system.test_lazy_kernel_mount import LARGE, Place
 from tests.system.test_lazy_kernel_mount import place as place  # a fixture

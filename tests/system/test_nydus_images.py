@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from launch.check_verb import check
-from launch.image_request import ImageRequest
-from launch.inspect_verb import inspect
+from launch.fuse_mounts.server import start_mount
+from launch.images.check_verb import check
+from launch.images.image_request import ImageRequest
+from launch.images.inspect_verb import inspect
 from launch.mount_request import MountRequest
 from launch.mounting import mount_image
-from launch.server import start_mount
 from launch.umount import unmount
 from registry_client import open_destination
 from registry_client.digest import Digest

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from launch import mounts
-from launch.images import open_image
+from launch.images.lazy_image import open_image
 from launch.umount import unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference

@@ -21,9 +21,9 @@ import pytest
 from chunk_store.recent_failures import STILL_FAILED_SECONDS
 from launch import mounts
 from launch.control import ask
-from launch.image_request import ImageRequest
+from launch.fuse_mounts.server import start_mount
+from launch.images.image_request import ImageRequest
 from launch.mount_request import MountRequest
-from launch.server import start_mount
 from launch.umount import unmount
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference

@@ -29,8 +29,9 @@ import pytest
 
 from chunk_store.keeper_client import KEEPER
 from erofs_fs.probe import probe_events
-from launch import mounts, overlay
-from launch.keeper_start import end_keeper
+from launch import mounts
+from launch.containers import overlay
+from launch.kernel_mounts.keeper_start import end_keeper
 from launch.umount import unmount
 from tests.support.command import able, call, output_of
 from tests.system.busybox_image import BUSYBOX, write_layout

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import mounts, overlay
+from launch import mounts
+from launch.containers import overlay
 from launch.umount import unmount
 from tests.support.command import call, nopull, output_of
 from tests.system.busybox_image import BUSYBOX, write_layout

@@ -19,7 +19,7 @@ import pytest
 
 from chunk_store.keeper_client import KEEPER
 from launch import mounts
-from launch.keeper_start import end_keeper, keeper_status
+from launch.kernel_mounts.keeper_start import end_keeper, keeper_status
 from tests.chunk_store.blobs import eventually
 from tests.system.busybox_image import BUSYBOX, write_layout
 from tests.system.test_lazy_kernel_mount import SIGNALLED
@@ -370,7 +370,8 @@ def read_terminal(descriptor: int) -> str:
 # A FUSE server ends with whoever has started it.
 @pytest.mark.parametrize("run", ["erofs"], indirect=True)
 def test_interrupted_when_the_mount_has_just_appeared_it_leaves_nothing(run: Runner) -> None:
-    program = [sys.executable, "-c", SIGNALLED, "launch.kernel_mount", "attach", str(int(signal.SIGTERM))]
+    program = [sys.executable, "-c", SIGNALLED, "launch.kernel_mounts.kernel_mount", "attach"]
+    program += [str(int(signal.SIGTERM))]
     words = [*program, *run.arguments(run.image, "true")]
     done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 128 + signal.SIGTERM, done

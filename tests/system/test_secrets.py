@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.keeper_start import keeper_status
+from launch.kernel_mounts.keeper_start import keeper_status
 from tests.launch.published import publish
 from tests.registry_client.sample import noise
 from tests.support.command import COMMAND, clear

@@ -12,7 +12,7 @@ import pytest
 
 from chunk_store.keeper_client import KEEPER, LOCK
 from erofs_fs.taken_over import owner_of
-from launch.keeper_start import FILLER_LOCK, keeper_status
+from launch.kernel_mounts.keeper_start import FILLER_LOCK, keeper_status
 from tests.kills.kernel_run import process_lives
 from tests.support.trees import file, tree
 from tests.system.kept_store import Reading, until

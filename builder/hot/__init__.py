@@ -1,0 +1,1 @@
+"""What a start needs first: found, wished for, and copied together."""

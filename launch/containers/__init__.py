@@ -1,0 +1,1 @@
+"""Containers of lazily mounted images: the specification, the runtime, and what is left to take away."""

@@ -1,0 +1,1 @@
+"""Images in registries and their mirrors: read, published, diagnosed."""

@@ -1,0 +1,1 @@
+"""HTTP as registries need it: connections, proxies, time limits, retries, and what a failure means."""
