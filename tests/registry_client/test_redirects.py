@@ -16,6 +16,7 @@ from registry_client.transport.connections import Origin
 from registry_client.transport.redirect import Location, parse_location
 from tests.registry_client.cases import Server, case
 from tests.registry_client.sample import SampleImage, read
+from tests.support.letters import LETTERS
 from tests.support.scripted_registry import Reply, Request, ScriptedRegistry
 
 BLOBS = "GET /v2/.*/blobs/"
@@ -182,7 +183,7 @@ def test_https_never_leads_to_http() -> None:
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
-@given(st.text(max_size=80))
+@given(st.text(LETTERS, max_size=80))
 def test_any_location_is_a_place_or_an_error_of_ours(text: str) -> None:
     base = Location(Origin("http", "h", 80), "/v2/x/blobs/y?z")
     try:
