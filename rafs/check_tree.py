@@ -60,7 +60,6 @@ class TreeCheck:
         self._budget = len(raw)
         self._names = 0
         self._has_xattrs = False
-        self._used_devices: set[int] = set()
 
     def run(self) -> None:
         """Report every broken rule."""
@@ -224,7 +223,6 @@ class TreeCheck:
         for position, entry in enumerate(entries):
             size = min(left, self._chunk_size)
             left -= size
-            self._used_devices.add(entry >> DEVICE_SHIFT & DEVICE_MASK)
             if self._sizes.get(entry) != size:
                 self._explain(path, position, entry, size)
         extent = self._block << (inode.i_u & CHUNK_FORMAT_BITS)
@@ -324,9 +322,6 @@ class TreeCheck:
             self._report(
                 Finding("flags-xattr", "extended superblock", "there are xattrs, but HAS_XATTR is not set")
             )
-        for blob in header.blobs:
-            if blob.index + 1 not in self._used_devices:
-                self._report(Finding("blob-unused", f"blob {blob.index}", "no file refers to it"))
         for nid in prefetch_nids(self._raw, header):
             if nid not in self._modes:
                 self._report(Finding("prefetch", "prefetch table", f"inode {nid} is not in the tree"))

@@ -248,10 +248,10 @@ def test_each_broken_rule_is_found(rule: str, fatal: bool, edit: Edit) -> None:
         Bootstrap(raw)
 
 
-def test_a_blob_that_no_file_uses_is_found() -> None:
+def test_a_blob_that_no_file_uses_is_no_finding() -> None:
+    """Nydus' builder leaves one where an image replaces all that its parent has of it."""
     image = image_of(tree(file(b"a", b"1"), file(b"b", b"2", blob=1)))
-    raw = edited(image.bootstrap, lambda e: e.inode(b"/b", size=0))
-    assert [finding.rule for finding in check_bootstrap(raw)] == ["blob-unused"]
+    assert check_bootstrap(edited(image.bootstrap, lambda e: e.inode(b"/b", size=0))) == []
 
 
 def test_a_path_longer_than_any_reader_follows_is_found() -> None:
