@@ -202,7 +202,8 @@ class Filler:
         """Begin to fill *image*, unless that was done before. It is not ours any more; the result says when
         something can be read.
         """
-        begun = self._fillings.begin(image_name(request), lambda: image, background=request.background)
+        name = image_name(request)
+        begun = self._fillings.begin(name, lambda: image, background=request.background, at_hand=True)
 
         def settle() -> None:
             source = None
@@ -257,8 +258,11 @@ class Filler:
 
     def _open(self, wanted: ImageRequest) -> None:
         self._store.bound(wanted.cache_size)
+        name = image_name(wanted)
 
         def opened() -> LazyImage:
+            if name not in self._mounts.images():
+                raise FillerEnds(f"{wanted.reference} is mounted no longer")
             try:
                 image = open_request(wanted, self._root)
                 if str(image.pinned) != str(wanted.reference):
@@ -269,7 +273,7 @@ class Filler:
                 raise
             return image
 
-        self._fillings.begin(image_name(wanted), opened, background=wanted.background)
+        self._fillings.begin(name, opened, background=wanted.background)
 
     def _let_go(self, mount_id: str) -> None:
         """The mount is gone."""

@@ -18,11 +18,13 @@ from launch.images.hot_list import hot_ranges
 from launch.images.lazy_image import LazyImage
 from launch.kernel_mounts.window_reads import WindowReads
 from launch.later import Later
+from registry_client.errors import Unreachable
 from registry_client.source import ImageSource
 
 log = logging.getLogger("nopull.filler")
 
 _REST_SECONDS = 0.5  # between two attempts to open an image: each reader that comes asks for one
+_OPENING_SECONDS = 60.0  # in which an image whose remote is away is tried again, as fetches are
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,21 +52,28 @@ class Fillings:
         self._on_present = on_present
         self._on_change = on_change
         self._closing = threading.Event()
-        # Protects the three below. A leaf; images are opened and closed outside.
+        # Protects the four below. A leaf; images are opened and closed outside.
         self._lock = threading.Lock()
         self._open: dict[str, Filling] = {}
         self._opening: dict[str, Later[Filling]] = {}
+        self._at_hand: dict[str, Callable[[], LazyImage]] = {}  # for what is being opened
         self._failed: dict[str, float] = {}  # when, of those whose last opening did
 
-    def begin(self, name: str, open_it: Callable[[], LazyImage], *, background: bool) -> Later[Filling]:
+    def begin(
+        self, name: str, open_it: Callable[[], LazyImage], *, background: bool, at_hand: bool = False
+    ) -> Later[Filling]:
         """The filling of *name*, soon; it is begun with what *open_it* returns unless it was before.
 
         The image's source is the filling's then. What could not be opened just now rests first, and whoever
         asks meanwhile waits with it: refused at once, readers would ask as fast as they can, and fail again
-        when the remote is back. In the background it is filled as soon as one asks for that.
+        when the remote is back. So they would if they alone had it tried again: the keeper does not ask for
+        those whom it refuses. *at_hand*: the image is open; who tries in vain to open it takes that one. In
+        the background it is filled as soon as one asks for that.
         """
         with self._lock:
             known = self._open.get(name)
+            if known is None and at_hand:
+                self._at_hand[name] = open_it
             begun = self._opening.get(name) if known is None else Later(lambda: known)
             if begun is None:
                 begun = self._opening[name] = Later(lambda: self._begin(name, open_it, background))
@@ -124,31 +133,38 @@ class Fillings:
             self.let_go(name)
 
     def _begin(self, name: str, open_it: Callable[[], LazyImage], background: bool) -> Filling:
+        give_up = time.monotonic() + _OPENING_SECONDS
         try:
-            self._rest(name)
-            image = open_it()
-            attachment = self._store.attach(
-                image.blobs,
-                image.blob_source,
-                hot=hot_ranges(image.bootstrap),
-                background=background,
-                readers=Readers.OF_FILES,
-                on_present=lambda window_id: self._present(name, window_id),
-            )
-            # Not the image: its tree is of no use here, and larger than everything else.
-            filling = Filling(attachment, attachment.window_numbers(), image.source, WindowReads())
-            with self._lock:
-                self._open[name] = filling
-                self._failed.pop(name, None)
-            return filling
-        except BaseException:
-            with self._lock:
-                self._failed[name] = time.monotonic()
-            raise
+            while True:
+                try:
+                    self._rest(name)
+                    return self._opened(name, self._at_hand.get(name, open_it)(), background)
+                except BaseException as error:
+                    with self._lock:
+                        self._failed[name] = time.monotonic()
+                    if not isinstance(error, Unreachable) or time.monotonic() >= give_up:
+                        raise
         finally:
             with self._lock:
                 self._opening.pop(name, None)
+                self._at_hand.pop(name, None)
             self._on_change()
+
+    def _opened(self, name: str, image: LazyImage, background: bool) -> Filling:
+        attachment = self._store.attach(
+            image.blobs,
+            image.blob_source,
+            hot=hot_ranges(image.bootstrap),
+            background=background,
+            readers=Readers.OF_FILES,
+            on_present=lambda window_id: self._present(name, window_id),
+        )
+        # Not the image: its tree is of no use here, and larger than everything else.
+        filling = Filling(attachment, attachment.window_numbers(), image.source, WindowReads())
+        with self._lock:
+            self._open[name] = filling
+            self._failed.pop(name, None)
+        return filling
 
     def _rest(self, name: str) -> None:
         failed = self._failed.get(name)

@@ -21,6 +21,7 @@ from launch.images.lazy_image import LazyImage, open_image
 from launch.kernel_mounts import fillings
 from launch.kernel_mounts.fillings import Fillings
 from rafs.windows import cut_windows
+from registry_client.errors import Unreachable
 from registry_client.options import RegistryOptions
 from registry_client.reference import parse_reference
 from tests.chunk_store.blobs import eventually, wait_for
@@ -172,6 +173,46 @@ def test_what_cannot_be_opened_is_not_tried_for_each_reader_and_soon_again(bench
     assert 1.5 <= time.monotonic() - began < 10
     bench.fillings.begin("image", failing, background=False).result()
     assert attempts == 4
+
+
+def test_an_image_whose_remote_is_away_is_tried_again_without_being_asked_for(bench: Bench) -> None:
+    opening, attempts = bench.published("image"), 0
+
+    def away() -> LazyImage:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise Unreachable("away")
+        return opening()
+
+    filling = bench.fillings.begin("image", away, background=False).result()
+    assert attempts == 3 and bench.fillings.of("image") is filling
+
+
+def test_an_image_that_somebody_has_open_is_taken_by_who_cannot_open_it(bench: Bench) -> None:
+    opening, tried = bench.published("image"), threading.Event()
+
+    def away() -> LazyImage:
+        tried.set()
+        raise Unreachable("away")
+
+    first = bench.fillings.begin("image", away, background=False)
+    wait_for(tried)
+    second = bench.fillings.begin("image", opening, background=False, at_hand=True)
+    third = bench.fillings.begin("image", away, background=False)
+    assert first.result() is second.result() is third.result()
+    assert bench.opened == 1
+
+
+def test_an_image_whose_remote_stays_away_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fillings, "_OPENING_SECONDS", 0.7)
+
+    def away() -> LazyImage:
+        raise Unreachable("away")
+
+    with pytest.raises(Unreachable):
+        bench.fillings.begin("image", away, background=False).result()
+    assert not bench.fillings.busy
 
 
 def test_closing_ends_the_rest_of_what_could_not_be_opened(
