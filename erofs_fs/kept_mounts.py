@@ -87,11 +87,14 @@ class KeptMounts:
             self._add(Mount(hold.id, requests.get(hold.id, hold.request), windows))
 
     def make(self, mount_id: str, image: Path, request: Mapping[str, Any]) -> None:
-        """Make a mount that somebody will take; its hold and the files of its windows are there.
+        """Make a mount that somebody will take; its hold and the files of its windows are there. One that
+        waits to be taken is asked for again by who has not heard of it.
 
         Raises:
             OSError, ErofsError, FormatInvalid: it cannot be made; nothing is left of it.
         """
+        if mount_id in self._untaken:
+            return
         devices = devices_of(image)
         for _ in range(_ATTEMPTS):
             before = readahead.numbers()
@@ -107,7 +110,11 @@ class KeptMounts:
         mount.descriptor = descriptor
         mount.untaken_until = time.monotonic() + UNTAKEN_SECONDS
         self._untaken[mount_id] = mount
+        # Of a keeper before us, whose mount ended with it: who asks again holds the hold, so it was taken up.
+        known = self._mounts.get(mount_id)
         self._add(mount)
+        if known is not None:
+            self._windows.release(known.windows)
 
     def untaken(self, mount_id: str) -> Mount | None:
         """The mount of that name, if it waits to be taken."""

@@ -93,12 +93,12 @@ class Filler:
                 return
             if said is None:
                 log.warning("the keeper is gone; having another one started")
-                self._asking.lose()
                 with self._changed:
                     self._leaving = False
                     self._changed.notify_all()
                 requests = self._mounts.requests().items()
                 link.restore({mount_id: one.to_json(secrets=True) for mount_id, one in requests})
+                self._asking.ask_again()
             elif isinstance(said, Word):
                 if said.kind == NEED:
                     self._needs.need(said)

@@ -14,7 +14,7 @@ from chunk_store.window_file import Removal, WindowDirectory
 from erofs_fs import fanotify, kept_mounts, syscalls
 from erofs_fs.errors import MountFailed
 from erofs_fs.holds import hold_path, lives, living, make_hold
-from erofs_fs.mount import detached
+from erofs_fs.mount import attach, detached
 from erofs_fs.watched import WatchedWindows
 from launch.kernel_mounts.keeper_start import lacking
 from launch.mountpoint import detach, mount_at
@@ -185,3 +185,36 @@ def test_a_window_that_is_replaced_while_it_is_mounted_is_watched_or_the_mount_r
     finally:
         for descriptor in (group, door, hold, mounts.descriptor):
             os.close(descriptor)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_mount_that_is_asked_for_twice_is_one(store: KeptStore, shown: Shown, killed: bool) -> None:
+    """*killed*: the keeper, after it has made the mount, and nobody has taken that."""
+    first = store.start()
+    with store.link() as link:
+        hold = make_hold(store.root, "m", shown.path, {})
+        asked = {"ask": "mount", "id": "m", "image": str(shown.path), "request": {}}
+        for again in (False, True):
+            if again and killed:
+                store.kill(first)
+                while link.hear() is not None:
+                    pass
+                link.restore({})
+                until(lambda: list(store.status()["mounts"]) == ["m"])  # by its hold
+            link.say(asked)
+            while (said := link.hear()) != {"made": "m"}:
+                assert not isinstance(said, dict) or "refused" not in said
+        os.close(hold)
+        answered = ask_keeper(store.root, {"ask": "take", "mount": "m"})
+        assert answered is not None
+        (descriptor,) = answered[1]
+        mountpoint = store.base / "mountpoint"
+        mountpoint.mkdir()
+        attach(descriptor, mountpoint)
+        os.close(descriptor)
+        Serving(store, link, shown)
+        assert content_of(mountpoint / "f0") == shown.content("f0")
+        assert len(store.status()["mounts"]) == 1
+        detach(mountpoint, lazy=False)
+        until(lambda: store.status()["mounts"] == {})
+        assert (store.status()["windows"], store.status()["watched"]) == (0, 0)

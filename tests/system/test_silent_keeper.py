@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from chunk_store.keeper_client import KEEPER, LOCK
+from erofs_fs.holds import HOLDS
 from erofs_fs.taken_over import owner_of
 from launch.kernel_mounts.keeper_start import FILLER_LOCK, keeper_status
 from tests.kills.kernel_run import process_lives
@@ -80,6 +81,27 @@ def test_ps_replaces_who_is_stopped_when_nobody_else_can_and_no_read_fails(
     assert owner_of(place.root / KEEPER / LOCK) not in (0, keeper)
     until(lambda: owner_of(place.root / KEEPER / FILLER_LOCK) not in (0, filler))
     assert_right(where)
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same-image", "other-image"])
+def test_a_mount_that_a_stopped_keeper_was_asked_for_is_made_by_the_next_and_leaves_nothing(
+    place: Place, other: bool
+) -> None:
+    reference = place.publish(LARGE)
+    first = place.mount(reference)
+    keeper, filler = place.pids()
+    os.kill(keeper, signal.SIGSTOP)
+    small = tree(file(b"f2", FILES[b"f2"]))
+    second = place.mount(place.publish(small, "v2") if other else reference, "second")
+    assert not process_lives(keeper)
+    status = keeper_status(place.root)
+    assert status is not None and status["filler"] == filler and len(status["mounts"]) == 2
+    assert_right(second, b"f2")
+    place.command("umount", first)
+    assert_right(second, b"f2")
+    place.command("umount", second)
+    until(lambda: keeper_status(place.root) is None)  # it has no mount, which would keep it
+    assert list((place.root / KEEPER / HOLDS).iterdir()) == []
 
 
 def test_a_mount_waits_for_no_filler_that_is_stopped(place: Place) -> None:
