@@ -224,13 +224,17 @@ def _opened(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def _signals_end_us() -> Iterator[None]:
-    """Signals that would kill us outright become exits, so that whatever is there by then is taken away."""
+    """Signals that would kill us outright become exits, so that whatever is there by then is taken away.
+
+    Those that are ignored, as nohup has it, are ignored further.
+    """
 
     def leave(signum: int, _: FrameType | None) -> NoReturn:
         raise SystemExit(128 + signum)
 
     caught = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    before = {signum: signal.signal(signum, leave) for signum in caught}
+    killing = [signum for signum in caught if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, leave) for signum in killing}
     try:
         yield
     finally:

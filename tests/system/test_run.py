@@ -353,6 +353,28 @@ def test_interrupted_before_the_container_runs_it_leaves_nothing(run: Runner, tm
     assert child.wait(timeout=PATIENCE) == 128 + signal.SIGINT
 
 
+# nopull, which hears that its terminal is closed when it has just prepared the container.
+HANGS_UP = """
+import os, signal, sys
+import launch.containers.run, nopull
+write = launch.containers.run._write_spec
+def written(*words):
+    os.kill(os.getpid(), signal.SIGHUP)
+    write(*words)
+launch.containers.run._write_spec = written
+sys.exit(nopull.main(sys.argv[1:]))
+"""
+
+
+def test_a_run_that_was_told_to_survive_its_terminal_does_while_it_prepares_and_runs(run: Runner) -> None:
+    words = [sys.executable, "-c", HANGS_UP, *run.arguments(run.image, "echo ready; sleep 0.5; exit 5")]
+    with subprocess.Popen(["nohup", *words], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(timeout=PATIENCE) == 5
+
+
 def read_terminal(descriptor: int) -> str:
     """All a terminal shows until its other side is closed."""
     shown = b""
