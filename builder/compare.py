@@ -15,6 +15,7 @@ from typing import Final
 from builder.layers.merged_image import MergedImage
 from rafs.blob_meta import BlobMeta
 from rafs.bootstrap import Bootstrap
+from rafs.counted import counted
 from rafs.errors import RafsError
 from rafs.findings import Finding
 from rafs.inode import Inode, Nid
@@ -151,7 +152,7 @@ class _Comparison:
         self.found.files += 1
         if inode.size != node.size:
             self.found.files_compared += 1
-            self._differs("size", path, f"{inode.size} bytes", f"{node.size} bytes")
+            self._differs("size", path, counted(inode.size, "byte"), counted(node.size, "byte"))
             return
         extents = self._bootstrap.extents(inode)
         metas = [self._metas.get(self._bootstrap.blobs[extent.blob_index].id) for extent in extents]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from builder.tree_undo import Undo
+from rafs.counted import counted
 from rafs.tree import Node, chunk_ref, split_ref
 
 ANNOTATION: Final = "dev.nopull.layers"
@@ -117,7 +118,9 @@ def encode(record: Record, bootstrap_size: int, *, inherited: bool = False) -> b
         if budget < 0 and size:
             undo = size
         elif layer.undo_bytes and not inherited:
-            raise UndoMissing(f"the undo of layer {layer.diff_id}, {layer.undo_bytes} bytes, is not known")
+            raise UndoMissing(
+                f"the undo of layer {layer.diff_id}, {counted(layer.undo_bytes, 'byte')}, is not known"
+            )
         layers.append(
             {
                 "diff_id": layer.diff_id,

@@ -15,6 +15,7 @@ from builder.errors import LayerUnsupported
 from builder.layers.tree_paths import DEPTH_LIMIT
 from builder.layers.xattr_rules import kept_xattrs
 from rafs.codes import MAX_NAME, MAX_SYMLINK, TYPE_OF_MODE
+from rafs.counted import counted
 from rafs.tree import Node, PlanInvalid, split_ref
 from rafs.xattr_area import pack_xattrs
 
@@ -70,7 +71,7 @@ def _check_fields(node: Node) -> None:
     if not stat.S_ISREG(node.mode) and (node.size or node.chunks):
         raise ValueError("bytes in what is no file")
     if stat.S_ISLNK(node.mode) and not (0 < len(node.target) < MAX_SYMLINK and b"\0" not in node.target):
-        raise ValueError(f"a symbolic link of {len(node.target)} bytes")
+        raise ValueError(f"a symbolic link of {counted(len(node.target), 'byte')}")
     if node.xattrs is not None:
         try:
             kept = kept_xattrs(node.xattrs, Counter())
@@ -83,11 +84,11 @@ def _check_fields(node: Node) -> None:
 
 def _check_chunks(node: Node, chunk_size: int, sizes: Mapping[int, Sequence[int]]) -> None:
     if node.size < 0 or len(node.chunks) != -(-node.size // chunk_size):
-        raise ValueError(f"{len(node.chunks)} chunks for {node.size} bytes")
+        raise ValueError(f"{len(node.chunks)} chunks for {counted(node.size, 'byte')}")
     left = node.size
     for ref in node.chunks:
         key, index = split_ref(ref)
         there = sizes.get(key)
         if there is None or index >= len(there) or there[index] != min(left, chunk_size):
-            raise ValueError(f"a file of {node.size} bytes refers to chunk {index} of blob {key}")
+            raise ValueError(f"a file of {counted(node.size, 'byte')} refers to chunk {index} of blob {key}")
         left -= chunk_size

@@ -12,6 +12,8 @@ from bisect import bisect_right
 from itertools import compress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from rafs.counted import counted
+
 from .blob_record import BlobRecord
 from .chunk_columns import judge_units, read_v1, read_v2, read_zran
 from .chunk_info import decode_v2
@@ -77,14 +79,17 @@ class BlobMeta:
             raise FormatInvalid(f"{where}: its blob table does not say where its chunk info is")
         if len(array) != record.ci_uncompressed_size:
             raise FormatInvalid(
-                f"{where}: chunk info has {len(array)} bytes, its blob says {record.ci_uncompressed_size}"
+                f"{where}: chunk info has {counted(len(array), 'byte')}, its blob says"
+                f" {record.ci_uncompressed_size}"
             )
         if len(holes) not in (0, record.chunk_count):
             raise FormatInvalid(
                 f"{where}: {len(holes)} marks of unknown digests, {record.chunk_count} chunks"
             )
         if not record.chunk_count or len(digests) != DIGEST_SIZE * record.chunk_count:
-            raise FormatInvalid(f"{where}: {len(digests)} bytes of digests for {record.chunk_count} chunks")
+            raise FormatInvalid(
+                f"{where}: {counted(len(digests), 'byte')} of digests for {record.chunk_count} chunks"
+            )
         self.record = record
         self.id = record.id
         self.compressor = record.compressor
@@ -254,7 +259,7 @@ def header_faults(record: BlobRecord, cache_form: bytes) -> list[tuple[str, str]
     size = record.ci_uncompressed_size
     expected = size + -size % BLOCK + CHUNK_INFO_HEADER.size
     if len(cache_form) != expected:
-        return [("meta-size", f"chunk info file has {len(cache_form)} bytes, expected {expected}")]
+        return [("meta-size", f"chunk info file has {counted(len(cache_form), 'byte')}, expected {expected}")]
     header = CHUNK_INFO_HEADER.unpack(cache_form, expected - CHUNK_INFO_HEADER.size)
     found = [
         ("meta-header", f"chunk info header: {name} is {value}, expected {wanted}")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NewType
 
+from rafs.counted import counted
+
 from .codes import (
     CHUNK_META_MAGIC,
     MAX_CHUNKS,
@@ -129,7 +131,8 @@ class BlobRecord:
         size = found.entry_size * found.chunk_count
         if found.ci_uncompressed_size != size or found.ci_compressed_size > size:
             raise FormatInvalid(
-                f"blob {self.id}: by its header its chunk info has {header.ci_uncompressed_size} bytes, "
+                f"blob {self.id}: by its header its chunk info has"
+                f" {counted(header.ci_uncompressed_size, 'byte')}, "
                 f"{header.ci_compressed_size} compressed; {self.chunk_count} chunks need {size}"
             )
         return found
@@ -259,7 +262,8 @@ def broken_rules(record: BlobRecord, chunk_size: int) -> Iterator[tuple[str, str
     if record.ci_compressed_size > record.ci_uncompressed_size:
         yield (
             "blob-ci-size",
-            f"chunk info has {record.ci_compressed_size} bytes, uncompressed {record.ci_uncompressed_size}",
+            f"chunk info has {counted(record.ci_compressed_size, 'byte')}, uncompressed"
+            f" {record.ci_uncompressed_size}",
         )
     needs_v2 = features & _NEEDS_V2
     if needs_v2 and not features & BlobFeature.CHUNK_INFO_V2:
@@ -267,7 +271,8 @@ def broken_rules(record: BlobRecord, chunk_size: int) -> Iterator[tuple[str, str
     expected = record.entry_size * record.chunk_count
     found = record.ci_uncompressed_size
     if not unchecked and not record.is_unplaced and (found < expected or (found > expected and not needs_v2)):
-        yield "blob-ci-size", f"chunk info has {found} bytes, {record.chunk_count} chunks need {expected}"
+        has = f"chunk info has {counted(found, 'byte')}"
+        yield "blob-ci-size", f"{has}, {record.chunk_count} chunks need {expected}"
     encrypted = bool(features & BlobFeature.ENCRYPTED)
     if encrypted != (record.cipher is not Cipher.NONE) or (encrypted and not any(record.meta_digest)):
         yield (

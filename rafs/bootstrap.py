@@ -10,6 +10,8 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 
+from rafs.counted import counted
+
 from .blob_record import BlobIndex as BlobIndex
 from .blob_record import BlobRecord as BlobRecord
 from .chunk_table import digests_by_blob, known_digests
@@ -337,5 +339,7 @@ class Bootstrap:
         start += -start % CHUNK_ENTRY.size
         end = start + -(-inode.size // self.chunk_size) * CHUNK_ENTRY.size
         if end > len(self._raw):
-            raise FormatInvalid(f"inode {inode.nid}: {inode.size} bytes need chunk entries up to {end:#x}")
+            raise FormatInvalid(
+                f"inode {inode.nid}: {counted(inode.size, 'byte')} need chunk entries up to {end:#x}"
+            )
         return start, end

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rafs.counted import counted
+
 from .codes import BLOCK, LAYOUT_CHUNKS, LAYOUT_INLINE, LAYOUT_PLAIN, MAX_NAME, NID_UNIT, TYPE_OF_MODE
 from .directory_writer import directory_size
 from .records import CHUNK_ENTRY, INODE_EXTENDED
@@ -180,7 +182,8 @@ def _measure(inode: PlannedInode, chunk_size: int) -> None:
     if stat.S_ISREG(node.mode):
         if not 0 <= node.size < 1 << 63 or len(node.chunks) != -(-node.size // chunk_size):
             raise PlanInvalid(
-                f"{len(node.chunks)} chunks of {chunk_size} bytes do not make {node.size} bytes"
+                f"{counted(len(node.chunks), 'chunk')} of {chunk_size} bytes cannot make"
+                f" {counted(node.size, 'byte')}"
             )
         inode.size, inode.layout = node.size, LAYOUT_CHUNKS
         return
@@ -189,7 +192,8 @@ def _measure(inode: PlannedInode, chunk_size: int) -> None:
     elif stat.S_ISLNK(node.mode):
         if not 0 < len(node.target) <= LONGEST_FOLLOWED or b"\0" in node.target:
             raise PlanInvalid(
-                f"a symlink target of {len(node.target)} bytes, expected 1 to {LONGEST_FOLLOWED} without NUL"
+                f"a symlink target of {counted(len(node.target), 'byte')}, expected 1 to"
+                f" {LONGEST_FOLLOWED} without NUL"
             )
         inode.size = len(node.target)
     tail = inode.size % BLOCK

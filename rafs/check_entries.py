@@ -11,6 +11,8 @@ import stat
 from collections.abc import Sequence
 from itertools import compress
 
+from rafs.counted import counted
+
 from .blob_meta import BlobMeta
 from .bootstrap import Bootstrap
 from .codes import (
@@ -59,7 +61,7 @@ def _walk(bootstrap: Bootstrap, metas: Sequence[BlobMeta], sizes: dict[int, int]
         left = inode.size
         for (entry,) in unpack(bootstrap.chunk_entries(inode)):
             if find(entry) != (left if left < chunk_size else chunk_size):
-                where = f"{path[-200:]!r}: {min(left, chunk_size)} bytes at {inode.size - left}"
+                where = f"{path[-200:]!r}: {counted(min(left, chunk_size), 'byte')} at {inode.size - left}"
                 raise FormatInvalid(f"{where}: {_contradiction(entry, metas, bootstrap.block_size)}")
             left -= chunk_size
 
@@ -122,4 +124,4 @@ def _contradiction(entry: int, metas: Sequence[BlobMeta], block_size: int) -> st
     chunk = meta.chunk(index)
     if meta.holes and meta.holes[index]:
         return f"{said}, have no digest: they cannot be verified"
-    return f"{said}; that chunk has {chunk.size} bytes at block {chunk.offset // block_size}"
+    return f"{said}; that chunk has {counted(chunk.size, 'byte')} at block {chunk.offset // block_size}"

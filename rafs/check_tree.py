@@ -9,6 +9,8 @@ import stat
 import struct
 from itertools import pairwise
 
+from rafs.counted import counted
+
 from .bootstrap import MAX_PATH
 from .codes import (
     CHUNK_FORMAT_BITS,
@@ -186,7 +188,11 @@ class TreeCheck:
         elif not TYPE_OF_MODE[mode >> 12]:
             self._tell("mode", path, f"mode {mode:o} has no file type")
         elif inode.size or inode.layout != LAYOUT_PLAIN:
-            self._tell("layout", path, f"mode {mode:o} with {inode.size} bytes in layout {inode.layout}")
+            self._tell(
+                "layout",
+                path,
+                f"mode {mode:o} with {counted(inode.size, 'byte')} in layout {inode.layout}",
+            )
         start = inode.xattr_offset - (INODE_EXTENDED.size if inode.extended else INODE_COMPACT.size)
         if inode.extended and any(self._raw[start + _HIGH_BITS : start + _HIGH_BITS + 2]):
             self._tell("inode-reserved", path, "high bits of a block address, which the kernel goes by")
@@ -243,7 +249,7 @@ class TreeCheck:
             self._tell(
                 "chunk-block",
                 path,
-                f"chunk {position} ends beyond blob {number}: block {block}, {size} bytes",
+                f"chunk {position} ends beyond blob {number}: block {block}, {counted(size, 'byte')}",
             )
         elif blob.features & BlobFeature.TARFS:
             return
@@ -258,7 +264,7 @@ class TreeCheck:
             self._tell(
                 "chunk-size",
                 path,
-                f"chunk {position} has {found} bytes by the chunk table, {size} by the file",
+                f"chunk {position} has {counted(found, 'byte')} by the chunk table, {size} by the file",
             )
         else:
             message = f"chunk {position}: no row for chunk {index} of blob {number} at block {block}"

@@ -10,6 +10,8 @@ from array import array
 from operator import sub
 from typing import TYPE_CHECKING, Final
 
+from rafs.counted import counted
+
 from .blob_record import BlobRecord
 from .codes import BLOCK, CIPHER_BLOCK, CIPHER_FILLED, ChunkFlag, Cipher, Compressor
 from .errors import FormatInvalid, FormatUnsupported
@@ -96,7 +98,9 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
     entries = CHUNK_INFO_V2.size * record.chunk_count
     contexts = raw[entries:]
     if len(contexts) % BATCH_CONTEXT.size:
-        raise FormatInvalid(f"blob {record.id}: {len(contexts)} bytes of contexts, expected a multiple of 40")
+        raise FormatInvalid(
+            f"blob {record.id}: {counted(len(contexts), 'byte')} of contexts, expected a multiple of 40"
+        )
     context_count = len(contexts) // BATCH_CONTEXT.size
     encrypted = record.cipher is not Cipher.NONE
     # What the cipher is used on is said by the blob table; whether batch members have the flag, by nobody.
@@ -131,7 +135,7 @@ def read_v2(record: BlobRecord, raw: bytes) -> Columns:
                 raise _broken(
                     record,
                     index,
-                    f"{size} bytes at {offset} of unit {context}, which has {fill} of {unit_size}",
+                    f"{counted(size, 'byte')} at {offset} of unit {context}, which has {fill} of {unit_size}",
                 )
             fill += size
             columns.unit_offset.append(offset)
@@ -189,7 +193,7 @@ def read_zran(record: BlobRecord, raw: bytes) -> Columns:
             raise _broken(
                 record,
                 index,
-                f"{size} bytes at {offset} of context {context}: {fill} to {point.out_size} left",
+                f"{counted(size, 'byte')} at {offset} of context {context}: {fill} to {point.out_size} left",
             )
         fill = offset + size
         columns.unit_offset.append(offset)

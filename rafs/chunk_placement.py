@@ -11,6 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from rafs.counted import counted
+
 from .chunk_lists import ChunkTables
 from .codes import BLOCK, CHUNK_FORMAT_BITS, CHUNK_FORMAT_INDEXES, DIGEST_SIZE, MAX_BLOBS
 from .entry_words import LOW_BITS, LOW_MASK
@@ -95,11 +97,15 @@ class ChunkPlacement:
         blob_index = self._index_of_key[key]
         blob = self.blobs[blob_index]
         sizes = blob.sizes
-        found = sizes[chunk_index] if chunk_index < len(sizes) else None
+        if chunk_index >= len(sizes):
+            raise PlanInvalid(
+                f"blob {blob.id} has {len(sizes)} chunks, byte {file_offset} wants {chunk_index}"
+            )
+        found = sizes[chunk_index]
         if found != expected:
             raise PlanInvalid(
-                f"chunk {chunk_index} of blob {blob.id} has {found} bytes, byte {file_offset} of the"
-                f" file wants {expected}"
+                f"chunk {chunk_index} of blob {blob.id} has {counted(found, 'byte')}, byte {file_offset}"
+                f" of the file wants {expected}"
             )
         self._file_offsets[blob_index][chunk_index] = file_offset
         return blob_index + 1, chunk_index, blob.blocks[chunk_index]

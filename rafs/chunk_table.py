@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import compress
 
+from rafs.counted import counted
+
 from .blob_record import BlobRecord
 from .codes import DIGEST_SIZE
 from .errors import FormatInvalid
@@ -63,7 +65,8 @@ def completed_digests(record: BlobRecord, known: bytes, unknown: bytes, section:
     """
     if len(section) != len(known):
         raise FormatInvalid(
-            f"blob {record.id}: {len(section)} bytes of digests in the object for {record.chunk_count} chunks"
+            f"blob {record.id}: {counted(len(section), 'byte')} of digests in the object for"
+            f" {record.chunk_count} chunks"
         )
     in_table = unknown.translate(_NOT) if unknown else b"\1" * record.chunk_count
     for index in compress(range(record.chunk_count), in_table):

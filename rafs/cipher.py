@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from rafs.counted import counted
+
 from .codes import CIPHER_BLOCK, CIPHER_FILLED
 from .errors import ChunkInvalid
 
@@ -36,7 +38,9 @@ class UnitCipher:
             ChunkInvalid: it is no whole piece, or the library refuses the key.
         """
         if len(stored) < CIPHER_BLOCK:
-            raise ChunkInvalid(f"an encrypted piece of {len(stored)} bytes, expected at least {CIPHER_BLOCK}")
+            raise ChunkInvalid(
+                f"an encrypted piece of {counted(len(stored), 'byte')}, expected at least {CIPHER_BLOCK}"
+            )
         try:
             if self._cipher is None:
                 self._cipher = self._load()

@@ -12,6 +12,8 @@ from typing import Final
 
 import zstandard
 
+from rafs.counted import counted
+
 from .codes import Compressor
 from .errors import ChunkInvalid
 
@@ -70,7 +72,7 @@ def _frame(start: bytes, size: int) -> tuple[int, bool]:
     except zstandard.ZstdError as error:
         raise ChunkInvalid(f"stored bytes do not start with a zstd frame: {error}") from error
     if frame.content_size not in (size, zstandard.CONTENTSIZE_UNKNOWN):
-        raise ChunkInvalid(f"zstd frame is for {frame.content_size} bytes, expected {size}")
+        raise ChunkInvalid(f"zstd frame is for {counted(frame.content_size, 'byte')}, expected {size}")
     if frame.window_size > max(MAX_WINDOW, size) or frame.dict_id:
         raise ChunkInvalid(f"zstd frame needs a window of {frame.window_size}, dictionary {frame.dict_id}")
     return header_size, bool(frame.has_checksum)
@@ -138,7 +140,8 @@ class ZstdStream:
                 found.append(self._decode(self._trailer))
         if self.finished and (self._pending or self._produced != self._size):
             raise ChunkInvalid(
-                f"zstd frame makes {self._produced} bytes, expected {self._size}, or bytes follow it"
+                f"zstd frame makes {counted(self._produced, 'byte')}, expected {self._size}, or bytes"
+                " follow it"
             )
         if last and not self.finished:
             raise ChunkInvalid(f"zstd frame is cut off after {self._produced} of {self._size} bytes")
@@ -154,7 +157,7 @@ class ZstdStream:
             if position + _BLOCK_HEADER > len(self._pending) or end > len(self._pending):
                 break
             if kind == _BLOCK_RESERVED or size > _BLOCK_MAX:
-                raise ChunkInvalid(f"zstd frame has a block of kind {kind} with {size} bytes")
+                raise ChunkInvalid(f"zstd frame has a block of kind {kind} with {counted(size, 'byte')}")
             possible += _BLOCK_MAX if kind == _BLOCK_COMPRESSED else size
             self._last_block_read = bool(head & 1)
             position = end
@@ -164,9 +167,11 @@ class ZstdStream:
         try:
             found: bytes = self._decoder.decompress(bytes(self._pending[:count]))
         except zstandard.ZstdError as error:
-            raise ChunkInvalid(f"zstd frame is broken after {self._produced} bytes: {error}") from error
+            raise ChunkInvalid(
+                f"zstd frame is broken after {counted(self._produced, 'byte')}: {error}"
+            ) from error
         del self._pending[:count]
         self._produced += len(found)
         if self._produced > self._size:
-            raise ChunkInvalid(f"zstd frame makes more than the expected {self._size} bytes")
+            raise ChunkInvalid(f"zstd frame makes more than the expected {counted(self._size, 'byte')}")
         return found

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 
+from rafs.counted import counted
+
 from .codes import MAX_NAME
 from .errors import FormatInvalid
 from .records import DIRENT
@@ -23,7 +25,9 @@ def entry_count(raw: bytes, start: int, end: int, nid: int) -> int:
         FormatInvalid: the block cannot hold what it says.
     """
     if end - start < DIRENT.size:
-        raise FormatInvalid(f"directory inode {nid}: a block of {end - start} bytes holds no entry")
+        raise FormatInvalid(
+            f"directory inode {nid}: a block of {counted(end - start, 'byte')} holds no entry"
+        )
     offset = raw[start + _NAME_OFFSET] | raw[start + _NAME_OFFSET + 1] << 8
     if offset < DIRENT.size or offset % DIRENT.size or start + offset > end:
         raise FormatInvalid(f"directory inode {nid}: names start at {offset} of {end - start} bytes")

@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from rafs.counted import counted
+
 from .blob_record import BlobRecord, blob_record, broken_rules
 from .codes import (
     BLOCK,
@@ -102,7 +104,7 @@ def read_header(raw: bytes, report: Report) -> Header | None:
             "RAFS v5", "the bootstrap starts with the magic of version 5, version 6 is needed"
         )
     if len(raw) < BLOCK:
-        fatal("file-size", "bootstrap", f"{len(raw)} bytes, expected at least {BLOCK}")
+        fatal("file-size", "bootstrap", f"{counted(len(raw), 'byte')}, expected at least {BLOCK}")
         return None
     superblock = SUPERBLOCK.unpack(raw, SUPERBLOCK_OFFSET)
     extended = EXTENDED_SUPERBLOCK.unpack(raw, EXTENDED_SUPERBLOCK_OFFSET)
@@ -217,17 +219,17 @@ def _judge_extended(found: ExtendedSuperblock, device_count: int, report: Report
     expect(
         "blob-table",
         found.blob_table_size == BLOB_ENTRY.size * device_count,
-        f"blob table has {found.blob_table_size} bytes for {device_count} device slots",
+        f"blob table has {counted(found.blob_table_size, 'byte')} for {device_count} device slots",
     )
     expect(
         "chunk-table",
         found.chunk_table_size % CHUNK_ROW.size == 0,
-        f"chunk table has {found.chunk_table_size} bytes, not a multiple of {CHUNK_ROW.size}",
+        f"chunk table has {counted(found.chunk_table_size, 'byte')}, not a multiple of {CHUNK_ROW.size}",
     )
     expect(
         "prefetch-table",
         found.prefetch_table_size % 4 == 0,
-        f"prefetch table has {found.prefetch_table_size} bytes, not a multiple of 4",
+        f"prefetch table has {counted(found.prefetch_table_size, 'byte')}, not a multiple of 4",
     )
     for rule, offset, length, alignment in (
         ("blob-table", found.blob_table_offset, found.blob_table_size, BLOCK),

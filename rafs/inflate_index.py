@@ -11,6 +11,8 @@ from __future__ import annotations
 import zlib
 from typing import Final, NamedTuple
 
+from rafs.counted import counted
+
 from .codes import MAX_DICTIONARY
 from .errors import ChunkInvalid, FormatInvalid
 from .records import ZRAN_CONTEXT
@@ -50,7 +52,9 @@ class InflateIndex:
             end += ZRAN_CONTEXT.size + ZRAN_CONTEXT.unpack(raw, self.count * ZRAN_CONTEXT.size).dict_size
             self.count += 1
         if end != len(raw):
-            raise FormatInvalid(f"{len(raw)} bytes of inflate contexts and dictionaries, they need {end}")
+            raise FormatInvalid(
+                f"{counted(len(raw), 'byte')} of inflate contexts and dictionaries, they need {end}"
+            )
 
     def point(self, index: int) -> InflatePoint:
         """Point *index*, 0 to count - 1.

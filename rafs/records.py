@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
+from rafs.counted import counted
+
 from .codes import CHUNK_META_MAGIC, DEVICE_SLOT_INDEX, EROFS_MAGIC, FEATURE_COMPAT_RAFS_V6, FEATURE_INCOMPAT
 from .errors import FormatInvalid
 
@@ -71,7 +73,8 @@ class Layout(Generic[Record]):
         """
         if len(raw) % self.size:
             raise FormatInvalid(
-                f"{self._record.__name__} table of {len(raw)} bytes is not a multiple of {self.size} bytes"
+                f"{self._record.__name__} table of {counted(len(raw), 'byte')} is not a multiple of"
+                f" {self.size} bytes"
             )
         return map(self._make, self.struct.iter_unpack(raw))
 

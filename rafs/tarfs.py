@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from rafs.counted import counted
+
 from .blob_meta import BlobMeta
 from .blob_record import BlobRecord
 from .bootstrap import Bootstrap
@@ -89,7 +91,9 @@ def tar_blob(record: BlobRecord, content: Iterable[bytes], pieces: Sequence[TarP
             pending.clear()
         size = end
     if whole.hexdigest() != record.id:
-        raise FormatInvalid(f"blob {record.id}: the tar has {size} bytes with sha256 {whole.hexdigest()}")
+        raise FormatInvalid(
+            f"blob {record.id}: the tar has {counted(size, 'byte')} with sha256 {whole.hexdigest()}"
+        )
     if len(digests) < len(pieces):
         raise FormatInvalid(f"blob {record.id}: file bytes lie beyond the {size} bytes of the tar")
     entries: list[ChunkInfo] = []

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final, NamedTuple
 
+from rafs.counted import counted
+
 from .codes import TOC_FLAG_LZ4, TOC_FLAG_NONE, TOC_FLAG_ZSTD, TOC_TAR_NAME, Compressor
 from .decompress import decompress
 from .errors import FormatInvalid
@@ -75,7 +77,7 @@ def parse_toc(raw: bytes) -> dict[bytes, Section]:
     name, size = tar_entry(raw[-TAR_HEADER.size :])
     if name != TOC_TAR_NAME or size != len(raw) - TAR_HEADER.size or size % TOC_ENTRY.size:
         raise FormatInvalid(
-            f"a table of contents of {len(raw)} bytes ends with a header for {size} of {name!r}"
+            f"a table of contents of {counted(len(raw), 'byte')} ends with a header for {size} of {name!r}"
         )
     sections: dict[bytes, Section] = {}
     for entry in TOC_ENTRY.unpack_all(raw[:size]):

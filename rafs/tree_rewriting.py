@@ -12,6 +12,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rafs.counted import counted
+
 from .bootstrap import Bootstrap
 from .codes import (
     CHUNK_FORMAT_BITS,
@@ -165,7 +167,9 @@ class TreeRewriting:
         if not i_format & 1:
             size &= _LOW32
         if i_format >> 1 not in (LAYOUT_PLAIN, LAYOUT_INLINE, LAYOUT_CHUNKS) or size >> 63:
-            raise FormatInvalid(f"the inode at {here * _WORD:#x} has format {i_format:#x} and {size} bytes")
+            raise FormatInvalid(
+                f"the inode at {here * _WORD:#x} has format {i_format:#x} and {counted(size, 'byte')}"
+            )
         xattrs = xattr_bytes(icount) if icount else 0
         return size, i_format >> 1, here * _WORD + body + xattrs
 
@@ -192,7 +196,9 @@ class TreeRewriting:
         chunk_size = self.bootstrap.chunk_size
         start, count = -(-behind // _WORD), -(-size // chunk_size)
         if start + count > len(self._old):
-            raise FormatInvalid(f"the inode at {here * _WORD:#x}: {size} bytes need {count} chunk entries")
+            raise FormatInvalid(
+                f"the inode at {here * _WORD:#x}: {counted(size, 'byte')} need {count} chunk entries"
+            )
         placed = [self.entries[entry] for entry in self._old[start : start + count]]
         self._new[start : start + count] = array("Q", placed)
         extent = chunk_size

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rafs.counted import counted
+
 from .blob_meta import BlobMeta, Chunk, Unit
 from .codes import Compressor
 from .decompress import ZstdStream, decompress
@@ -57,7 +59,8 @@ def verify_chunk(meta: BlobMeta, chunk: Chunk, content: bytes | memoryview) -> N
     found = digest_of(meta.digester)(content)
     if found != chunk.digest or len(content) != chunk.size:
         raise ChunkInvalid(
-            f"chunk {chunk.index} of blob {meta.id}: {len(content)} bytes with {meta.digester.name.lower()}"
+            f"chunk {chunk.index} of blob {meta.id}: {counted(len(content), 'byte')} with"
+            f" {meta.digester.name.lower()}"
             f" {found.hex()}, expected {chunk.size} with {chunk.digest.hex()}"
         )
 
@@ -118,7 +121,9 @@ class UnitDecoder:
         """
         self._received += len(piece)
         if self.missing < 0:
-            raise ChunkInvalid(f"{_name(self._meta, self._unit)}: {-self.missing} bytes more than expected")
+            raise ChunkInvalid(
+                f"{_name(self._meta, self._unit)}: {counted(-self.missing, 'byte')} more than expected"
+            )
         last = self.missing == 0
         if self._stream is not None:
             try:

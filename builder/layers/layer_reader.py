@@ -19,6 +19,7 @@ from builder.errors import LayerInvalid, LayerUnsupported
 from builder.layers.layer_stream import plain_pieces
 from builder.layers.tar_index import TakeChunk, TarEntry, read_entries
 from builder.layers.tar_stream import TarStream
+from rafs.counted import counted
 from rafs.tree import fresh_copy
 
 _PIECES_AHEAD: Final = 4  # of at most 1 MiB each, between any two of them
@@ -75,8 +76,8 @@ def read_layer(
         found = layer if checksum is None else f"sha256:{checksum.digest()}"
         if found != diff_id and not seen.failed:
             raise LayerInvalid(
-                f"layer {layer}: unpacked to {seen.size} bytes with digest {found}, the image's config says "
-                f"{diff_id}; the layer was truncated or replaced, push the image again"
+                f"layer {layer}: unpacked to {counted(seen.size, 'byte')} with digest {found}, the image's"
+                f" config says {diff_id}; the layer was truncated or replaced, push the image again"
             ) from wrong
         if wrong is not None:
             raise wrong

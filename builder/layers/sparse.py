@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from builder.layers.pax import Records, decimal
 from builder.layers.tar_header import BLOCK, Header, Malformed, Unshowable, number
+from rafs.counted import counted
 
 _OLD_FIRST_AT: Final = 386  # 4 pieces of 24 bytes in the header itself
 _OLD_EXTENDED_AT: Final = 482
@@ -70,7 +71,7 @@ def check_stored(sparse: SparseMap, stored_size: int) -> None:
     """
     covered = sum(size for _, size in sparse.stored)
     if covered != stored_size:
-        raise Malformed(f"sparse map covers {covered} bytes, {stored_size} are stored")
+        raise Malformed(f"sparse map covers {counted(covered, 'byte')}, {stored_size} are stored")
 
 
 def _checked(size: int, pairs: Sequence[tuple[int, int]]) -> SparseMap:

@@ -24,6 +24,7 @@ from builder.layers.layer_room import LayerRoom
 from builder.layers.tar_header import BLOCK, Header, Malformed, Unshowable, parse_header, text
 from builder.layers.tar_stream import TarStream
 from builder.layers.xattr_rules import needed_xattrs
+from rafs.counted import counted
 from rafs.tree import NO_CHILDREN, Node, PlanInvalid, device_number
 
 WHITEOUT: Final = b".wh."  # in front of a name that is gone; OCI image-spec, layer.md
@@ -171,7 +172,9 @@ def _entry(
         return TarEntry(path, node, b"", _digests(bodies, header, fields, records, node))
     if file_type == stat.S_IFLNK:
         if not 0 < len(link) <= _TARGET_LIMIT or b"\0" in link:
-            raise Unshowable(f"a symbolic link of {len(link)} bytes, possible are 1 to {_TARGET_LIMIT}")
+            raise Unshowable(
+                f"a symbolic link of {counted(len(link), 'byte')}, possible are 1 to {_TARGET_LIMIT}"
+            )
         node.target = link
     elif file_type in (stat.S_IFCHR, stat.S_IFBLK):
         node.rdev = device_number(header.major, header.minor)
@@ -319,5 +322,7 @@ def _next_header(stream: TarStream) -> Header | None:
     if not block.strip(b"\0"):
         return None
     if len(block) < BLOCK:
-        raise Malformed(f"the tar ends inside a header, {len(block)} bytes after the previous entry")
+        raise Malformed(
+            f"the tar ends inside a header, {counted(len(block), 'byte')} after the previous entry"
+        )
     return parse_header(block)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from builder.layers.tar_header import BLOCK, Malformed
+from rafs.counted import counted
 
 
 class TarStream:
@@ -45,7 +46,7 @@ class TarStream:
             return self._view[start : start + size]
         found = self._across(size)
         if len(found) < size:
-            raise Malformed(f"the tar ends {size - len(found)} bytes before the end of this entry")
+            raise Malformed(f"the tar ends {counted(size - len(found), 'byte')} before the end of this entry")
         return found
 
     def take(self, size: int) -> bytes:
