@@ -41,16 +41,24 @@ def received(environment: MutableMapping[str, str]) -> dict[str, int]:
     return found
 
 
-def reserve(numbers: list[int]) -> None:
+def reserve(numbers: list[int], held: Mapping[str, int]) -> dict[str, int]:
     """Take these descriptor numbers, so that no access gets one of them: the answer to it would go to
-    another, who got the same number from the keeper before and waits still.
+    another, who got the same number from the keeper before and waits still. What is *held* at one of them is
+    moved; where all of it is then. Nothing else may be open yet that is needed.
     """
+    moved = {}
+    for name, descriptor in held.items():
+        place = descriptor
+        while place in numbers:  # what it passes is overwritten below
+            place = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST)
+        moved[name] = place
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     for number in numbers:
         if number != null:
             os.dup2(null, number, inheritable=False)
     if null not in numbers:
         os.close(null)
+    return moved
 
 
 def exec_with(command: list[str], descriptors: Mapping[str, int], environment: Mapping[str, str]) -> None:

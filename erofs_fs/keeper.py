@@ -109,7 +109,6 @@ class Keeper:
         self._has_given = False
         self._former = given.get(handover.FILLER)
         left = list(self._noted.waiting())
-        handover.reserve([waiting.number for waiting in left])
         self._woken, self.waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # a signal writes to the second
         self._mounts = KeptMounts(root, self._windows, self._say)
         self._mounts.take_up(_requests(given.get(handover.REQUESTS)))

@@ -24,6 +24,7 @@ from erofs_fs.cgroups import leave_bounds
 from erofs_fs.descriptors import require_descriptors, take_descriptors
 from erofs_fs.errors import KeeperFailed
 from erofs_fs.gate import READER_SECONDS
+from erofs_fs.journal import Journal
 from erofs_fs.keeper import Keeper
 from erofs_fs.keeper_words import ALREADY, READY
 from erofs_fs.mount import is_localised
@@ -52,6 +53,13 @@ def main(arguments: list[str]) -> int:
             return ALREADY
     stay_alive()
     take_descriptors()
+    given[handover.LOCK] = lock
+    if handover.JOURNAL in given:
+        # Before anything else is opened. A keeper that was restarted had fewer things open, and has given
+        # accesses the numbers that ours would have.
+        waiting = Journal(given[handover.JOURNAL]).waiting()
+        given = handover.reserve([one.number for one in waiting], given)
+    lock = given.pop(handover.LOCK)
     keeper = Keeper(
         root,
         command,

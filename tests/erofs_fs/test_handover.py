@@ -128,10 +128,21 @@ def test_a_program_that_is_not_there_is_an_error_and_leaves_no_descriptor() -> N
 
 def test_reserved_numbers_go_to_nobody_else() -> None:
     program = (
-        "import os; from erofs_fs import handover; handover.reserve([3, 5, 6, 9]);"
+        "import os; from erofs_fs import handover; handover.reserve([3, 5, 6, 9], {});"
         "print([os.open('/', os.O_RDONLY) for _ in range(4)])"
     )
     assert said_by(program) == "[4, 7, 8, 10]\n"
+
+
+def test_what_is_held_at_a_reserved_number_is_moved() -> None:
+    program = (
+        "import os; from erofs_fs import handover;"
+        "held = {name: os.open(name, os.O_RDONLY) for name in ('/', '/proc', '/dev')};"  # 3, 4, 5
+        "moved = handover.reserve([4, 5, 6, 8], held);"
+        "print(moved, [os.path.samestat(os.stat(name), os.fstat(moved[name])) for name in held],"
+        " [os.readlink(f'/proc/self/fd/{number}') for number in (4, 5, 6, 8)])"
+    )
+    assert said_by(program) == f"{{'/': 3, '/proc': 7, '/dev': 9}} {[True] * 3} {['/dev/null'] * 4}\n"
 
 
 def heard(manager: socket.socket) -> tuple[str, list[bytes]]:

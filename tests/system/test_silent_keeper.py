@@ -141,3 +141,20 @@ def test_a_managed_keeper_takes_the_place_of_one_that_is_stopped_and_its_readers
             os.kill(place.registry.pid, signal.SIGCONT)
             assert reading.result() == FILES[b"f2"][:100]
             assert_right(where)
+
+
+def test_a_keeper_that_starts_anew_again_and_again_under_readers_fails_none(place: Place) -> None:
+    where = place.mount(place.publish(LARGE))
+    readings: list[tuple[int, int, Reading]] = []
+
+    def all_wait() -> bool:
+        return (keeper_status(place.root) or {}).get("waiting") == len(readings)
+
+    with without_registry(place):
+        for number in range(1, 5):
+            readings += [(number, at, Reading(where / f"f{number}", at, 100)) for at in (0, 1 << 20, 2 << 20)]
+            until(all_wait)
+            place.command("keeper", "restart")
+    for number, at, reading in readings:
+        assert reading.result() == FILES[b"f%d" % number][at:][:100]
+    assert_right(where)
