@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import threading
@@ -33,7 +34,8 @@ class ArchiveDestination:
     """A new archive; fulfils `ImageDestination`. Threads take turns: a tar has one end."""
 
     def __init__(self, file: Path, tag: str | None) -> None:
-        self._file = file
+        # Renaming replaces a link itself, and /dev/stdout is one.
+        self._file = Path(os.path.realpath(file))
         self._tag = tag
         self._lock = threading.Lock()  # protects the fields below and the end of the file
         self._sizes: dict[str, int] = {}
@@ -41,11 +43,12 @@ class ArchiveDestination:
         self._complete = False
         self._damaged = False
         try:
-            if file.is_dir():  # else found out when all is written
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            descriptor, self._partial = tempfile.mkstemp(prefix=f".{file.name}.partial-", dir=file.parent)
+            _refuse_other_than_files(file)
+            descriptor, self._partial = tempfile.mkstemp(
+                prefix=f".{self._file.name[:200]}.partial-", dir=self._file.parent
+            )
         except OSError as error:
-            raise write_error(f"cannot write the archive {file}", error, file.parent) from error
+            raise write_error(f"cannot write the archive {file}", error, self._file.parent) from error
         self._out = os.fdopen(descriptor, "wb")
         self._append(MARKER, len(MARKER_TEXT), io.BytesIO(MARKER_TEXT))
 
@@ -125,3 +128,15 @@ class ArchiveDestination:
         except OSError:
             # On a full disk the flush that seek() implies fails again: what is in the file is then unknown.
             self._damaged = True
+
+
+def _refuse_other_than_files(file: Path) -> None:
+    """Return if *file* is absent or a plain one: a device or pipe would be replaced, not written to."""
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):  # else found out when all is written
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a device, a pipe or a socket")

@@ -20,7 +20,7 @@ import pytest
 
 from registry_client import open_destination, open_source
 from registry_client.digest import digest_of
-from registry_client.errors import DigestMismatch, LayoutInvalid, NotFound, RegistryError
+from registry_client.errors import DigestMismatch, LayoutInvalid, LayoutUnusable, NotFound, RegistryError
 from registry_client.layouts.layout import REF_NAME
 from registry_client.layouts.region import DirectoryTree
 from registry_client.manifest import Manifest, MediaType
@@ -231,6 +231,30 @@ def test_an_archive_appears_only_with_its_manifest_and_replaces_the_old_one_whol
     publish(other, f"oci-archive:{file}:v1", OPTIONS)
     assert opened(f"oci-archive:{file}:v1").resolve().digest == other.descriptor().digest
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["image.tar"]
+
+
+def test_an_archive_never_takes_the_place_of_a_pipe_or_a_device(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for name in ("pipe", "link"):
+        with pytest.raises(LayoutUnusable, match="it is a device, a pipe or a socket; name another place"):
+            open_destination(parse_reference(f"oci-archive:{tmp_path / name}:v1"), OPTIONS)
+    assert pipe.is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_an_archive_is_written_where_a_link_leads(tmp_path: Path, image: SampleImage) -> None:
+    (tmp_path / "link").symlink_to("image.tar")
+    publish(image, f"oci-archive:{tmp_path / 'link'}:v1", OPTIONS)
+    assert (tmp_path / "link").is_symlink()
+    assert opened(f"oci-archive:{tmp_path / 'image.tar'}:v1").resolve()
+
+
+def test_an_archive_may_have_the_longest_of_names(tmp_path: Path, image: SampleImage) -> None:
+    file = tmp_path / ("x" * 255)
+    publish(image, f"oci-archive:{file}:v1", OPTIONS)
+    assert opened(f"oci-archive:{file}:v1").resolve()
 
 
 def test_a_failed_blob_leaves_no_hole_in_an_archive(tmp_path: Path, image: SampleImage) -> None:
