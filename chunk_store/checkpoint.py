@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,8 +81,11 @@ class Checkpoints:
         with self._lock:
             self._news.append(completed)
             if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+                # At the system's limit of threads: the next window that is completed tries again.
+                with suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
 
     def make(self, *, elsewhere: bool = False) -> int:
         """Sync, then record; return how many windows were recorded. *elsewhere* has a child do it.
@@ -124,8 +128,12 @@ class Checkpoints:
 
     def _behind(self, work: Callable[[], object], patience: float) -> None:
         worker = threading.Thread(target=work, name="checkpoint", daemon=True)
-        worker.start()
-        worker.join(patience)
+        try:
+            worker.start()
+        except RuntimeError:
+            work()  # at the system's limit of threads: rather late than never
+        else:
+            worker.join(patience)
 
     def _make_last(self) -> None:
         self.make(elsewhere=True)

@@ -383,8 +383,9 @@ class RangeFetch:
 
     def _unavailable(self, fill: Fill, cause: BaseException) -> StoreError:
         name = self._index.name(fill.number)
+        said = str(cause) or type(cause).__name__  # want of memory has no words
         error = ChunkUnavailable(
-            f"fetching {name}: {cause}; the next read tries again", temporary=is_temporary(cause)
+            f"fetching {name}: {said}; the next read tries again", temporary=is_temporary(cause)
         )
         error.__cause__ = cause
         return error

@@ -26,6 +26,8 @@ def report(error: Exception, log_level: str) -> None:
     sentence = _os_sentence(error) if isinstance(error, OSError) else str(error)
     if isinstance(error, OSError) and _is_of_printing(error):
         report_output(error)
+    elif shortage := _shortage(error):
+        say(shortage)
     elif is_listed(error):
         say(sentence or type(error).__name__)
     else:
@@ -82,6 +84,18 @@ def _is_of_printing(error: OSError) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and trace.tb_frame.f_globals.get("__name__") == click.utils.__name__
+
+
+def _shortage(error: Exception) -> str:
+    """Which limit of this process *error* met, and where to raise it; else nothing."""
+    if isinstance(error, MemoryError):
+        return "this process gets no more memory: raise its limit (`ulimit -v`, or its control group's)"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        limits = "(`ulimit -u`, `ulimit -v`, or its control group's)"
+        return f"this process gets no more threads: raise its limits {limits}"
+    if type(error) is OSError and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "this process can have no more files open: raise its limit (`ulimit -n`)"
+    return ""
 
 
 def _os_sentence(error: OSError) -> str:

@@ -151,6 +151,25 @@ def test_a_failure_is_one_sentence(failing: Failing, capfd: pytest.CaptureFixtur
     assert capfd.readouterr().err == "nopull: two lines with https://…@host/x?… inside\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "no more memory: raise its limit (`ulimit -v`"),
+        (RuntimeError("can't start new thread"), "no more threads: raise its limits (`ulimit -u`"),
+        (OSError(24, "Too many open files", "/some/file"), "no more files open: raise its limit"),
+    ],
+)
+def test_a_limit_of_the_process_is_named_and_no_defect(
+    failing: Failing, error: Exception, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failing(error)
+    assert nopull.main(["check"]) == 1
+    told = capfd.readouterr().err
+    assert says in told
+    assert "defect" not in told
+    assert "/some/file" not in told
+
+
 def test_a_failure_is_said_whatever_text_it_has(failing: Failing, capfd: pytest.CaptureFixture[str]) -> None:
     failing(OSError("a path \udcff, and what no path has: \ud800"))
     assert nopull.main(["check"]) == 1

@@ -6,7 +6,9 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,24 @@ def test_what_could_not_be_recorded_because_no_process_was_to_be_had_is_recorded
     assert not refusals
     assert caplog.text.count("cannot make a checkpoint") == 2
     assert eventually(lambda: pipes() == before)
+
+
+@pytest.mark.forks
+def test_what_was_filled_where_the_system_gives_no_thread_for_checkpoints_is_recorded_at_the_end(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start: Callable[[threading.Thread], None] = threading.Thread.start
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name == "checkpoint":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    store = open_store()
+    assert store.attach([BLOB.meta], ScriptedSource(BLOB)).wait_complete(10)
+    store.close()
+    wait_recorded(store.root)
 
 
 @pytest.mark.forks
