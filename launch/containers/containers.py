@@ -86,18 +86,20 @@ def create(root: Path, name: str | None, runtime: Path) -> ContainerDirectory:
     name = name or f"nopull-{os.urandom(6).hex()}"
     new = above / f"{NEW_PREFIX}{os.urandom(6).hex()}"
     new.mkdir(mode=0o700)
-    lock = os.open(new / "owner.json", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    fcntl.lockf(lock, fcntl.LOCK_EX)
-    owner = {"pid": os.getpid(), "birth": birth_of(os.getpid()), "name": name, "runtime": str(runtime)}
-    with named(new / "owner.json"):
-        os.write(lock, json.dumps(owner).encode())
-    for part in PARTS:
-        (new / part).mkdir(mode=0o755 if part == "upper" else 0o700)
+    lock = -1
     try:
+        lock = os.open(new / "owner.json", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        owner = {"pid": os.getpid(), "birth": birth_of(os.getpid()), "name": name, "runtime": str(runtime)}
+        with named(new / "owner.json"):
+            os.write(lock, json.dumps(owner).encode())
+        for part in PARTS:
+            (new / part).mkdir(mode=0o755 if part == "upper" else 0o700)
         new.rename(above / name)
     except OSError as error:
         _remove(new)
-        os.close(lock)
+        if lock >= 0:
+            os.close(lock)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             taken = f"cannot run a container called {name}: there is one already; take another --name"
             raise NameTaken(taken) from error
@@ -129,11 +131,13 @@ def _directories(above: Path) -> Iterator[Path]:
 
 def _claim(directory: Path) -> int | None:
     """The locked owner file of a directory nobody owns, or None."""
+    if directory.name.startswith(NEW_PREFIX) and not _has_settled(directory):
+        return None  # who makes it may not have come to lock it
     try:
         lock = os.open(directory / "owner.json", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        with suppress(OSError):
-            if time.time() - directory.stat().st_mtime > SETTLING_SECONDS:
+        if _has_settled(directory):
+            with suppress(OSError):
                 _remove(directory)
         return None
     try:
@@ -147,6 +151,13 @@ def _claim(directory: Path) -> int | None:
         pass
     os.close(lock)
     return None
+
+
+def _has_settled(directory: Path) -> bool:
+    try:
+        return time.time() - directory.stat().st_mtime > SETTLING_SECONDS
+    except OSError:
+        return False
 
 
 def _finish(root: Path, directory: Path) -> None:

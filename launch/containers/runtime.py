@@ -13,6 +13,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+from chunk_store.named_file import named
 from launch.containers.run_errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -70,8 +71,12 @@ def run_container(runtime: Path, directory: Path, name: str, *, attach_input: bo
 
     Raises:
         CommandNotFound, CommandNotExecutable, RuntimeFailed: it was never started.
+        OSError: there is no room for what the runtime may have to say.
     """
     log = directory / "runtime.log"
+    # A block for its complaint: on a disk that has filled meanwhile its code would pass for the container's.
+    with named(log):
+        log.write_text("\n")
     arguments = [*_command(runtime, directory), "--log", str(log), "--log-format", "json", "run", "--bundle"]
     actions: list[tuple[int, int, str, int, int]] = []
     if not attach_input:

@@ -52,6 +52,17 @@ def test_a_removed_container_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_container_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "PARTS", (*containers.PARTS, "absent/part"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FileNotFoundError, match="absent/part"):
+        containers.create(tmp_path, None, RUNTIME)
+    assert names(tmp_path) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_containers_without_a_name_never_collide(tmp_path: Path) -> None:
     made = [containers.create(tmp_path, None, RUNTIME) for _ in range(3)]
     assert len({one.name for one in made}) == 3
@@ -82,6 +93,17 @@ def test_our_own_containers_are_not_stale(tmp_path: Path) -> None:
     made = containers.create(tmp_path, "mine", RUNTIME)
     assert containers.remove_stale(tmp_path) == 0
     made.remove()
+
+
+def test_a_container_that_is_being_made_stays_although_it_is_not_locked_yet(tmp_path: Path) -> None:
+    making = tmp_path / "containers" / ".new-1"
+    making.mkdir(parents=True)
+    (making / "owner.json").touch()
+    assert containers.remove_stale(tmp_path) == 0
+    assert names(tmp_path) == [".new-1"]
+    os.utime(making, (0, 0))
+    assert containers.remove_stale(tmp_path) == 1
+    assert names(tmp_path) == []
 
 
 def test_a_half_made_or_half_removed_directory_goes_when_it_has_settled(tmp_path: Path) -> None:

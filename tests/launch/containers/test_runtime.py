@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from launch.containers.run_errors import (
     RuntimeFailed,
     RuntimeMissing,
 )
-from launch.containers.runtime import find_runtime, last_error, start_failure
+from launch.containers.runtime import find_runtime, last_error, run_container, start_failure
 
 
 def executable(path: Path) -> Path:
@@ -76,3 +78,27 @@ def test_the_last_error_of_the_log_says_why(tmp_path: Path) -> None:
     ]
     log.write_text("\n".join([*map(json.dumps, entries), "not json", "[1]", ""]))
     assert last_error(log) == "the reason"
+
+
+FILLS_THE_DISK = """#!/bin/sh
+while [ "$1" != --log ]; do shift; done
+cat /dev/zero >"${2%/*}/full" 2>&-
+printf '{"level":"error","msg":"no room to begin"}\\n' >>"$2"
+exit 1
+"""
+
+
+@pytest.mark.system
+def test_a_runtime_that_fails_for_want_of_room_is_not_taken_for_the_container(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    runtime = executable(tmp_path / "runtime")
+    runtime.write_text(FILLS_THE_DISK)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "small", disk], check=True)
+    request.addfinalizer(lambda: subprocess.run(["umount", disk], check=True))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    request.addfinalizer(lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before))
+    with pytest.raises(RuntimeFailed, match="no room to begin"):
+        run_container(runtime, disk, "name", attach_input=False)
