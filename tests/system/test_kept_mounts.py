@@ -134,11 +134,13 @@ def test_a_mount_that_nobody_takes_does_not_stay(store: KeptStore, shown: Shown)
 def test_an_image_that_the_kernel_refuses_leaves_no_mark(store: KeptStore, shown: Shown) -> None:
     store.start()
     with store.link() as link:
-        missing = shown.windows("f0")[0]
-        store.window(missing).unlink()
+        wrong = shown.windows("f0")[0]
+        store.window(wrong).unlink()
+        store.window(wrong).mkdir()
         with pytest.raises(AssertionError, match="refused"):
             store.mount(link, shown)
-        store.directory.reserve([missing])
+        store.window(wrong).rmdir()
+        store.directory.reserve([wrong])
         broken = bytearray(shown.path.read_bytes())
         broken[1024 + 83] ^= 0x80  # a feature that no kernel has
         shown.path.write_bytes(broken)
@@ -146,6 +148,38 @@ def test_an_image_that_the_kernel_refuses_leaves_no_mark(store: KeptStore, shown
             store.mount(link, shown, "second")
         status = store.status()
         assert (status["windows"], status["watched"], status["mounts"]) == (0, 0, {})
+
+
+@pytest.mark.parametrize("watched_first", [False, True])
+def test_a_window_that_is_freed_before_it_is_mounted_is_made_again(
+    store: KeptStore, shown: Shown, monkeypatch: pytest.MonkeyPatch, watched_first: bool
+) -> None:
+    freed = shown.windows("f0")[0]
+
+    def late(image: Path, windows: Path, window_ids: list[str], hold: Path) -> int:
+        monkeypatch.setattr(kept_mounts, "detached", detached)
+        assert store.directory.remove(freed) is Removal.REMOVED
+        return detached(image, windows, window_ids, hold)
+
+    if watched_first:
+        monkeypatch.setattr(kept_mounts, "detached", late)
+    else:
+        assert store.directory.remove(freed) is Removal.REMOVED
+    group, door = fanotify.open_group(), syscalls.open_tree_clone(bytes(store.directory.path))
+    watched = WatchedWindows(group, door)
+    mounts = kept_mounts.KeptMounts(store.root, watched, print)
+    hold = make_hold(store.root, "m", shown.path, {})
+    try:
+        mounts.make("m", shown.path, {})
+        window = watched.of_id(freed)
+        assert window is not None and window.watched
+        assert window.inode == store.window(freed).stat().st_ino
+        made = mounts.untaken("m")
+        assert made is not None
+        mounts.taken(made)
+    finally:
+        for descriptor in (group, door, hold, mounts.descriptor):
+            os.close(descriptor)
 
 
 @pytest.mark.parametrize("times", [1, 100])
