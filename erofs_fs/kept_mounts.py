@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 from chunk_store.doorway import WINDOWS
-from chunk_store.window_file import WindowDirectory
 from erofs_fs import readahead
 from erofs_fs.errors import ErofsError, MountFailed
 from erofs_fs.hold_watch import HoldWatch
@@ -105,9 +103,7 @@ class KeptMounts:
             except (OSError, ErofsError) as error:
                 if not any(isinstance(one, FileNotFoundError) for one in (error, error.__cause__)):
                     raise
-                # Until we watch or the kernel opens them, the store frees what is empty: `cache gc` did.
-                with closing(WindowDirectory(self._root)) as directory:
-                    directory.reserve(device.id for device in devices)
+                self._windows.make_missing(devices)
                 continue
             if self._windows.settle_new(windows):
                 break

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from chunk_store.doorway import window_place
+from chunk_store.doorway import FILE_MODE, window_place
 from erofs_fs import fanotify
 from rafs.window_slots import WindowDevice
 
@@ -147,6 +147,19 @@ class WatchedWindows:
         except OSError:
             return 0
         return found.st_size if found.st_ino == window.inode else 0
+
+    def make_missing(self, devices: Iterable[WindowDevice]) -> None:
+        """Make the files of windows that are gone again, empty: until we watch them or the kernel has them
+        open, the store frees such files (`cache gc`).
+
+        Not by the store's own way, which is to ask the keeper for the door.
+
+        Raises:
+            OSError: one cannot be made.
+        """
+        for device in devices:
+            with suppress(FileExistsError):
+                os.mknod(window_place(device.id), stat.S_IFREG | FILE_MODE, dir_fd=self._door)
 
     def _take(self, device: WindowDevice) -> Watched:
         place = window_place(device.id)
