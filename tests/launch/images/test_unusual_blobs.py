@@ -265,7 +265,7 @@ def test_chunk_info_of_another_size_than_its_chunks_need_is_refused(tmp_path: Pa
     at = len(raw) - 512 - CHUNK_INFO_HEADER.size
     header = CHUNK_INFO_HEADER.unpack(raw, at)._replace(ci_compressed_size=size, ci_uncompressed_size=size)
     (tmp_path / "optimized").write_bytes(raw[:at] + CHUNK_INFO_HEADER.pack(header) + raw[-512:])
-    with pytest.raises(FormatInvalid, match=f"its chunk info has {size} bytes"):
+    with pytest.raises(FormatInvalid, match=f"its chunk info has {size} bytes?,"):
         open_image(reference, RegistryOptions(), tmp_path / "root")
 
 
