@@ -232,7 +232,10 @@ class ImagePacker:
         moved = moved_chunks(files, known, self._spares, self._in_one_unit) if self.blobs else {}
         usual = {digest: known[digest] for digest in moved}
         known.update(moved)
-        self._bring([digest for digest, ref in moved.items() if ref == NOWHERE], usual, spool)
+        again = [digest for digest, ref in moved.items() if ref == NOWHERE]
+        for digest in again:
+            del known[digest]  # else the spool would not take it
+        self._copy([usual[digest] for digest in again], spool)
         sizes, continued = self._news(files)
         made = None
         if sizes:
@@ -248,10 +251,9 @@ class ImagePacker:
             self.chunks_shared += len(refs)
             entry.node.chunks = packed_refs(refs)
         # Further layers find what they would in an image whose blobs were all adopted.
-        for digest, ref in usual.items():
-            if moved[digest] == NOWHERE:
-                self._spares.setdefault(digest, []).append(known[digest])
-            known[digest] = ref
+        for digest in again:
+            self._spares.setdefault(digest, []).append(known[digest])
+        known.update(usual)
         return made
 
     def pack_copies(
@@ -285,11 +287,7 @@ class ImagePacker:
         if known is not None and known.tables.digests == wanted:
             self.blobs.append(known)
             return known, moved
-        # In the order in which they lie, since a blob in a registry is read unit by unit.
-        for ref in sorted(refs):
-            owner, index = split_ref(ref)
-            spool.take(self.blobs[owner].chunk(index))
-        spool.flush()
+        self._copy(refs, spool)
         made = LayerBlob(self._options, spool, ScratchFile(self._directory))
         self._fill(made, units, sizes, proceed)
         self.blobs.append(made)
@@ -302,12 +300,9 @@ class ImagePacker:
     def read(self, node: Node, offset: int, size: int) -> bytes:
         """Bytes of a regular file that was packed, for a look inside."""
         chunk_size = self._options.chunk_size
-        found = []
-        for ref in node.chunks[offset // chunk_size : -(-(offset + size) // chunk_size)]:
-            key, index = split_ref(ref)
-            found.append(self.blobs[key].chunk(index))
+        refs = node.chunks[offset // chunk_size : -(-(offset + size) // chunk_size)]
         start = offset % chunk_size
-        return b"".join(found)[start : start + size]
+        return b"".join(map(self._chunk, refs))[start : start + size]
 
     def _news(self, files: Sequence[TarEntry]) -> tuple[dict[bytes, int], set[tuple[bytes, bytes]]]:
         """(sizes of the chunks of *files* that no blob has, by digest, in the order of their first use; which
@@ -336,14 +331,11 @@ class ImagePacker:
         stored = self.blobs[key]
         return key == other_key and stored.unit_of(index) == stored.unit_of(other_index)
 
-    def _bring(self, digests: Sequence[bytes], usual: Mapping[bytes, int], spool: ChunkSpool) -> None:
-        """Copy chunks from where they *usual*ly are into *spool*, unknown to all."""
-        for digest in digests:
-            del self.known[digest]
+    def _copy(self, refs: Iterable[int], spool: ChunkSpool) -> None:
+        """Have *spool* take the chunks that *refs* name from the blobs that have them."""
         # In the order in which they lie, since a blob in a registry is read unit by unit.
-        for ref in sorted(usual[digest] for digest in digests):
-            key, index = split_ref(ref)
-            spool.take(self.blobs[key].chunk(index))
+        for ref in sorted(refs):
+            spool.take(self._chunk(ref))
         spool.flush()
 
     def _fill(
@@ -364,6 +356,10 @@ class ImagePacker:
             made.fail(error)
             raise
         made.close(count)
+
+    def _chunk(self, ref: int) -> bytes:
+        key, index = split_ref(ref)
+        return self.blobs[key].chunk(index)
 
     def _digest(self, ref: int) -> bytes:
         key, index = split_ref(ref)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.convert_options import ConvertOptions
 from builder.hot.hot_blob import HotBlob
 from builder.layers.tar_index import TarEntry
 from builder.neighbours import NOWHERE, moved_chunks
 from tests.builder.layouts import Published, convert_layout
+from tests.builder.test_hot_blob import converted
 from tests.builder.test_reuse import add_image, convert_beside, with_dictionary
 from tests.builder.test_unit_plan import CHUNK, OPTIONS, chunks_of, rows_in_a_unit
 from tests.support.trees import file, layer_tar, tree
@@ -28,17 +28,8 @@ BASE = layer(first="abcdefgh")  # one unit, in which c lies behind a
 NEW_ORDER = [BASE, layer(second="acb"), layer(third="zac", fourth="ac")]
 
 
-def published(tmp_path: Path, layers: list[bytes], options: ConvertOptions, name: str) -> Published:
-    """*layers* converted to the layout *name*, and sound."""
-    add_image(tmp_path / f"in-{name}", layers)
-    convert_layout(tmp_path / f"in-{name}", tmp_path / name, options)
-    image = Published(tmp_path / name)
-    assert image.findings() == []
-    return image
-
-
 def test_a_chunk_that_a_higher_layer_has_in_a_new_order_is_stored_again_once(tmp_path: Path) -> None:
-    image = published(tmp_path, NEW_ORDER, OPTIONS, "out")
+    image = converted(tmp_path, NEW_ORDER, OPTIONS, "out")
     assert list(rows_in_a_unit(image)) == []
     assert [meta.chunk_count for meta in image.metas] == [8, 1, 1], "of the third layer, only z is new"
     shown = image.shown()
@@ -47,12 +38,12 @@ def test_a_chunk_that_a_higher_layer_has_in_a_new_order_is_stored_again_once(tmp
 
 
 def test_the_order_of_a_layers_own_file_stores_nothing_again(tmp_path: Path) -> None:
-    image = published(tmp_path, [BASE, layer(same="abcdefgh", part="bcd", back="hgfedcba")], OPTIONS, "out")
+    image = converted(tmp_path, [BASE, layer(same="abcdefgh", part="bcd", back="hgfedcba")], OPTIONS, "out")
     assert [meta.chunk_count for meta in image.metas] == [8]
 
 
 def test_what_is_stored_again_lies_behind_no_chunk_it_goes_on_from_either(tmp_path: Path) -> None:
-    image = published(tmp_path, [BASE, layer(first="xacy", second="ceg", third="cy")], OPTIONS, "out")
+    image = converted(tmp_path, [BASE, layer(first="xacy", second="ceg", third="cy")], OPTIONS, "out")
     assert list(rows_in_a_unit(image)) == []
 
 
@@ -65,7 +56,7 @@ def test_layers_taken_from_an_earlier_image_give_the_same_digest(tmp_path: Path,
         convert_beside(out / "first", out / "out", "v1", options)
         add_image(out / "second", NEW_ORDER, without=tuple(NEW_ORDER[:known]))
         report = convert_beside(out / "second", out / "out", "v2", options)
-        fresh = published(out, NEW_ORDER, replace(options, jobs=0), "fresh")
+        fresh = converted(out, NEW_ORDER, replace(options, jobs=0), "fresh")
         assert report.digest == fresh.digest
         assert list(rows_in_a_unit(fresh)) == []
 
@@ -103,7 +94,7 @@ def test_random_layers_have_no_such_file(tmp_path: Path, seed: int) -> None:
         hot_blob=chance.choice(list(HotBlob)),
         prefetch=chance.choice([(), wishes]),
     )
-    image = published(tmp_path, layers, options, "out")
+    image = converted(tmp_path, layers, options, "out")
     assert list(rows_in_a_unit(image)) == []
     shown = image.shown()
     assert {path: shown[f"/{path}".encode()].content for path in contents} == {
