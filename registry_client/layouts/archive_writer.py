@@ -44,9 +44,8 @@ class ArchiveDestination:
         self._damaged = False
         try:
             _refuse_other_than_files(file)
-            descriptor, self._partial = tempfile.mkstemp(
-                prefix=f".{self._file.name[:200]}.partial-", dir=self._file.parent
-            )
+            # Not by the file's name, which may be as long as names can be.
+            descriptor, self._partial = tempfile.mkstemp(prefix=".partial-", dir=self._file.parent)
         except OSError as error:
             raise write_error(f"cannot write the archive {file}", error, self._file.parent) from error
         self._out = os.fdopen(descriptor, "wb")

@@ -251,8 +251,9 @@ def test_an_archive_is_written_where_a_link_leads(tmp_path: Path, image: SampleI
     assert opened(f"oci-archive:{tmp_path / 'image.tar'}:v1").resolve()
 
 
-def test_an_archive_may_have_the_longest_of_names(tmp_path: Path, image: SampleImage) -> None:
-    file = tmp_path / ("x" * 255)
+@pytest.mark.parametrize("name", ["x" * 255, "\u5b57" * 85])
+def test_an_archive_may_have_the_longest_of_names(tmp_path: Path, image: SampleImage, name: str) -> None:
+    file = tmp_path / name
     publish(image, f"oci-archive:{file}:v1", OPTIONS)
     assert opened(f"oci-archive:{file}:v1").resolve()
 
